@@ -1,0 +1,104 @@
+# millrace: `make help` lists what there is to do.
+#
+# One folder, one executable; base/ and shm/ are shared by all. Variants build into folders of their own
+# (make BUILD=build-asan VARIANT=asan), so they never mix.
+
+BUILD   ?= build
+VARIANT ?= release
+CC      ?= gcc
+
+WARN   := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla \
+          -Wimplicit-fallthrough -Wno-sign-conversion -Werror=implicit -Werror=incompatible-pointer-types \
+          -Werror=int-conversion
+HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE \
+          -fno-delete-null-pointer-checks -fno-strict-overflow
+LINK   := -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed -Wl,--gc-sections
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+ifeq ($(VARIANT),release)
+OPT := -O2 -g -D_FORTIFY_SOURCE=3
+else ifeq ($(VARIANT),fault)
+OPT := -O2 -g -D_FORTIFY_SOURCE=3 -DMILLRACE_FAULT
+else ifeq ($(VARIANT),asan)
+OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+else ifeq ($(VARIANT),tsan)
+OPT := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+else
+$(error VARIANT is one of release, fault, asan, tsan)
+endif
+ifdef CI
+OPT += -Werror
+endif
+
+CFLAGS   += -std=gnu17 $(OPT) $(WARN) $(HARDEN) -ffunction-sections -fdata-sections
+CPPFLAGS += -I. -D_GNU_SOURCE -DMILLRACE_VERSION='"$(VERSION)"' -MMD -MP
+LDFLAGS  += $(LINK)
+
+LIBS_base       := -lyaml
+LIBS_shm        :=
+LIBS_supervisor := -lyaml
+LIBS_ingest     := -lrdkafka
+LIBS_transform  := -lyajl -llz4 -lcrypto
+LIBS_sink       := -lhiredis
+LIBS_tools      := -lhiredis -llz4 -lcrypto -lyaml
+LIBS_demo       := -lrdkafka -lhiredis
+LIBS_ALL        := -lrdkafka -lhiredis -lyajl -llz4 -lcrypto -lyaml
+
+FOLDERS  := base shm supervisor ingest transform sink tools
+PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-demo
+BIN      := $(PROGRAMS:%=$(BUILD)/%)
+
+.DEFAULT_GOAL := all
+.PHONY: all
+all: $(BIN) ## build every program into build/ (the default)
+
+# -- archives, one per folder, without its main.c ----------------------------------------------------------------------
+define archive
+SRC_$(1) := $$(filter-out $(1)/main.c,$$(wildcard $(1)/*.c))
+OBJ_$(1) := $$(SRC_$(1):%.c=$(BUILD)/obj/%.o)
+$(BUILD)/lib$(1).a: $$(OBJ_$(1))
+	@rm -f $$@ && $(AR) rcs $$@ $$^
+endef
+$(foreach f,$(FOLDERS),$(eval $(call archive,$(f))))
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
+
+$(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libtransform.a $(COMMON)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_tools) -o $@
+$(BUILD)/millrace-supervisor: $(BUILD)/obj/supervisor/main.o $(BUILD)/libsupervisor.a $(COMMON)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_supervisor) -o $@
+$(BUILD)/millrace-ingest: $(BUILD)/obj/ingest/main.o $(BUILD)/libingest.a $(COMMON)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_ingest) -o $@
+$(BUILD)/millrace-transform: $(BUILD)/obj/transform/main.o $(BUILD)/libtransform.a $(COMMON)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_transform) -o $@
+$(BUILD)/millrace-sink: $(BUILD)/obj/sink/main.o $(BUILD)/libsink.a $(COMMON)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_sink) -o $@
+$(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COMMON)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
+
+# -- unit tests: one program per file, tests/unit/FOLDER/x.c beside FOLDER/x.c -----------------------------------------
+UNIT_SRC := $(wildcard tests/unit/*/*.c)
+UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
+$(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor.a $(BUILD)/libingest.a \
+                       $(BUILD)/libtransform.a $(BUILD)/libsink.a $(COMMON)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
+
+.PHONY: unit
+unit: $(UNIT_BIN) ## run the unit tests
+	@tests/run-unit $(UNIT_BIN)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf build build-*
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  CC=$(CC)  VARIANT=$(VARIANT) (release fault asan tsan)  BUILD=$(BUILD)"
+
+-include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)

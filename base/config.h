@@ -1,0 +1,140 @@
+/* The configuration: read once by the supervisor (or a command), handed to workers as a sealed copy.
+ *
+ * `struct config` has no pointers, so a worker's copy is the same bytes mapped read-only; what a role may not know
+ * (config_redact) is blanked before it gets its copy. config.def is the one table of keys: the parser, `millrace check`
+ * and docs/configuration.md come from it. */
+#ifndef MILLRACE_BASE_CONFIG_H
+#define MILLRACE_BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/err.h"
+#include "base/limits.h"
+
+enum role { ROLE_SUPERVISOR, ROLE_INGEST, ROLE_TRANSFORM, ROLE_SINK, ROLE_COUNT };
+
+enum config_start { START_ERROR, START_EARLIEST, START_LATEST };
+enum config_log_format { LOG_TEXT, LOG_JSON };
+enum config_topic_mode { MODE_BULK, MODE_CHANGE };
+enum config_topic_format { FORMAT_RAW, FORMAT_JSON };
+enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
+enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA };
+enum config_redis_scheme { REDIS_TCP, REDIS_UNIX };
+
+struct config_property { /* one librdkafka property, already resolved (secrets too) */
+    char name[NAME_BYTES];
+    char value[VALUE_BYTES];
+    uint8_t secret; /* 1: shown as "***" and never logged */
+};
+
+struct config_topic {
+    char name[TOPIC_BYTES];
+    char key[TEMPLATE_BYTES];     /* template of the Redis key; required */
+    char old_key[TEMPLATE_BYTES]; /* template of the key an update replaces; "" the key never changes */
+    char operation_header[NAME_BYTES]; /* header that carries the operation; "" none */
+    char operation_field[NAME_BYTES];  /* top-level JSON field that carries it; "" none */
+    uint32_t mode;     /* enum config_topic_mode */
+    uint32_t format;   /* enum config_topic_format */
+    uint32_t compress; /* enum config_compress */
+    uint8_t encrypt;   /* 1: XAES-256-GCM with the current key of crypto.keys */
+    uint64_t ttl_ms;   /* time to live counted from the Kafka timestamp; 0 none */
+    uint32_t partition_count;               /* of the fixed list; 0: the consumer group divides them */
+    int32_t partitions[PARTITIONS_MAX / 4]; /* [0, 2^31) ascending, no repeats */
+};
+
+struct config {
+    uint64_t abi; /* CONFIG_ABI: a worker refuses a copy made by another build */
+    char name[NAME_BYTES];     /* [a-z0-9][a-z0-9._-]* */
+    char instance[NAME_BYTES]; /* default: the host name */
+    char run_dir[PATH_BYTES];
+    char data_dir[PATH_BYTES];
+    uint32_t lanes;
+    uint32_t start; /* enum config_start */
+    uint64_t ring_bytes; /* of each of a lane's three rings; a power of two */
+    uint32_t spin_us;
+    uint32_t drain_timeout_ms;
+    uint32_t heartbeat_timeout_ms;
+    struct {
+        uint32_t limit;     /* deaths without progress within window_ms after which the instance fails */
+        uint32_t window_ms;
+        uint32_t backoff_ms_max;
+    } restart;
+    struct {
+        uint32_t attempts; /* deaths on one record before it is rejected */
+        uint32_t limit;    /* records rejected as `crash` per 1,000 before the lane fails */
+    } poison;
+    struct {
+        uint64_t max_bytes;
+    } rejects;
+    struct {
+        uint32_t level;  /* enum log_level, base/log.h */
+        uint32_t format; /* enum config_log_format */
+    } log;
+    struct {
+        char textfile[PATH_BYTES]; /* Prometheus text file rewritten every interval_ms; "" none */
+        uint32_t interval_ms;
+    } metrics;
+    struct {
+        char group_id[TOPIC_BYTES];      /* the property group.id, default millrace-<name> */
+        uint32_t session_timeout_ms;     /* the property session.timeout.ms, default 10000 */
+        uint32_t property_count;
+        struct config_property property[KAFKA_PROPERTIES_MAX]; /* in the file's order; never group.id or session.timeout.ms */
+    } kafka;
+    struct {
+        uint32_t scheme; /* enum config_redis_scheme */
+        char host[TOPIC_BYTES];
+        char path[108]; /* unix socket */
+        uint32_t port;
+        uint32_t db;
+        char user[NAME_BYTES]; /* "": none */
+        char password[SECRET_BYTES];
+        uint32_t batch;
+        uint32_t in_flight; /* records sent and not answered, per lane */
+        uint32_t linger_ms;
+        uint32_t connect_timeout_ms;
+        uint32_t response_timeout_ms;
+        uint32_t when_marks_missing; /* enum config_marks_missing */
+        uint8_t allow_eviction;
+        uint8_t unsafe_reconnect;
+    } redis;
+    struct {
+        char keys[PATH_BYTES]; /* key file; "" none */
+    } crypto;
+    uint32_t topic_count;
+    struct config_topic topic[TOPICS_MAX];
+};
+
+#define CONFIG_ABI ((uint64_t)1 << 32 | sizeof(struct config))
+
+/* config_load reads and validates the YAML file at path into *out.
+ * Anyone may call; not reentrant with changes of the environment. Reads password files and ${NAME} of the environment.
+ * Returns 0, or -1 with err.code EX_NOINPUT (file missing or unreadable) or EX_CONFIG, and a text of the form
+ * "FILE:LINE:COLUMN: message"; out is then unspecified. Several mistakes: the first in file order. */
+int config_load(const char *path, struct config *out, struct err *err);
+
+/* config_load_text is config_load on text in memory; name stands for the file in messages. For tests and `check -`. */
+int config_load_text(const char *text, size_t len, const char *name, struct config *out, struct err *err);
+
+/* config_find returns the file to use when -c was not given: ./millrace.yaml, else /etc/millrace/millrace.yaml, whichever
+ * exists first; NULL when neither does. Static storage. */
+const char *config_find(void);
+
+/* config_redact blanks in *c what role must not hold: Redis's password for all but the sink, Kafka's secret properties
+ * for all but ingest, the path of the key file for all but transform. */
+void config_redact(struct config *c, enum role role);
+
+/* config_print writes the effective configuration as YAML with comments for defaults, secrets shown as "***". */
+void config_print(const struct config *c, FILE *out);
+
+/* config_reference writes docs/configuration.md. */
+void config_reference(FILE *out);
+
+/* config_topic_index returns the index of the topic called name, or -1. */
+int config_topic_index(const struct config *c, const char *name);
+
+const char *role_name(enum role role); /* "supervisor" "ingest" "transform" "sink" */
+
+#endif

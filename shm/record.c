@@ -1,0 +1,137 @@
+#include "shm/record.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int record_open(const void *body, size_t len, struct record_view *view) {
+    struct record *h = &view->head;
+    if (len < sizeof *h) return -1;
+    memcpy(h, body, sizeof *h);
+    if (h->op >= RECORD_OP_COUNT || h->reason >= REASON_COUNT) return -1;
+    if (record_bytes(h) != len) return -1; /* five 32-bit lengths cannot overflow a size_t of 64 bits */
+    const uint8_t *at = (const uint8_t *)body + sizeof *h;
+    view->kafka_key = at;
+    view->redis_key = at += h->kafka_key_bytes;
+    view->old_key = at += h->redis_key_bytes;
+    view->value = at += h->old_key_bytes;
+    view->headers = at + h->value_bytes;
+    return 0;
+}
+
+/* -- ids -------------------------------------------------------------------------------------------------------------- */
+
+/* FNV-1a, 64 bits (draft-eastlake-fnv), folded to 48: enough to tell the topics of one installation apart. */
+static uint64_t topic_hash48(const char *topic) {
+    uint64_t h = 0xcbf29ce484222325ULL;
+    for (; *topic != 0; topic++) h = (h ^ (uint8_t)*topic) * 0x100000001b3ULL;
+    return (h ^ (h >> 48)) & 0xffffffffffffULL;
+}
+
+void record_id_derive(uint8_t id[16], const char *topic, int32_t partition, int64_t offset) {
+    uint64_t p = (uint64_t)(uint32_t)partition & 0x3ffffff; /* 26 bits: 12 in the middle field, 14 in the last */
+    uint64_t high = topic_hash48(topic) << 16 | 0x8000 | (p >> 14);
+    uint64_t low = 0x8000000000000000ULL | (p & 0x3fff) << 48 | ((uint64_t)offset & 0xffffffffffffULL);
+    for (int i = 0; i < 8; i++) {
+        id[i] = (uint8_t)(high >> (56 - 8 * i));
+        id[8 + i] = (uint8_t)(low >> (56 - 8 * i));
+    }
+}
+
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+int record_id_parse(uint8_t id[16], const void *text, size_t len) {
+    const char *s = text;
+    if (len == 16) {
+        memcpy(id, text, 16);
+        return 0;
+    }
+    if (len != 36) return -1;
+    uint8_t out[16];
+    size_t n = 0;
+    for (size_t i = 0; i < 36;) {
+        if (i == 8 || i == 13 || i == 18 || i == 23) {
+            if (s[i++] != '-') return -1;
+            continue;
+        }
+        int a = hex_digit(s[i]), b = hex_digit(s[i + 1]);
+        if (a < 0 || b < 0) return -1;
+        out[n++] = (uint8_t)(a << 4 | b);
+        i += 2;
+    }
+    memcpy(id, out, 16);
+    return 0;
+}
+
+void record_id_format(const uint8_t id[16], char out[37]) {
+    char *at = out;
+    for (int i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) *at++ = '-';
+        snprintf(at, 3, "%02x", id[i]);
+        at += 2;
+    }
+}
+
+/* -- headers ---------------------------------------------------------------------------------------------------------- */
+
+static const uint32_t header_null = UINT32_MAX;
+
+size_t record_header_put(uint8_t *out, const char *name, size_t name_bytes, const void *value, size_t value_bytes) {
+    uint16_t n = (uint16_t)name_bytes;
+    uint32_t v = value == NULL ? header_null : (uint32_t)value_bytes;
+    memcpy(out, &n, 2);
+    memcpy(out + 2, &v, 4);
+    memcpy(out + 6, name, n);
+    if (value == NULL) return 6 + (size_t)n;
+    memcpy(out + 6 + n, value, value_bytes);
+    return 6 + (size_t)n + value_bytes;
+}
+
+int record_header_next(const uint8_t *headers, size_t len, size_t *at, struct record_header *out) {
+    if (*at == len) return 0;
+    if (*at > len || len - *at < 6) return -1;
+    uint16_t n;
+    uint32_t v;
+    memcpy(&n, headers + *at, 2);
+    memcpy(&v, headers + *at + 2, 4);
+    size_t value_bytes = v == header_null ? 0 : v;
+    if (len - *at - 6 < n + value_bytes) return -1;
+    const uint8_t *name = headers + *at + 6;
+    *out = (struct record_header){.name = (const char *)name,
+                                  .value = v == header_null ? NULL : name + n,
+                                  .name_bytes = n,
+                                  .value_bytes = (uint32_t)value_bytes};
+    *at += 6 + n + value_bytes;
+    return 1;
+}
+
+int record_header_last(const uint8_t *headers, size_t len, const char *name, struct record_header *out) {
+    size_t at = 0, name_bytes = strlen(name);
+    int found = 0, r;
+    struct record_header h;
+    while ((r = record_header_next(headers, len, &at, &h)) == 1)
+        if (h.name_bytes == name_bytes && memcmp(h.name, name, name_bytes) == 0) {
+            *out = h;
+            found = 1;
+        }
+    return r < 0 ? -1 : found;
+}
+
+/* -- names ------------------------------------------------------------------------------------------------------------ */
+
+const char *record_reason_name(enum record_reason reason) {
+    static const char *const names[] = {"none",          "key_null",  "key_empty", "key_long", "field_missing",
+                                        "json_invalid", "operation", "too_large", "crash"};
+    static_assert(sizeof names / sizeof names[0] == REASON_COUNT, "a name per reason");
+    return (unsigned)reason < REASON_COUNT ? names[reason] : "unknown";
+}
+
+const char *record_op_name(enum record_op op) {
+    static const char *const names[] = {"raw", "add", "update", "delete", "skip", "reject"};
+    static_assert(sizeof names / sizeof names[0] == RECORD_OP_COUNT, "a name per operation");
+    return (unsigned)op < RECORD_OP_COUNT ? names[op] : "unknown";
+}

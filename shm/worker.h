@@ -1,0 +1,109 @@
+/* What every worker process stands on: the descriptors it inherits, its place in the stats segment, its doorbell, its
+ * heartbeat, and the loop that calls its body's step().
+ *
+ * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_FIRST on those of worker_fd_*, and
+ * nothing else. Its arguments are `--role ROLE --lane N --starts N` for `ps`; everything else comes from the descriptors. */
+#ifndef MILLRACE_SHM_WORKER_H
+#define MILLRACE_SHM_WORKER_H
+
+#include <poll.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/err.h"
+#include "shm/ledger.h"
+#include "shm/ring.h"
+#include "shm/stats.h"
+
+/* Control page: written by the supervisor, read by workers. */
+#define CONTROL_MAGIC 0x6c72746363696c6dULL
+enum { CONTROL_VERSION = 1 };
+enum control_mode { CONTROL_RUN, CONTROL_DRAIN, CONTROL_LEAVE };
+struct control { /* ABI */
+    _Atomic uint64_t magic;
+    uint32_t version;
+    uint32_t reserved;
+    _Atomic uint32_t mode[WORKERS_MAX + 1]; /* enum control_mode, by stats block index */
+    uint32_t gap;
+    _Atomic uint64_t reject_number[WORKERS_MAX + 1]; /* by stats block index: number on the worker's input ring to be
+                                                        rejected as `crash`; 0 none */
+};
+
+/* Descriptor numbers in a worker. Per lane of the worker (ingest: all lanes; others: their one):
+ *   ingest     out ring (3) · rejects ring (3) · the sink's ledger region · transform's doorbell
+ *   transform  in ring (3) · out ring (3) · rejects ring (3) · ingest's doorbell · sink's doorbell
+ *   sink       in ring (3) · transform's doorbell · own ledger region                       */
+enum {
+    WORKER_FD_CONFIG = 3, /* read-only: struct config, redacted for the role */
+    WORKER_FD_STATS,
+    WORKER_FD_CONTROL,  /* read-only */
+    WORKER_FD_DOORBELL, /* own eventfd, non-blocking */
+    WORKER_FD_ATTENTION, /* eventfd of the supervisor: ring it when ready or when the state changes */
+    WORKER_FD_LEDGER,   /* ingest's region: writable for ingest, else read-only */
+    WORKER_FD_LANES,    /* first of the per-lane ones */
+};
+enum { INGEST_LANE_FDS = 8, TRANSFORM_LANE_FDS = 11, SINK_LANE_FDS = 5, WORKER_FDS_MAX = WORKER_FD_LANES + LANES_MAX * INGEST_LANE_FDS };
+
+static inline struct ring_fds worker_ring_fds(int first) { return (struct ring_fds){first, first + 1, first + 2}; }
+
+struct worker {
+    enum role role;
+    uint32_t lane;
+    uint32_t block_index;
+    const struct config *config;
+    const struct control *control;
+    struct stats stats;
+    struct stats_block *block;
+    struct stats_local local;
+    const struct clock_port *clock;
+    int attention; /* WORKER_FD_ATTENTION; -1 where no supervisor listens (a body driven by a test) */
+    uint64_t starts;
+    uint64_t regime_since_ns;
+};
+
+/* What a step found to do. */
+enum step {
+    STEP_BUSY,    /* moved something: call again at once */
+    STEP_IDLE,    /* nothing to do until the doorbell rings or the deadline passes */
+    STEP_BLOCKED, /* has work and cannot go on (full ring, Redis away): wait as for STEP_IDLE */
+    STEP_DONE,    /* asked to leave and has nothing left to do: exit 0 */
+    STEP_FAILED,  /* exit EXIT_DONT_RESTART; the reason is in the stats block and the log */
+};
+
+/* A worker body as the loop sees it. */
+struct worker_body {
+    void *self;
+    enum step (*step)(void *self);
+    /* arm tells neighbours that this worker goes to sleep; true: there is work after all. disarm after waking. */
+    bool (*arm)(void *self);
+    void (*disarm)(void *self);
+    /* wants fills up to max entries beside the doorbell (sockets) and lowers *timeout_ms for its next deadline.
+     * Returns how many. */
+    int (*wants)(void *self, struct pollfd *fds, int max, int *timeout_ms);
+};
+
+/* worker_init attaches a freshly exec'ed process: arguments, configuration, stats, control, log, panic hook, signals
+ * (SIGPIPE ignored; dies with the supervisor by PR_SET_PDEATHSIG). Exits with EXIT_DONT_RESTART when what it inherited
+ * is unusable. Call first in main. */
+void worker_init(struct worker *w, enum role role, int argc, char **argv);
+
+/* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Once. */
+void worker_ready(struct worker *w);
+
+/* worker_state publishes the state and its reason ("" none; printf-like), when either changed, and tells the supervisor. */
+void worker_state(struct worker *w, enum worker_state state, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* worker_fail logs, publishes STATE_FAILED with the text, and returns STEP_FAILED. */
+enum step worker_fail(struct worker *w, const char *event, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+enum control_mode worker_mode(const struct worker *w);
+uint64_t worker_reject_number(const struct worker *w);
+
+/* worker_run calls step until it is done: spins for spin_us when idle, then sleeps on the doorbell and what the body
+ * wants, at most WAIT_MS_MAX; keeps heartbeat, regimes and counters. Returns the exit status. */
+int worker_run(struct worker *w, const struct worker_body *body);
+
+#endif

@@ -1,0 +1,23 @@
+/* Workspace: the memory files that processes share. Made by the supervisor, sealed against resizing, handed on as
+ * descriptors; nothing here has a name that another process could open. */
+#ifndef MILLRACE_SHM_WORKSPACE_H
+#define MILLRACE_SHM_WORKSPACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+
+/* workspace_create makes a zeroed memory file of `bytes` (rounded up to whole pages), sealed against shrinking, growing
+ * and further seals. Returns its descriptor (read-write, close-on-exec), or -1 with err.code an errno. */
+int workspace_create(const char *name, size_t bytes, struct err *err);
+
+/* workspace_reopen_readonly returns a second descriptor of the same memory that can never be mapped writable.
+ * -1 with err on failure (needs /proc). */
+int workspace_reopen_readonly(int fd, struct err *err);
+
+/* workspace_map maps the whole file, shared. At least `bytes_min` must be there. *bytes gets the size.
+ * NULL with err on failure; err.code EINVAL when the file is too short. */
+void *workspace_map(int fd, size_t bytes_min, bool writable, size_t *bytes, struct err *err);
+
+#endif
