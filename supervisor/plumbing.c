@@ -1,0 +1,162 @@
+#include "supervisor/plumbing.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "shm/workspace.h"
+
+static int ring_make(struct plumbing_ring *r, const char *name, uint64_t capacity, uint32_t aux_count,
+                     uint64_t incarnation, struct err *err) {
+    if (ring_create(&r->rw, name, capacity, aux_count, incarnation, err) != 0) return -1;
+    r->ro.constants = workspace_reopen_readonly(r->rw.constants, err);
+    r->ro.producer = workspace_reopen_readonly(r->rw.producer, err);
+    r->ro.consumer = workspace_reopen_readonly(r->rw.consumer, err);
+    return r->ro.constants < 0 || r->ro.producer < 0 || r->ro.consumer < 0 ? -1 : 0;
+}
+
+static int lane_make(struct plumbing_lane *l, uint32_t lane, uint64_t capacity, struct err *err) {
+    char name[24];
+    uint64_t incarnation;
+    clock_real.random(clock_real.context, &incarnation, sizeof incarnation);
+    snprintf(name, sizeof name, "ingest[%u]", lane);
+    if (ring_make(&l->to_transform, name, capacity, 2 * PARTITIONS_MAX, incarnation, err) != 0) return -1;
+    snprintf(name, sizeof name, "transform[%u]", lane);
+    if (ring_make(&l->to_sink, name, capacity, 0, incarnation, err) != 0) return -1;
+    snprintf(name, sizeof name, "rejects[%u]", lane);
+    if (ring_make(&l->rejects, name, capacity, 1, incarnation, err) != 0) return -1;
+    l->sink_ledger_rw = ledger_sink_create(lane, err);
+    if (l->sink_ledger_rw < 0) return -1;
+    l->sink_ledger_ro = workspace_reopen_readonly(l->sink_ledger_rw, err);
+    return l->sink_ledger_ro < 0 ? -1 : 0;
+}
+
+/* The copy of the configuration a role gets: without the secrets of others, and sealed for good. */
+static int config_copy(const struct config *config, enum role role, struct err *err) {
+    static struct config copy; /* too large for a stack */
+    copy = *config;
+    copy.abi = CONFIG_ABI;
+    config_redact(&copy, role);
+    int fd = memfd_create("config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) return err_set(err, errno, "memfd_create: %s", strerror(errno));
+    ssize_t n = write(fd, &copy, sizeof copy);
+    explicit_bzero(&copy, sizeof copy);
+    if (n != (ssize_t)sizeof copy ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        err_set(err, errno, "copy of the configuration: %s", strerror(errno));
+        close(fd);
+        return -1;
+    }
+    int ro = workspace_reopen_readonly(fd, err);
+    close(fd);
+    return ro;
+}
+
+static int control_make(struct plumbing *p, struct err *err) {
+    int fd = workspace_create("control", sizeof *p->control, err);
+    if (fd < 0) return -1;
+    p->control = workspace_map(fd, sizeof *p->control, true, NULL, err);
+    if (p->control == NULL) return -1;
+    p->control->version = CONTROL_VERSION;
+    atomic_store_explicit(&p->control->magic, CONTROL_MAGIC, memory_order_release);
+    p->control_ro = workspace_reopen_readonly(fd, err);
+    close(fd); /* the supervisor writes through its mapping */
+    return p->control_ro < 0 ? -1 : 0;
+}
+
+int plumbing_create(struct plumbing *p, const struct config *config, struct err *err) {
+    memset(p, 0, sizeof *p);
+    p->config = config;
+    if (stats_create(&p->stats, config, &p->stats_fd, err) != 0) return -1;
+    if (control_make(p, err) != 0) return -1;
+    for (int role = ROLE_INGEST; role < ROLE_COUNT; role++)
+        if ((p->config_fd[role] = config_copy(config, (enum role)role, err)) < 0) return -1;
+    if ((p->ledger_rw = ledger_ingest_create(err)) < 0) return -1;
+    if ((p->ledger_ro = workspace_reopen_readonly(p->ledger_rw, err)) < 0) return -1;
+    p->attention = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (uint32_t i = 1; i < 2 + 2 * config->lanes; i++) {
+        p->doorbell[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (p->doorbell[i] < 0 || p->attention < 0) return err_set(err, errno, "eventfd: %s", strerror(errno));
+    }
+    for (uint32_t lane = 0; lane < config->lanes; lane++)
+        if (lane_make(&p->lane[lane], lane, config->ring_bytes, err) != 0) return -1;
+    return 0;
+}
+
+/* -- inheritance: the same order as the numbers in shm/worker.h ------------------------------------------------------- */
+
+static int put_producer(int *at, const struct plumbing_ring *r) {
+    at[0] = r->ro.constants;
+    at[1] = r->rw.producer;
+    at[2] = r->ro.consumer;
+    return 3;
+}
+
+static int put_consumer(int *at, const struct plumbing_ring *r) {
+    at[0] = r->ro.constants;
+    at[1] = r->ro.producer;
+    at[2] = r->rw.consumer;
+    return 3;
+}
+
+static int put_lane(const struct plumbing *p, enum role role, uint32_t lane, int *at) {
+    const struct plumbing_lane *l = &p->lane[lane];
+    int n = 0;
+    switch (role) {
+    case ROLE_INGEST:
+        n += put_producer(at + n, &l->to_transform);
+        n += put_consumer(at + n, &l->rejects);
+        at[n++] = l->sink_ledger_ro;
+        at[n++] = p->doorbell[stats_block_index(ROLE_TRANSFORM, lane)];
+        CHECK(n == INGEST_LANE_FDS);
+        break;
+    case ROLE_TRANSFORM:
+        n += put_consumer(at + n, &l->to_transform);
+        n += put_producer(at + n, &l->to_sink);
+        n += put_producer(at + n, &l->rejects);
+        at[n++] = p->doorbell[stats_block_index(ROLE_INGEST, 0)];
+        at[n++] = p->doorbell[stats_block_index(ROLE_SINK, lane)];
+        CHECK(n == TRANSFORM_LANE_FDS);
+        break;
+    case ROLE_SINK:
+        n += put_consumer(at + n, &l->to_sink);
+        at[n++] = p->doorbell[stats_block_index(ROLE_TRANSFORM, lane)];
+        at[n++] = l->sink_ledger_rw;
+        CHECK(n == SINK_LANE_FDS);
+        break;
+    default: CHECK(role == ROLE_INGEST);
+    }
+    return n;
+}
+
+int plumbing_descriptors(const struct plumbing *p, enum role role, uint32_t lane, int fds[WORKER_FDS_MAX]) {
+    int n = 0;
+    fds[n++] = p->config_fd[role];
+    fds[n++] = p->stats_fd;
+    fds[n++] = p->control_ro;
+    fds[n++] = p->doorbell[stats_block_index(role, lane)];
+    fds[n++] = p->attention;
+    fds[n++] = role == ROLE_INGEST ? p->ledger_rw : p->ledger_ro;
+    CHECK(n == WORKER_FD_LANES - WORKER_FD_CONFIG);
+    if (role != ROLE_INGEST) return n + put_lane(p, role, lane, fds + n);
+    for (uint32_t i = 0; i < p->config->lanes; i++) n += put_lane(p, role, i, fds + n);
+    return n;
+}
+
+void plumbing_wake(const struct plumbing *p, uint32_t block_index) {
+    uint64_t one = 1;
+    if (write(p->doorbell[block_index], &one, sizeof one) < 0) {
+        /* EAGAIN: a wake-up is pending already. */
+    }
+}
+
+const struct plumbing_ring *plumbing_input(const struct plumbing *p, enum role role, uint32_t lane) {
+    if (role == ROLE_TRANSFORM) return &p->lane[lane].to_transform;
+    if (role == ROLE_SINK) return &p->lane[lane].to_sink;
+    return NULL;
+}
