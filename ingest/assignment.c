@@ -1,0 +1,251 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "ingest/ingest.h"
+
+enum { EVENTS_PER_STEP = 16, RETRY_MS = 200, REVOKE_MS = 20000 };
+
+/* -- the table ------------------------------------------------------------------------------------------------------------ */
+
+static void lanes_fill(struct ingest *g) {
+    for (uint32_t i = 0; i < g->config->lanes; i++) g->lane[i].slot_count = g->lane[i].turn = 0;
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        struct lane *l = &g->lane[g->partition[i].lane];
+        if (g->partition[i].assigned) l->slot[l->slot_count++] = i;
+    }
+}
+
+void assignment_restore(struct ingest *g) {
+    g->partition_count = atomic_load_explicit(&g->ledger->count, memory_order_acquire);
+    CHECK(g->partition_count <= PARTITIONS_MAX);
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        const struct ledger_ingest_slot *s = &g->ledger->slot[i];
+        g->partition[i] = (struct partition){
+            .topic = s->topic,
+            .partition = s->partition,
+            .lane = ledger_lane(s->partition, g->config->lanes),
+            .epoch = atomic_load_explicit(&s->epoch, memory_order_relaxed),
+            .next = -1,
+            .committed = atomic_load_explicit(&s->committed, memory_order_relaxed),
+        };
+    }
+}
+
+/* The slot of a partition, a new one when it was never seen. UINT32_MAX: the table is full. */
+static uint32_t slot_get(struct ingest *g, const struct kafka_partition *at) {
+    for (uint32_t i = 0; i < g->partition_count; i++)
+        if (g->partition[i].topic == at->topic && g->partition[i].partition == at->partition) return i;
+    if (g->partition_count == PARTITIONS_MAX) return UINT32_MAX;
+    uint32_t i = g->partition_count++;
+    g->ledger->slot[i].topic = at->topic;
+    g->ledger->slot[i].partition = at->partition;
+    atomic_store_explicit(&g->ledger->count, g->partition_count, memory_order_release);
+    g->partition[i] = (struct partition){.topic = at->topic,
+                                         .partition = at->partition,
+                                         .lane = ledger_lane(at->partition, g->config->lanes),
+                                         .next = -1,
+                                         .committed = -1};
+    return i;
+}
+
+/* A new epoch: what is still under way from the old one is skipped by transform and sink. `start` is there before the
+ * epoch that it belongs to. */
+static void epoch_raise(struct ingest *g, uint32_t slot, int64_t start) {
+    struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    struct partition *p = &g->partition[slot];
+    p->epoch++;
+    p->next = start;
+    atomic_store_explicit(&s->start, start, memory_order_release);
+    atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform and sink */
+}
+
+static void flags_set(struct ingest *g, uint32_t slot, uint32_t flags) {
+    atomic_store_explicit(&g->ledger->slot[slot].flags, flags, memory_order_release);
+    g->partition[slot].assigned = (flags & LEDGER_ASSIGNED) != 0;
+}
+
+/* -- where a partition begins ----------------------------------------------------------------------------------------------- */
+
+static void commit_known(struct ingest *g, uint32_t slot, int64_t offset) {
+    g->partition[slot].committed = offset;
+    atomic_store_explicit(&g->ledger->slot[slot].committed, offset, memory_order_relaxed);
+    atomic_store_explicit(&g->ledger->slot[slot].intent, offset, memory_order_relaxed);
+}
+
+/* Whether this process takes up what a predecessor of the same instance was reading: it held the partition when it died,
+ * and the broker's offset is what we committed or meant to commit, so nobody else has had it meanwhile. */
+static bool resume(struct ingest *g, uint32_t slot, int64_t broker) {
+    const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    struct partition *p = &g->partition[slot];
+    bool held = (atomic_load_explicit(&s->flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0 && p->epoch != 0;
+    bool ours = broker == atomic_load_explicit(&s->committed, memory_order_relaxed) ||
+                broker == atomic_load_explicit(&s->intent, memory_order_relaxed);
+    if (!g->first_assignment || !held || !ours) return false;
+    const struct ring_producer *out = &g->lane[p->lane].out;
+    bool published = ring_aux_get(out, 2 * slot) == p->epoch;
+    p->next = published ? (int64_t)ring_aux_get(out, 2 * slot + 1) : atomic_load_explicit(&s->start, memory_order_relaxed);
+    return true;
+}
+
+/* A partition without a commit: the operator's choice, unless the group has commits in the same topic; then the partition
+ * was added to it, and all it holds is to be read. 0 ok, 1 ask again later, -1 give up (reason in err). */
+static int first_start(struct ingest *g, const struct kafka_partition *at, bool topic_has_commits, int64_t *start,
+                       struct err *err) {
+    int64_t low, high;
+    if (!topic_has_commits && g->config->start == START_ERROR) {
+        err_set(err, 1, "group %s has no committed offset for %s[%d]: choose `start: earliest` or `start: latest` for the "
+                        "first start", g->config->kafka.group_id, g->config->topic[at->topic].name, at->partition);
+        return -1;
+    }
+    if (g->kafka.watermarks(g->kafka.self, at, &low, &high, err) != 0) return 1;
+    *start = topic_has_commits || g->config->start == START_EARLIEST ? low : high;
+    return 0;
+}
+
+static bool topic_has_commits(const struct kafka_event *e, uint32_t topic) {
+    for (uint32_t i = 0; i < e->count; i++)
+        if (e->list[i].topic == topic && e->list[i].offset >= 0) return true;
+    return false;
+}
+
+/* Decides where one partition of the assignment begins. Same results as first_start. */
+static int partition_begin(struct ingest *g, struct kafka_partition *at, const struct kafka_event *e, struct err *err) {
+    uint32_t slot = slot_get(g, at);
+    if (slot == UINT32_MAX) return err_set(err, 1, "more than %d partitions have been assigned", PARTITIONS_MAX);
+    struct partition *p = &g->partition[slot];
+    if (resume(g, slot, at->offset)) {
+        commit_known(g, slot, at->offset);
+        p->assigned = true;
+        return 0;
+    }
+    int64_t start = at->offset;
+    bool first = at->offset < 0;
+    int r = first ? first_start(g, at, topic_has_commits(e, at->topic), &start, err) : 0;
+    if (r != 0) return r;
+    commit_known(g, slot, at->offset);
+    epoch_raise(g, slot, start);
+    flags_set(g, slot, LEDGER_ASSIGNED | (first ? LEDGER_FIRST_START : 0));
+    struct log_at where = {g->config->topic[at->topic].name, at->partition, start};
+    log_info_at("ingest.partition_begin", &where, "epoch %u, lane %u%s", p->epoch, p->lane,
+                first ? ", first start" : "");
+    return 0;
+}
+
+/* After the first assignment, what a predecessor held and this process did not get belongs to somebody else. */
+static void others_give_up(struct ingest *g) {
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        bool held = (atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0;
+        if (g->partition[i].assigned || !held) continue;
+        flags_set(g, i, 0);
+        epoch_raise(g, i, g->partition[i].next);
+    }
+}
+
+static enum step assign_fail(struct ingest *g, int r, const struct err *err) {
+    if (r < 0) return worker_fail(g->worker, "ingest.cannot_begin", "%s", err->text);
+    log_warn("ingest.assign_waits", "%s", err->text);
+    g->retry_ns = clock_ns(g->clock) + RETRY_MS * NS_PER_MS;
+    return STEP_IDLE;
+}
+
+static enum step assign_carry_out(struct ingest *g) {
+    struct kafka_event *e = &g->rebalance;
+    static struct kafka_event asked; /* with the broker's offsets, until all is decided */
+    static void *handle[PARTITIONS_MAX];
+    struct err err = {0};
+    if (clock_ns(g->clock) < g->retry_ns) return STEP_IDLE;
+    asked = *e;
+    if (e->count > 0 && g->kafka.committed(g->kafka.self, asked.list, asked.count, &err) != 0)
+        return assign_fail(g, 1, &err);
+    for (uint32_t i = 0; i < asked.count; i++) {
+        int r = partition_begin(g, &asked.list[i], &asked, &err);
+        if (r != 0) return assign_fail(g, r, &err);
+    }
+    if (g->first_assignment) others_give_up(g);
+    for (uint32_t i = 0; i < asked.count; i++) asked.list[i].offset = g->partition[slot_get(g, &asked.list[i])].next;
+    if (g->kafka.assign(g->kafka.self, asked.list, asked.count, handle, &err) != 0) return assign_fail(g, 1, &err);
+    for (uint32_t i = 0; i < asked.count; i++) g->partition[slot_get(g, &asked.list[i])].handle = handle[i];
+    lanes_fill(g);
+    g->first_assignment = false;
+    g->trouble[0] = 0;
+    g->membership = MEMBER_READING;
+    log_info("ingest.assigned", "%u partition%s", e->count, e->count == 1 ? "" : "s");
+    return STEP_BUSY;
+}
+
+/* -- giving up ---------------------------------------------------------------------------------------------------------------- */
+
+bool assignment_drained(const struct ingest *g) {
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        const struct partition *p = &g->partition[i];
+        if (!p->assigned) continue;
+        int64_t released = commit_released(g, i);
+        int64_t start = atomic_load_explicit(&g->ledger->slot[i].start, memory_order_relaxed);
+        if (released != p->next && !(released < 0 && p->next == start)) return false;
+    }
+    return true;
+}
+
+static void revoke_finish(struct ingest *g) {
+    struct err err = {0};
+    read_drop_held(g);
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        if (!g->partition[i].assigned) continue;
+        flags_set(g, i, 0);
+        epoch_raise(g, i, g->partition[i].next);
+        g->partition[i].handle = NULL;
+    }
+    lanes_fill(g);
+    if (g->kafka.unassign(g->kafka.self, &err) != 0) log_warn("ingest.unassign_failed", "%s", err.text);
+    g->committing = false;
+    g->membership = MEMBER_WAITING;
+    log_info("ingest.revoked", "%s", g->rebalance.lost ? "partitions lost: what is under way is skipped" : "drained");
+}
+
+static enum step revoke_carry_out(struct ingest *g) {
+    bool due = clock_ns(g->clock) >= g->rebalance_due_ns;
+    if (!g->rebalance.lost && !due) {
+        if (!assignment_drained(g)) return STEP_IDLE;
+        if (!commit_settled(g)) {
+            commit_step(g, true);
+            return STEP_IDLE;
+        }
+    }
+    if (due && !g->rebalance.lost) log_warn("ingest.revoke_due", "not drained in %d ms: giving the partitions up", REVOKE_MS);
+    revoke_finish(g);
+    return STEP_BUSY;
+}
+
+/* -- events ------------------------------------------------------------------------------------------------------------------- */
+
+static void rebalance_begin(struct ingest *g, const struct kafka_event *e) {
+    stats_add(g->stats, M_ingest_rebalance, 1);
+    g->rebalance = *e;
+    g->membership = e->type == KAFKA_ASSIGN ? MEMBER_ASSIGNING : MEMBER_REVOKING;
+    g->rebalance_due_ns = clock_ns(g->clock) + REVOKE_MS * NS_PER_MS;
+    g->retry_ns = 0;
+}
+
+static enum step event_take(struct ingest *g, const struct kafka_event *e) {
+    switch (e->type) {
+    case KAFKA_ASSIGN:
+    case KAFKA_REVOKE: rebalance_begin(g, e); break;
+    case KAFKA_COMMITTED: commit_result(g, e); break;
+    case KAFKA_TROUBLE:
+        if (e->text[0] == 0) break;
+        stats_add(g->stats, M_ingest_kafka_error, 1);
+        log_warn("ingest.kafka_trouble", "%s", e->text);
+        break;
+    case KAFKA_FATAL: return worker_fail(g->worker, "ingest.kafka_fatal", "%s", e->text);
+    }
+    return STEP_BUSY;
+}
+
+enum step assignment_step(struct ingest *g) {
+    for (int i = 0; i < EVENTS_PER_STEP && g->kafka.poll(g->kafka.self, &g->event); i++)
+        if (event_take(g, &g->event) == STEP_FAILED) return STEP_FAILED;
+    if (g->membership == MEMBER_ASSIGNING) return assign_carry_out(g);
+    if (g->membership == MEMBER_REVOKING) return revoke_carry_out(g);
+    return STEP_IDLE;
+}

@@ -1,0 +1,98 @@
+#include "base/log.h"
+#include "ingest/ingest.h"
+
+enum { COMMIT_MS = 1000, ANSWER_MS = 10000 };
+
+int64_t commit_released(const struct ingest *g, uint32_t slot) {
+    const struct partition *p = &g->partition[slot];
+    uint64_t epoch, next;
+    twin_load(&g->lane[p->lane].sink->slot[slot].released, &epoch, &next);
+    return epoch == p->epoch && epoch != 0 ? (int64_t)next : -1;
+}
+
+static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at) {
+    for (uint32_t i = 0; i < g->partition_count; i++)
+        if (g->partition[i].topic == at->topic && g->partition[i].partition == at->partition) return i;
+    return UINT32_MAX;
+}
+
+/* A reject that is not durable yet holds its partition's commit back: cap[slot] becomes its offset. `released` was read
+ * before the rings are looked at, and transform publishes a reject before the marker that the sink releases: so the rings
+ * hold all rejects that matter. */
+static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
+    struct ring_item item;
+    struct record_view r;
+    struct err err;
+    for (uint32_t lane = 0; lane < g->config->lanes; lane++) {
+        struct ring_consumer *c = &g->lane[lane].rejects;
+        while (ring_peek(c, &item, &err) == RING_OK) {
+            CHECK(record_open(item.body, item.len, &r) == 0 && r.head.slot < PARTITIONS_MAX);
+            if (r.head.offset < cap[r.head.slot]) cap[r.head.slot] = r.head.offset;
+        }
+        ring_rewind(c);
+    }
+}
+
+/* Fills commit_list with what is released and not committed yet. */
+static uint32_t collect(struct ingest *g) {
+    static int64_t next[PARTITIONS_MAX], cap[PARTITIONS_MAX];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        next[i] = g->partition[i].assigned ? commit_released(g, i) : -1;
+        cap[i] = INT64_MAX;
+    }
+    hold_back(g, cap);
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        const struct partition *p = &g->partition[i];
+        int64_t offset = next[i] < cap[i] ? next[i] : cap[i];
+        if (offset >= 0 && offset != p->committed)
+            g->commit_list[n++] = (struct kafka_partition){p->topic, p->partition, offset};
+    }
+    return n;
+}
+
+void commit_step(struct ingest *g, bool at_once) {
+    uint64_t now = clock_ns(g->clock);
+    if (g->committing && now - g->commit_sent_ns > ANSWER_MS * NS_PER_MS) g->committing = false; /* no answer: again */
+    if (g->committing || g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING) return;
+    if (!at_once && now < g->commit_due_ns) return;
+    g->commit_due_ns = now + COMMIT_MS * NS_PER_MS;
+    uint32_t n = collect(g);
+    if (n == 0) return;
+    for (uint32_t i = 0; i < n; i++) /* noted before the call: after a crash, either value may be the broker's */
+        atomic_store_explicit(&g->ledger->slot[slot_of(g, &g->commit_list[i])].intent, g->commit_list[i].offset,
+                              memory_order_release);
+    struct err err = {0};
+    if (g->kafka.commit(g->kafka.self, g->commit_list, n, &err) == 0) {
+        g->committing = true;
+        g->commit_sent_ns = now;
+        return;
+    }
+    stats_add(g->stats, M_ingest_commit_fail, 1);
+    log_warn("ingest.commit_failed", "%s", err.text);
+}
+
+void commit_result(struct ingest *g, const struct kafka_event *e) {
+    g->committing = false;
+    if (!e->ok) {
+        stats_add(g->stats, M_ingest_commit_fail, 1);
+        log_warn("ingest.commit_failed", "%s; trying again", e->text);
+        return;
+    }
+    stats_add(g->stats, M_ingest_commit, 1);
+    for (uint32_t i = 0; i < e->count; i++) {
+        uint32_t slot = slot_of(g, &e->list[i]);
+        if (slot == UINT32_MAX || e->list[i].offset < 0) continue;
+        g->partition[slot].committed = e->list[i].offset;
+        atomic_store_explicit(&g->ledger->slot[slot].committed, e->list[i].offset, memory_order_release);
+    }
+}
+
+bool commit_settled(const struct ingest *g) {
+    if (g->committing) return false;
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        int64_t next = g->partition[i].assigned ? commit_released(g, i) : -1;
+        if (next >= 0 && next != g->partition[i].committed) return false;
+    }
+    return true;
+}

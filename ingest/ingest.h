@@ -1,0 +1,104 @@
+/* Ingest: reads the partitions this instance was given, numbers their records into the lanes' rings, commits what the
+ * last stage has released, and keeps what transform rejects. */
+#ifndef MILLRACE_INGEST_INGEST_H
+#define MILLRACE_INGEST_INGEST_H
+
+#include "ingest/kafka.h"
+#include "ingest/rejects.h"
+#include "shm/worker.h"
+
+/* One partition as this process knows it; the ledger has what must outlive it. Index = ledger slot. */
+struct partition {
+    uint32_t topic;
+    int32_t partition;
+    uint32_t lane;
+    uint32_t epoch;
+    bool assigned;
+    void *handle;      /* of the Kafka port, while assigned */
+    int64_t next;      /* the offset to be published next: one more than the last, or where the epoch began */
+    int64_t committed; /* next offset the broker has; -1 none */
+};
+
+struct lane {
+    struct ring_producer out;
+    struct ring_consumer rejects;
+    const struct ledger_sink *sink;
+    uint32_t slot[PARTITIONS_MAX]; /* assigned partitions */
+    uint32_t slot_count;
+    uint32_t turn; /* whose turn it is to be read */
+    bool full;     /* the last look found no room for a record of any size */
+};
+
+enum membership { MEMBER_WAITING, MEMBER_ASSIGNING, MEMBER_READING, MEMBER_REVOKING };
+
+struct ingest {
+    struct worker *worker;
+    const struct config *config;
+    const struct clock_port *clock;
+    struct stats_local *stats;
+    struct kafka_port kafka;
+    struct ledger_ingest *ledger;
+    struct rejects_store store;
+    struct lane lane[LANES_MAX];
+    struct partition partition[PARTITIONS_MAX];
+    uint32_t partition_count;
+
+    enum membership membership;
+    bool first_assignment;        /* none since this process started: positions in shm may be resumed */
+    struct kafka_event event;     /* the one being polled */
+    struct kafka_event rebalance; /* ASSIGN or REVOKE being carried out */
+    uint64_t rebalance_due_ns;    /* until when a revocation waits for what is in flight */
+    uint64_t retry_ns;            /* no new attempt at the broker before */
+
+    bool committing;       /* a commit is on its way */
+    uint64_t commit_due_ns; /* next timer commit */
+    uint64_t commit_sent_ns;
+    struct kafka_partition commit_list[PARTITIONS_MAX];
+
+    bool holding; /* a message too large for a ring waits until the store takes its reject */
+    uint32_t held_slot;
+    struct kafka_message held;
+
+    bool rejects_blocked; /* the store did not take the last one */
+    bool rejects_full;    /* because max_bytes is reached */
+    uint64_t rejects_retry_ns;
+    char trouble[STATS_TEXT_BYTES]; /* why it is BLOCKED: an offset that Kafka no longer has; "" none */
+    uint64_t stats_due_ns, watermarks_due_ns;
+    bool leaving; /* the last commit was asked for */
+    uint64_t leave_due_ns;
+};
+
+/* ingest_init fills *g: lanes are attached, the Kafka port is open, the store is open. */
+void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *kafka);
+
+/* ingest_step does a bounded amount of work: see enum step. */
+enum step ingest_step(void *self);
+bool ingest_arm(void *self);
+void ingest_disarm(void *self);
+int ingest_wants(void *self, struct pollfd *fds, int max, int *timeout_ms);
+
+/* -- the parts of the step, one file each --------------------------------------------------------------------------------- */
+
+/* assignment.c: events of the consumer group, and where each partition begins. STEP_FAILED when it cannot go on. */
+enum step assignment_step(struct ingest *g);
+void assignment_restore(struct ingest *g); /* partitions as a predecessor left them in the ledger */
+bool assignment_drained(const struct ingest *g); /* everything read of assigned partitions is released */
+
+/* read.c: from the partitions' queues to the rings. True when something moved; *blocked when a ring has no room. */
+bool read_step(struct ingest *g, bool *blocked);
+void read_drop_held(struct ingest *g); /* before the partitions change */
+
+/* commit.c: what is released, to the broker; on a timer, or at once. */
+void commit_step(struct ingest *g, bool at_once);
+void commit_result(struct ingest *g, const struct kafka_event *e);
+bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing released that is not committed */
+
+/* keep.c: from the rejects rings to the store. True when something moved. */
+bool keep_step(struct ingest *g);
+/* The store did not take something: wait before the next attempt, and say so. err NULL: it is full. */
+void keep_block(struct ingest *g, const struct err *err);
+
+/* Next offset that may be committed for a partition, or -1 when there is none in its present epoch. */
+int64_t commit_released(const struct ingest *g, uint32_t slot);
+
+#endif

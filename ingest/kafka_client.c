@@ -1,0 +1,332 @@
+#include "ingest/kafka.h"
+
+#include <librdkafka/rdkafka.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "shm/record.h"
+
+/* librdkafka before 2.2 stops fetching for a second whenever its local queue is full, so the queue must hold more than a
+ * second of the stream. It is the largest part of ingest's memory; `queued.max.messages.kbytes` sets it. */
+static const char *const defaults[][2] = {
+    {"queued.max.messages.kbytes", "131072"}, {"queued.min.messages", "10000000"},
+    {"fetch.error.backoff.ms", "50"},         {"socket.nagle.disable", "true"},
+    {"reconnect.backoff.ms", "100"},          {"reconnect.backoff.max.ms", "2000"},
+    {"partition.assignment.strategy", "range,roundrobin"},
+    {"fetch.wait.max.ms", "100"},             {"client.id", "millrace"},
+};
+
+/* What the product's promises rest on; the configuration cannot change these. */
+static const char *const fixed[][2] = {
+    {"enable.auto.commit", "false"},  {"enable.auto.offset.store", "false"}, {"auto.offset.reset", "error"},
+    {"enable.partition.eof", "true"}, {"check.crcs", "true"},                {"allow.auto.create.topics", "false"},
+    {"log.connection.close", "false"},
+};
+
+struct handle { /* one assigned partition */
+    rd_kafka_queue_t *queue;
+    rd_kafka_topic_partition_t *at; /* in client.assigned */
+};
+
+struct client {
+    rd_kafka_t *rk;
+    rd_kafka_queue_t *events;
+    const struct config *config;
+    rd_kafka_topic_partition_list_t *assigned;
+    struct handle handle[PARTITIONS_MAX];
+    uint32_t handle_count;
+    bool assign_fixed; /* a fixed list waits to be announced */
+    int doorbell;
+};
+
+static const uint64_t ring_once = 1;
+
+/* -- configuration ------------------------------------------------------------------------------------------------------ */
+
+static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err) {
+    char text[256];
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
+    return err_set(err, 1, "kafka.%s: %s", name, text);
+}
+
+static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *err) {
+    char member[2 * NAME_BYTES + 2], session[16];
+    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
+        if (set(conf, defaults[i][0], defaults[i][1], err) != 0) return -1;
+    for (uint32_t i = 0; i < c->kafka.property_count; i++)
+        if (set(conf, c->kafka.property[i].name, c->kafka.property[i].value, err) != 0) {
+            if (c->kafka.property[i].secret) err_set(err, 1, "kafka.%s: not accepted", c->kafka.property[i].name);
+            return -1;
+        }
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
+        if (set(conf, fixed[i][0], fixed[i][1], err) != 0) return -1;
+    snprintf(session, sizeof session, "%u", c->kafka.session_timeout_ms);
+    if (set(conf, "group.id", c->kafka.group_id, err) != 0 || set(conf, "session.timeout.ms", session, err) != 0) return -1;
+    if (c->topic[0].partition_count > 0) return 0; /* a fixed list: no membership */
+    snprintf(member, sizeof member, "%s-%s", c->name, c->instance);
+    return set(conf, "group.instance.id", member, err);
+}
+
+static void log_from_library(const rd_kafka_t *rk, int level, const char *facility, const char *text) {
+    (void)rk;
+    if (level <= 4)
+        log_warn("ingest.kafka_library", "%s: %s", facility, text);
+    else
+        log_debug("ingest.kafka_library", "%s: %s", facility, text);
+}
+
+/* -- small translations -------------------------------------------------------------------------------------------------- */
+
+static const char *topic_name(const struct client *c, uint32_t topic) { return c->config->topic[topic].name; }
+
+static rd_kafka_topic_partition_list_t *list_to_library(const struct client *c, const struct kafka_partition *list,
+                                                        uint32_t n) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)n);
+    for (uint32_t i = 0; i < n; i++)
+        rd_kafka_topic_partition_list_add(l, topic_name(c, list[i].topic), list[i].partition)->offset = list[i].offset;
+    return l;
+}
+
+static void list_from_library(const struct client *c, const rd_kafka_topic_partition_list_t *l, struct kafka_event *e) {
+    e->count = 0;
+    for (int i = 0; l != NULL && i < l->cnt && e->count < PARTITIONS_MAX; i++) {
+        int topic = config_topic_index(c->config, l->elems[i].topic);
+        if (topic < 0) continue;
+        int64_t offset = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
+        e->list[e->count++] = (struct kafka_partition){(uint32_t)topic, l->elems[i].partition, offset};
+    }
+}
+
+static int library_error(struct err *err, const char *what, rd_kafka_resp_err_t e) {
+    return err_set(err, 2, "%s: %s", what, rd_kafka_err2str(e));
+}
+
+/* -- events -------------------------------------------------------------------------------------------------------------- */
+
+static void rebalance_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
+    rd_kafka_resp_err_t e = rd_kafka_event_error(ev);
+    out->type = e == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS ? KAFKA_ASSIGN : KAFKA_REVOKE;
+    out->lost = out->type == KAFKA_REVOKE &&
+                (e != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(c->rk));
+    list_from_library(c, rd_kafka_event_topic_partition_list(ev), out);
+}
+
+static void commit_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
+    rd_kafka_resp_err_t e = rd_kafka_event_error(ev);
+    const rd_kafka_topic_partition_list_t *l = rd_kafka_event_topic_partition_list(ev);
+    for (int i = 0; e == RD_KAFKA_RESP_ERR_NO_ERROR && l != NULL && i < l->cnt; i++) e = l->elems[i].err;
+    out->type = KAFKA_COMMITTED;
+    out->ok = e == RD_KAFKA_RESP_ERR_NO_ERROR;
+    list_from_library(c, l, out);
+    if (!out->ok) snprintf(out->text, sizeof out->text, "%s", rd_kafka_err2str(e));
+}
+
+static void error_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
+    out->type = KAFKA_TROUBLE;
+    out->count = 0;
+    snprintf(out->text, sizeof out->text, "%s", rd_kafka_event_error_string(ev));
+    if (rd_kafka_event_error(ev) != RD_KAFKA_RESP_ERR__FATAL) return;
+    char text[200];
+    rd_kafka_resp_err_t e = rd_kafka_fatal_error(c->rk, text, sizeof text);
+    out->type = KAFKA_FATAL;
+    snprintf(out->text, sizeof out->text, "%s: %s", rd_kafka_err2name(e), text);
+}
+
+static bool client_poll(void *self, struct kafka_event *out) {
+    struct client *c = self;
+    out->count = 0;
+    out->text[0] = 0;
+    if (c->assign_fixed) {
+        c->assign_fixed = false;
+        out->type = KAFKA_ASSIGN;
+        for (uint32_t t = 0; t < c->config->topic_count; t++)
+            for (uint32_t i = 0; i < c->config->topic[t].partition_count && out->count < PARTITIONS_MAX; i++)
+                out->list[out->count++] = (struct kafka_partition){t, c->config->topic[t].partitions[i], -1};
+        return true;
+    }
+    rd_kafka_event_t *ev = rd_kafka_queue_poll(c->events, 0);
+    if (ev == NULL) return false;
+    bool known = true;
+    switch (rd_kafka_event_type(ev)) {
+    case RD_KAFKA_EVENT_REBALANCE: rebalance_event(c, ev, out); break;
+    case RD_KAFKA_EVENT_OFFSET_COMMIT: commit_event(c, ev, out); break;
+    case RD_KAFKA_EVENT_ERROR: error_event(c, ev, out); break;
+    case RD_KAFKA_EVENT_FETCH: CHECK(!"no message comes by the queue of events: partitions are taken out of forwarding");
+    default: known = false; /* statistics and the like */
+    }
+    rd_kafka_event_destroy(ev);
+    if (!known) *out = (struct kafka_event){.type = KAFKA_TROUBLE};
+    return true;
+}
+
+/* -- questions ----------------------------------------------------------------------------------------------------------- */
+
+static int client_committed(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct client *c = self;
+    rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
+    rd_kafka_resp_err_t e = rd_kafka_committed(c->rk, l, KAFKA_CALL_MS);
+    for (uint32_t i = 0; i < n && e == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
+        e = l->elems[i].err;
+        list[i].offset = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
+    }
+    rd_kafka_topic_partition_list_destroy(l);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading committed offsets", e);
+}
+
+static int client_watermarks(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high, struct err *err) {
+    struct client *c = self;
+    rd_kafka_resp_err_t e =
+        rd_kafka_query_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high, KAFKA_CALL_MS);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading the ends of a partition", e);
+}
+
+static void client_watermarks_seen(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high) {
+    struct client *c = self;
+    if (rd_kafka_get_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR)
+        *low = *high = -1;
+    if (*low < 0) *low = -1;
+    if (*high < 0) *high = -1;
+}
+
+/* -- reading ------------------------------------------------------------------------------------------------------------- */
+
+static void handles_drop(struct client *c) {
+    for (uint32_t i = 0; i < c->handle_count; i++) {
+        rd_kafka_queue_io_event_enable(c->handle[i].queue, -1, NULL, 0);
+        rd_kafka_queue_destroy(c->handle[i].queue);
+    }
+    c->handle_count = 0;
+    if (c->assigned != NULL) rd_kafka_topic_partition_list_destroy(c->assigned);
+    c->assigned = NULL;
+}
+
+/* Each partition's queue leaves the common one before it is assigned, so that not one message goes there: a full lane
+ * then holds up its own partitions only, and nothing fetched is thrown away as pause() would. */
+static int client_assign(void *self, const struct kafka_partition *list, uint32_t n, void **handle, struct err *err) {
+    struct client *c = self;
+    handles_drop(c);
+    c->assigned = list_to_library(c, list, n);
+    for (uint32_t i = 0; i < n; i++) {
+        rd_kafka_queue_t *q = rd_kafka_queue_get_partition(c->rk, topic_name(c, list[i].topic), list[i].partition);
+        if (q == NULL) return err_set(err, 1, "no queue for partition %d", list[i].partition);
+        rd_kafka_queue_forward(q, NULL);
+        rd_kafka_queue_io_event_enable(q, c->doorbell, &ring_once, sizeof ring_once);
+        c->handle[i] = (struct handle){q, &c->assigned->elems[i]};
+        handle[i] = &c->handle[i];
+        c->handle_count = i + 1;
+    }
+    rd_kafka_resp_err_t e = rd_kafka_assign(c->rk, c->assigned);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "assign", e);
+}
+
+static int client_unassign(void *self, struct err *err) {
+    struct client *c = self;
+    handles_drop(c);
+    rd_kafka_resp_err_t e = rd_kafka_assign(c->rk, NULL);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "unassign", e);
+}
+
+static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_message *out, struct err *err) {
+    rd_kafka_resp_err_t e = m->err;
+    out->offset = m->offset;
+    if (e == RD_KAFKA_RESP_ERR__PARTITION_EOF) return KAFKA_END;
+    bool gone = e == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET || e == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
+    err_set(err, gone ? 1 : 2, "%s: %s", rd_kafka_err2name(e), rd_kafka_message_errstr(m));
+    return KAFKA_FAILED;
+}
+
+static enum kafka_fetch client_fetch(void *self, void *handle, struct kafka_message *out, struct err *err) {
+    (void)self;
+    rd_kafka_message_t *m = rd_kafka_consume_queue(((struct handle *)handle)->queue, 0);
+    if (m == NULL) return KAFKA_NOTHING;
+    if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        enum kafka_fetch r = fetch_failed(m, out, err);
+        rd_kafka_message_destroy(m);
+        return r;
+    }
+    rd_kafka_timestamp_type_t type;
+    int64_t timestamp = rd_kafka_message_timestamp(m, &type);
+    *out = (struct kafka_message){
+        .key = m->key,
+        .value = m->payload,
+        .key_bytes = (uint32_t)m->key_len,
+        .value_bytes = (uint32_t)m->len,
+        .offset = m->offset,
+        .timestamp_ms = type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp,
+        .handle = m,
+    };
+    return KAFKA_MESSAGE;
+}
+
+static uint32_t client_headers(void *self, const struct kafka_message *m, uint8_t *out, uint32_t room) {
+    (void)self;
+    rd_kafka_headers_t *headers;
+    if (rd_kafka_message_headers(m->handle, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR) return 0;
+    const char *name;
+    const void *value;
+    size_t value_bytes, need = 0, at = 0;
+    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+        need += record_header_bytes(strlen(name), value != NULL ? value_bytes : 0);
+    if (need > room) return need > UINT32_MAX ? UINT32_MAX : (uint32_t)need;
+    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+        at += record_header_put(out + at, name, strlen(name), value, value_bytes);
+    return (uint32_t)at;
+}
+
+static void client_done(void *self, struct kafka_message *m) {
+    (void)self;
+    rd_kafka_message_destroy(m->handle);
+    m->handle = NULL;
+}
+
+static int client_commit(void *self, const struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct client *c = self;
+    rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
+    rd_kafka_resp_err_t e = rd_kafka_commit_queue(c->rk, l, c->events, NULL, NULL);
+    rd_kafka_topic_partition_list_destroy(l);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "commit", e);
+}
+
+/* -- opening ------------------------------------------------------------------------------------------------------------- */
+
+static int subscribe(struct client *c, struct err *err) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)c->config->topic_count);
+    for (uint32_t i = 0; i < c->config->topic_count; i++)
+        rd_kafka_topic_partition_list_add(l, c->config->topic[i].name, RD_KAFKA_PARTITION_UA);
+    rd_kafka_resp_err_t e = rd_kafka_subscribe(c->rk, l);
+    rd_kafka_topic_partition_list_destroy(l);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "subscribe", e);
+}
+
+int kafka_client_open(struct kafka_port *port, const struct config *config, int doorbell, struct err *err) {
+    char text[256];
+    struct client *c = calloc(1, sizeof *c);
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    CHECK(c != NULL && conf != NULL);
+    c->config = config;
+    c->doorbell = doorbell;
+    c->assign_fixed = config->topic[0].partition_count > 0;
+    rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_ERROR);
+    rd_kafka_conf_set_log_cb(conf, log_from_library);
+    if (set_all(conf, config, err) != 0) {
+        rd_kafka_conf_destroy(conf);
+        free(c);
+        return -1;
+    }
+    c->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    if (c->rk == NULL) {
+        rd_kafka_conf_destroy(conf);
+        free(c);
+        return err_set(err, 1, "Kafka client: %s", text);
+    }
+    rd_kafka_poll_set_consumer(c->rk);
+    c->events = rd_kafka_queue_get_consumer(c->rk);
+    rd_kafka_queue_io_event_enable(c->events, doorbell, &ring_once, sizeof ring_once);
+    *port = (struct kafka_port){c,           client_poll,  client_committed, client_watermarks, client_watermarks_seen,
+                                client_assign, client_unassign, client_fetch,   client_headers,    client_done,
+                                client_commit};
+    return c->assign_fixed ? 0 : subscribe(c, err);
+}

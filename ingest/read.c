@@ -1,0 +1,189 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "ingest/ingest.h"
+
+enum { BURST = 128 }; /* messages of one partition before the next has its turn; one publication each */
+
+/* Headers in which producers put a record's id, the most specific first. */
+static const char *const id_headers[] = {"millrace-id", "message-id", "ce_id"};
+
+static void id_fill(struct record *r, const uint8_t *headers, const char *topic) {
+    struct record_header h;
+    for (size_t i = 0; r->headers_bytes > 0 && i < sizeof id_headers / sizeof id_headers[0]; i++)
+        if (record_header_last(headers, r->headers_bytes, id_headers[i], &h) == 1 && h.value != NULL &&
+            record_id_parse(r->id, h.value, h.value_bytes) == 0)
+            return;
+    record_id_derive(r->id, topic, r->partition, r->offset);
+}
+
+static struct record record_begin(const struct partition *p, uint32_t slot, int64_t offset, uint64_t now) {
+    return (struct record){.op = RECORD_RAW,
+                           .topic = (uint16_t)p->topic,
+                           .slot = (uint16_t)slot,
+                           .partition = p->partition,
+                           .epoch = p->epoch,
+                           .offset = offset,
+                           .timestamp_ms = -1,
+                           .ingest_ns = (int64_t)now};
+}
+
+/* Room was looked at before the message was taken, so that nothing is ever held outside the ring. */
+static void put(struct lane *l, const struct record *r, const struct kafka_message *m, const uint8_t *headers) {
+    uint8_t *at = ring_reserve(&l->out, (uint32_t)record_bytes(r));
+    CHECK(at != NULL);
+    memcpy(at, r, sizeof *r);
+    at += sizeof *r;
+    if (m != NULL) {
+        if (r->kafka_key_bytes > 0) memcpy(at, m->key, r->kafka_key_bytes);
+        at += r->kafka_key_bytes;
+        if (r->value_bytes > 0) memcpy(at, m->value, r->value_bytes);
+        memcpy(at + r->value_bytes, headers, r->headers_bytes);
+    }
+    ring_stage(&l->out, (uint32_t)record_bytes(r), RECORD_DATA);
+}
+
+/* The ring's slot carries how far each partition of the lane has come, in the same publication as the record itself. */
+static void advance(struct lane *l, struct partition *p, uint32_t slot, int64_t next) {
+    p->next = next;
+    ring_aux_set(&l->out, 2 * slot, p->epoch);
+    ring_aux_set(&l->out, 2 * slot + 1, (uint64_t)next);
+}
+
+/* A record that no ring takes: its place is noted durably here, its content stays in Kafka, a marker goes on. */
+static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
+    struct err err = {0};
+    struct record_view view = {.head = *r};
+    const char *topic = g->config->topic[r->topic].name;
+    view.head.reason = REASON_TOO_LARGE;
+    view.head.flags = RECORD_CONTENT_ABSENT;
+    view.head.kafka_key_bytes = view.head.value_bytes = view.head.headers_bytes = 0;
+    view.kafka_key = view.value = view.headers = (const uint8_t *)"";
+    record_id_derive(view.head.id, topic, r->partition, r->offset);
+    uint32_t lane = (uint32_t)(l - g->lane);
+    enum rejects_result stored = rejects_store_append(&g->store, lane, 0, &view, topic, &err);
+    if (stored != REJECTS_STORED || rejects_store_sync(&g->store, &err) != 0) {
+        keep_block(g, stored == REJECTS_FULL ? NULL : &err);
+        return false;
+    }
+    struct log_at at = {topic, r->partition, r->offset};
+    log_warn_at("ingest.record_oversize", &at, "larger than a ring record of %u bytes: rejected",
+                ring_record_max(l->out.capacity));
+    view.head.op = RECORD_REJECT;
+    put(l, &view.head, NULL, NULL);
+    stats_add(g->stats, M_ingest_record_oversize, 1);
+    stats_add(g->stats, M_ingest_reject_stored, 1);
+    return true;
+}
+
+/* One message into the ring. False: nothing was done, the store has to take its reject first. */
+static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t slot, const struct kafka_message *m,
+                 uint64_t now, int64_t wall_ms) {
+    static uint8_t headers[HEADERS_BYTES_MAX]; /* one thread, one message at a time */
+    struct record r = record_begin(p, slot, m->offset, now);
+    r.timestamp_ms = m->timestamp_ms;
+    r.flags = (uint16_t)((m->key == NULL ? RECORD_KEY_NULL : 0) | (m->value == NULL ? RECORD_VALUE_NULL : 0));
+    r.kafka_key_bytes = m->key_bytes;
+    r.value_bytes = m->value_bytes;
+    r.headers_bytes = g->kafka.headers(g->kafka.self, m, headers, sizeof headers);
+    stats_add(g->stats, M_ingest_record_read, 1);
+    stats_add(g->stats, M_ingest_byte_read, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes);
+    if (m->timestamp_ms >= 0)
+        stats_observe(g->stats, H_ingest_kafka_to_ingest,
+                      wall_ms > m->timestamp_ms ? (uint64_t)(wall_ms - m->timestamp_ms) * NS_PER_MS : 0);
+    if (r.headers_bytes > sizeof headers || record_bytes(&r) > ring_record_max(l->out.capacity)) {
+        if (!oversize(g, l, &r)) return false;
+    } else {
+        id_fill(&r, headers, g->config->topic[p->topic].name);
+        put(l, &r, m, headers);
+    }
+    advance(l, p, slot, m->offset + 1);
+    return true;
+}
+
+/* The end of a partition lies beyond its last record when what follows are control records or compacted ones. A marker
+ * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. */
+static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int64_t end, uint64_t now) {
+    if (end <= p->next) return;
+    struct record r = record_begin(p, slot, end - 1, now);
+    r.op = RECORD_SKIP;
+    put(l, &r, NULL, NULL);
+    advance(l, p, slot, end);
+}
+
+static void failed(struct ingest *g, const struct partition *p, const struct err *err) {
+    struct log_at at = {g->config->topic[p->topic].name, p->partition, p->next};
+    stats_add(g->stats, M_ingest_kafka_error, 1);
+    if (err->code != 1) {
+        log_warn_at("ingest.fetch_failed", &at, "%s", err->text);
+        return;
+    }
+    snprintf(g->trouble, sizeof g->trouble, "offsets lost: %.120s[%d] at offset %lld is no longer in Kafka", at.topic,
+             p->partition, (long long)p->next);
+    log_warn_at("ingest.offset_lost", &at, "Kafka no longer has this offset (%s); the partition waits", err->text);
+}
+
+void read_drop_held(struct ingest *g) {
+    if (g->holding) g->kafka.done(g->kafka.self, &g->held);
+    g->holding = false;
+}
+
+static bool held_take(struct ingest *g, uint64_t now, int64_t wall_ms) {
+    struct partition *p = &g->partition[g->held_slot];
+    if (now < g->rejects_retry_ns || !take(g, &g->lane[p->lane], p, g->held_slot, &g->held, now, wall_ms)) return false;
+    read_drop_held(g);
+    return true;
+}
+
+/* Up to BURST messages of one partition. Returns how many things its queue gave. */
+static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, uint64_t now, int64_t wall_ms) {
+    struct partition *p = &g->partition[slot];
+    struct kafka_message m;
+    struct err err;
+    uint32_t n = 0;
+    while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
+        enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
+        if (f == KAFKA_NOTHING) break;
+        n++;
+        if (f == KAFKA_END) end_reached(l, p, slot, m.offset, now);
+        if (f == KAFKA_FAILED) failed(g, p, &err);
+        if (f != KAFKA_MESSAGE) continue;
+        if (m.offset < p->next || take(g, l, p, slot, &m, now, wall_ms)) { /* below: librdkafka repeated itself */
+            g->kafka.done(g->kafka.self, &m);
+            continue;
+        }
+        g->held = m;
+        g->held_slot = slot;
+        g->holding = true;
+    }
+    return n;
+}
+
+static bool read_lane(struct ingest *g, struct lane *l, uint64_t now, int64_t wall_ms) {
+    uint32_t record_max = ring_record_max(l->out.capacity);
+    bool busy = false;
+    l->full = !ring_has_room(&l->out, record_max);
+    for (uint32_t k = 0; k < l->slot_count && !l->full; k++) {
+        uint32_t slot = l->slot[(l->turn + k) % l->slot_count];
+        if (read_partition(g, l, slot, now, wall_ms) > 0) busy = true;
+        ring_publish(&l->out);
+        l->full = !ring_has_room(&l->out, record_max);
+    }
+    if (l->slot_count > 0) l->turn = (l->turn + 1) % l->slot_count;
+    l->out.count.full += l->full;
+    return busy;
+}
+
+bool read_step(struct ingest *g, bool *blocked) {
+    uint64_t now = clock_ns(g->clock);
+    int64_t wall_ms = clock_wall_ms(g->clock);
+    bool busy = g->holding && held_take(g, now, wall_ms);
+    for (uint32_t i = 0; i < g->config->lanes; i++) {
+        struct lane *l = &g->lane[i];
+        if (!g->holding) busy |= read_lane(g, l, now, wall_ms);
+        *blocked |= l->full || g->holding;
+        ring_publish(&l->out);
+    }
+    return busy;
+}
