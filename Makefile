@@ -52,6 +52,13 @@ BIN      := $(PROGRAMS:%=$(BUILD)/%)
 .PHONY: all
 all: $(BIN) ## build every program into build/ (the default)
 
+# One line a file; `make V=1` shows whole commands.
+ifeq ($(V),1)
+say =
+else
+say = @echo "  $(1) $(patsubst $(BUILD)/%,%,$@)"; 
+endif
+
 # -- archives, one per folder, without its main.c ----------------------------------------------------------------------
 define archive
 SRC_$(1) := $$(filter-out $(1)/main.c,$$(wildcard $(1)/*.c))
@@ -63,22 +70,22 @@ $(foreach f,$(FOLDERS),$(eval $(call archive,$(f))))
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	$(call say,CC)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
 
 $(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libtransform.a $(COMMON)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_tools) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_tools) -o $@
 $(BUILD)/millrace-supervisor: $(BUILD)/obj/supervisor/main.o $(BUILD)/libsupervisor.a $(COMMON)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_supervisor) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_supervisor) -o $@
 $(BUILD)/millrace-ingest: $(BUILD)/obj/ingest/main.o $(BUILD)/libingest.a $(COMMON)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_ingest) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_ingest) -o $@
 $(BUILD)/millrace-transform: $(BUILD)/obj/transform/main.o $(BUILD)/libtransform.a $(COMMON)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_transform) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_transform) -o $@
 $(BUILD)/millrace-sink: $(BUILD)/obj/sink/main.o $(BUILD)/libsink.a $(COMMON)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_sink) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_sink) -o $@
 $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COMMON)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
+	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
 
 # -- unit tests: one program per file, tests/unit/FOLDER/x.c beside FOLDER/x.c -----------------------------------------
 UNIT_SRC := $(wildcard tests/unit/*/*.c)
@@ -86,11 +93,40 @@ UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
 $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor.a $(BUILD)/libingest.a \
                        $(BUILD)/libtransform.a $(BUILD)/libsink.a $(COMMON)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
+	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
 
-.PHONY: unit
+.PHONY: unit pipeline check docs
 unit: $(UNIT_BIN) ## run the unit tests
 	@tests/run-unit $(UNIT_BIN)
+
+pipeline: all ## run the tests on a real Kafka broker and real Redis servers
+	@tests/run-pipeline
+
+check: deps ## install what is needed, build, run every test, end with a line of counts
+	@$(MAKE) --no-print-directory all $(UNIT_BIN)
+	@$(MAKE) --no-print-directory BUILD=build-fault VARIANT=fault all
+	@tests/run-check $(UNIT_BIN)
+
+docs: $(BUILD)/millrace ## write the generated pages of docs/ anew
+	$(BUILD)/millrace check --reference > docs/configuration.md
+	$(BUILD)/millrace stats --format markdown > docs/metrics.md
+
+# -- packages of Debian 12 ---------------------------------------------------------------------------------------------
+BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
+                  libyajl-dev redis-server
+TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
+                  python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools
+
+.PHONY: deps deps-build demo
+deps: ## install the packages for building and testing (apt-get, with sudo when not root)
+	@tools/install-packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+deps-build: # what `make demo` needs
+	@tools/install-packages $(BUILD_PACKAGES)
+
+demo: deps-build ## show it: 20,000 records through the pipeline, a worker killed half-way, every value compared
+	@$(MAKE) --no-print-directory -s all
+	@$(BUILD)/millrace-demo
 
 .PHONY: clean
 clean: ## remove what was built

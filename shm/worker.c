@@ -62,7 +62,9 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     panic_block = w->block;
     check_hook_set(panic_save);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, SIG_IGN); /* a terminal sends it to all; the supervisor decides what it means */
+    /* A terminal or a service manager may send these to every process: the supervisor decides what they mean. */
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     atomic_store_explicit(&w->block->heartbeat_ns, clock_ns(w->clock), memory_order_relaxed);
     w->regime_since_ns = clock_ns(w->clock);
@@ -77,8 +79,8 @@ static void attention_ring(const struct worker *w) {
 
 void worker_ready(struct worker *w) {
     atomic_store_explicit(&w->block->ready, w->starts, memory_order_release);
-    worker_state(w, STATE_CONNECTING, "%s", "");
     log_info("worker.ready", "attached and validated, start %llu", (unsigned long long)w->starts);
+    worker_state(w, STATE_CONNECTING, "%s", "");
     attention_ring(w);
 }
 
