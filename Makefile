@@ -12,7 +12,7 @@ WARN   := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prot
           -Werror=int-conversion
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE \
           -fno-delete-null-pointer-checks -fno-strict-overflow
-LINK   := -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed -Wl,--gc-sections
+LINK   := -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 ifeq ($(VARIANT),release)
@@ -33,6 +33,7 @@ endif
 CFLAGS   += -std=gnu17 $(OPT) $(WARN) $(HARDEN) -ffunction-sections -fdata-sections
 CPPFLAGS += -I. -D_GNU_SOURCE -DMILLRACE_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS  += $(LINK)
+PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
 
 LIBS_base       := -lyaml
 LIBS_shm        :=
@@ -75,17 +76,17 @@ $(BUILD)/obj/%.o: %.c
 COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
 
 $(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libtransform.a $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_tools) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_tools) -o $@
 $(BUILD)/millrace-supervisor: $(BUILD)/obj/supervisor/main.o $(BUILD)/libsupervisor.a $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_supervisor) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_supervisor) -o $@
 $(BUILD)/millrace-ingest: $(BUILD)/obj/ingest/main.o $(BUILD)/libingest.a $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_ingest) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_ingest) -o $@
 $(BUILD)/millrace-transform: $(BUILD)/obj/transform/main.o $(BUILD)/libtransform.a $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_transform) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_transform) -o $@
 $(BUILD)/millrace-sink: $(BUILD)/obj/sink/main.o $(BUILD)/libsink.a $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LIBS_sink) -o $@
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_sink) -o $@
 $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COMMON)
-	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
+	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
 
 # -- unit tests: one program per file, tests/unit/FOLDER/x.c beside FOLDER/x.c -----------------------------------------
 UNIT_SRC := $(wildcard tests/unit/*/*.c)

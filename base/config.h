@@ -81,7 +81,7 @@ struct config {
         char group_id[TOPIC_BYTES];      /* the property group.id, default millrace-<name> */
         uint32_t session_timeout_ms;     /* the property session.timeout.ms, default 10000 */
         uint32_t property_count;
-        struct config_property property[KAFKA_PROPERTIES_MAX]; /* in the file's order; never group.id or session.timeout.ms */
+        struct config_property property[KAFKA_PROPERTIES_MAX]; /* in the file's order, without the two above */
     } kafka;
     struct {
         uint32_t scheme; /* enum config_redis_scheme */
@@ -118,8 +118,12 @@ int config_load(const char *path, struct config *out, struct err *err);
 /* config_load_text is config_load on text in memory; name stands for the file in messages. For tests and `check -`. */
 int config_load_text(const char *text, size_t len, const char *name, struct config *out, struct err *err);
 
-/* config_find returns the file to use when -c was not given: ./millrace.yaml, else /etc/millrace/millrace.yaml, whichever
- * exists first; NULL when neither does. Static storage. */
+/* config_load_warned is config_load that also writes a line per doubtful setting (a password in the file, a check of
+ * certificates switched off, lanes without partitions) to warnings. */
+int config_load_warned(const char *path, struct config *out, FILE *warnings, struct err *err);
+
+/* config_find returns the file to use when -c was not given: ./millrace.yaml, else /etc/millrace/millrace.yaml,
+ * whichever exists first; NULL when neither does. Static storage. */
 const char *config_find(void);
 
 /* config_redact blanks in *c what role must not hold: Redis's password for all but the sink, Kafka's secret properties

@@ -60,6 +60,12 @@ static void epoch_raise(struct ingest *g, uint32_t slot, int64_t start) {
     atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform and sink */
 }
 
+/* The partition is given up: what is under way is skipped. `start` stays what it was, for it must never say more than is
+ * known to be in Redis, not even in a crash between the two stores. */
+static void epoch_end(struct ingest *g, uint32_t slot) {
+    epoch_raise(g, slot, atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed));
+}
+
 static void flags_set(struct ingest *g, uint32_t slot, uint32_t flags) {
     atomic_store_explicit(&g->ledger->slot[slot].flags, flags, memory_order_release);
     g->partition[slot].assigned = (flags & LEDGER_ASSIGNED) != 0;
@@ -138,7 +144,7 @@ static void others_give_up(struct ingest *g) {
         bool held = (atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0;
         if (g->partition[i].assigned || !held) continue;
         flags_set(g, i, 0);
-        epoch_raise(g, i, g->partition[i].next);
+        epoch_end(g, i);
     }
 }
 
@@ -193,7 +199,7 @@ static void revoke_finish(struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
         if (!g->partition[i].assigned) continue;
         flags_set(g, i, 0);
-        epoch_raise(g, i, g->partition[i].next);
+        epoch_end(g, i);
         g->partition[i].handle = NULL;
     }
     lanes_fill(g);

@@ -245,13 +245,18 @@ static uint64_t bytes_needed(const struct ring_producer *p, uint32_t len, uint64
     return pad + need;
 }
 
+/* The head only moves forward, and never beyond the tail. */
+static void head_advance(struct ring_producer *p, uint64_t head) {
+    CHECK(head % RING_ALIGN == 0 && head - p->head_seen <= p->tail - p->head_seen);
+    p->head_seen = head;
+}
+
 bool ring_has_room(struct ring_producer *p, uint32_t len) {
     uint64_t at;
     uint64_t need = bytes_needed(p, len, &at);
     if (need <= p->capacity - (p->cursor - p->head_seen)) return true;
     uint64_t head = atomic_load_explicit(&p->peer->head, memory_order_acquire); /* A2, pairs with P2 */
-    CHECK(positions_sane(head, p->tail, p->capacity));
-    p->head_seen = head;
+    head_advance(p, head);
     return need <= p->capacity - (p->cursor - head);
 }
 
@@ -343,9 +348,7 @@ void ring_publish(struct ring_producer *p) {
 
 bool ring_producer_arm(struct ring_producer *p, uint32_t len) {
     atomic_store_explicit(&p->page->waiting, ++p->page->sleeps, memory_order_seq_cst); /* P3 */
-    uint64_t head = atomic_load_explicit(&p->peer->head, memory_order_seq_cst);
-    CHECK(positions_sane(head, p->tail, p->capacity));
-    p->head_seen = head;
+    head_advance(p, atomic_load_explicit(&p->peer->head, memory_order_seq_cst));
     return ring_has_room(p, len);
 }
 

@@ -137,7 +137,9 @@ static bool header_sane(const struct stats_header *h, size_t bytes) {
            h->topic_stride == TOPIC_BYTES && h->partition_stride >= sizeof(struct stats_partition) &&
            h->block_stride >= offsetof(struct stats_block, value) && h->value_offset < h->block_stride &&
            h->histogram_offset < h->block_stride && h->histogram_sum_offset < h->block_stride &&
-           h->partition_count <= PARTITIONS_MAX && h->block_count >= 2 && h->lanes <= LANES_MAX;
+           h->partition_count <= PARTITIONS_MAX && h->lanes <= LANES_MAX && h->block_count == 2 + 2 * h->lanes &&
+           (h->block_at | h->block_stride | h->partition_at | h->partition_stride | h->value_offset |
+            h->histogram_offset | h->histogram_sum_offset) % sizeof(uint64_t) == 0;
 }
 
 static int header_check(struct stats *s, struct err *err) {
@@ -186,21 +188,30 @@ void stats_close(struct stats *s) {
 
 /* -- texts ------------------------------------------------------------------------------------------------------------ */
 
+/* Word by word, with the orders of shm/twin.h: stores release, loads acquire, so that a reader that saw a word of a later
+ * text also sees that the generation moved. */
 void stats_text_set(struct stats_text *t, const char *text) {
     uint64_t next = atomic_load_explicit(&t->generation, memory_order_relaxed) + 1;
-    snprintf(t->copy[next & 1], STATS_TEXT_BYTES, "%s", text);
+    uint64_t words[STATS_TEXT_WORDS] = {0};
+    snprintf((char *)words, sizeof words, "%s", text);
+    for (uint32_t i = 0; i < STATS_TEXT_WORDS; i++)
+        atomic_store_explicit(&t->copy[next & 1][i], words[i], memory_order_release);
     atomic_store_explicit(&t->generation, next, memory_order_release);
 }
 
-/* A reader that was overtaken twice during its copy sees another generation and tries again; the text may only be torn
- * in a copy that is thrown away. Bounded: a writer that never rests must not hold a reader. */
+/* Bounded: a writer that never rests must not hold a reader, who then gets an empty text. */
 void stats_text_get(const struct stats_text *t, char out[STATS_TEXT_BYTES]) {
+    uint64_t words[STATS_TEXT_WORDS];
     for (int tries = 0; tries < 1000; tries++) {
         uint64_t g = atomic_load_explicit(&t->generation, memory_order_acquire);
-        memcpy(out, t->copy[g & 1], STATS_TEXT_BYTES);
+        for (uint32_t i = 0; i < STATS_TEXT_WORDS; i++)
+            words[i] = atomic_load_explicit(&t->copy[g & 1][i], memory_order_acquire);
+        if (atomic_load_explicit(&t->generation, memory_order_relaxed) != g) continue;
+        memcpy(out, words, sizeof words);
         out[STATS_TEXT_BYTES - 1] = 0;
-        if (atomic_load_explicit(&t->generation, memory_order_acquire) == g) return;
+        return;
     }
+    out[0] = 0;
 }
 
 /* -- counters of one worker ------------------------------------------------------------------------------------------- */

@@ -61,10 +61,10 @@ enum worker_state {
 };
 const char *worker_state_name(enum worker_state state);
 
-enum { STATS_TEXT_BYTES = 256 };
+enum { STATS_TEXT_BYTES = 256, STATS_TEXT_WORDS = STATS_TEXT_BYTES / 8 };
 struct stats_text { /* ABI: two copies; the generation's lowest bit names the current one */
     _Atomic uint64_t generation;
-    char copy[2][STATS_TEXT_BYTES];
+    _Atomic uint64_t copy[2][STATS_TEXT_WORDS];
 };
 
 struct stats_block { /* ABI */

@@ -1,0 +1,32 @@
+/* The part of the configuration that every process needs; reading it is config_parse.c, which links libyaml. */
+#include "base/config.h"
+
+#include <string.h>
+#include <unistd.h>
+
+const char *role_name(enum role role) {
+    static const char *const names[] = {"supervisor", "ingest", "transform", "sink"};
+    static_assert(sizeof names / sizeof names[0] == ROLE_COUNT, "a name per role");
+    return (unsigned)role < ROLE_COUNT ? names[role] : "unknown";
+}
+
+const char *config_find(void) {
+    static const char *const places[] = {"./millrace.yaml", "/etc/millrace/millrace.yaml"};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        if (access(places[i], F_OK) == 0) return places[i];
+    return NULL;
+}
+
+void config_redact(struct config *c, enum role role) {
+    if (role != ROLE_SINK) explicit_bzero(c->redis.password, sizeof c->redis.password);
+    if (role != ROLE_TRANSFORM) explicit_bzero(c->crypto.keys, sizeof c->crypto.keys);
+    if (role == ROLE_INGEST) return;
+    for (uint32_t i = 0; i < c->kafka.property_count; i++)
+        if (c->kafka.property[i].secret) explicit_bzero(c->kafka.property[i].value, sizeof c->kafka.property[i].value);
+}
+
+int config_topic_index(const struct config *c, const char *name) {
+    for (uint32_t i = 0; i < c->topic_count; i++)
+        if (strcmp(c->topic[i].name, name) == 0) return (int)i;
+    return -1;
+}

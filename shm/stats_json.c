@@ -1,0 +1,178 @@
+/* The stats segment as JSON. */
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "shm/stats_render.h"
+#include "shm/stats_view.h"
+
+/* Bytes of the UTF-8 character at p, 0 when it is none or is overlong beyond doubt: a reason is text of Redis or
+ * Kafka. */
+static size_t utf8_bytes(const unsigned char *p) {
+    size_t n = p[0] < 0x80                   ? 1
+               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
+               : (p[0] & 0xf0) == 0xe0       ? 3
+               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
+                                             : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0; /* also the final NUL */
+    bool overlong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90);
+    bool outside = (p[0] == 0xed && p[1] >= 0xa0) || (p[0] == 0xf4 && p[1] >= 0x90);
+    return overlong || outside ? 0 : n;
+}
+
+static void json_text(const char *text, FILE *out) {
+    fputc('"', out);
+    for (const unsigned char *p = (const unsigned char *)text; *p != 0;) {
+        size_t n = utf8_bytes(p);
+        if (n == 0)
+            fputs("\\ufffd", out);
+        else if (*p < 0x20 || *p == 0x7f)
+            fprintf(out, "\\u%04x", *p);
+        else if (*p == '"' || *p == '\\')
+            fprintf(out, "\\%c", *p);
+        else
+            fwrite(p, 1, n, out);
+        p += n == 0 ? 1 : n;
+    }
+    fputc('"', out);
+}
+
+static void json_member(const char *name, const char *text, const char *end, FILE *out) {
+    fprintf(out, "\"%s\": ", name);
+    json_text(text, out);
+    fputs(end, out);
+}
+
+static void json_number(const struct stats_metric *row, uint64_t value, FILE *out) {
+    if (view_unit_is(row, "seconds"))
+        fprintf(out, "%" PRIu64 ".%06" PRIu64, value / (uint64_t)NS_PER_S, value % (uint64_t)NS_PER_S / 1000);
+    else
+        fprintf(out, "%" PRIu64, value);
+}
+
+/* The metrics of one block, or with NULL of all together; prefixed: names carry their role. */
+static void json_metrics(const struct stats *s, const struct stats_block *b, FILE *out) {
+    const char *comma = "";
+    fputc('{', out);
+    for (uint32_t i = 0; i < s->header->metric_count; i++) {
+        const struct stats_metric *row = view_row(s, i);
+        if (view_row_is(row, "histogram") || (b != NULL && !view_row_in(row, b))) continue;
+        fprintf(out, "%s\n      \"%.*s_%.*s\": ", comma, (int)sizeof row->role, row->role, (int)sizeof row->name,
+                row->name);
+        json_number(row, b != NULL ? view_value(s, row, b) : view_sum(s, row), out);
+        comma = ",";
+    }
+    fputs("}", out);
+}
+
+static void json_rejects(const struct stats *s, FILE *out) {
+    const char *comma = "";
+    fputs("  \"rejects\": {", out);
+    for (uint32_t i = 0; i < s->header->metric_count; i++) {
+        const struct stats_metric *row = view_row(s, i);
+        if (strncmp(row->role, "transform", sizeof row->role) != 0 || strncmp(row->name, "reject_", 7) != 0) continue;
+        fprintf(out, "%s\"%.*s\": %" PRIu64, comma, (int)sizeof row->name - 7, row->name + 7, view_sum(s, row));
+        comma = ", ";
+    }
+    fputs("},\n", out);
+}
+
+static void json_histograms(const struct stats *s, FILE *out) {
+    const char *comma = "";
+    struct merged m;
+    fputs("  \"histograms\": {", out);
+    for (uint32_t i = 0; i < s->header->metric_count; i++) {
+        const struct stats_metric *row = view_row(s, i);
+        if (!view_row_is(row, "histogram")) continue;
+        view_histogram(s, row, NULL, &m);
+        fprintf(out, "%s\n    \"%.*s_%.*s\": {\"count\": %" PRIu64 ", \"sum_ms\": %.3f, ", comma, (int)sizeof row->role,
+                row->role, (int)sizeof row->name, row->name, m.count, (double)m.sum_ns / 1e6);
+        fprintf(out, "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"p99.9_ms\": %.3f}", view_quantile_ms(&m, 0.5),
+                view_quantile_ms(&m, 0.99), view_quantile_ms(&m, 0.999));
+        comma = ",";
+    }
+    fputs("\n  },\n", out);
+}
+
+static void json_worker(const struct stats *s, uint32_t index, FILE *out) {
+    const struct stats_block *b = stats_block(s, index);
+    char reason[STATS_TEXT_BYTES] = "";
+    stats_text_get(&b->reason, reason);
+    fprintf(out, "%s\n    {", index == 1 ? "" : ",");
+    json_member("role", view_role(b), ", ", out);
+    fprintf(out, "\"lane\": %d, \"pid\": %u, \"starts\": %" PRIu64 ", ", b->lane, view_pid(b), view_starts(b));
+    json_member("state", view_state_name(b), ", ", out);
+    json_member("reason", reason, ", ", out);
+    fprintf(out, "\"heartbeat_age_ms\": %" PRIu64 ",\n     \"metrics\": ", view_heartbeat_age_ms(b));
+    json_metrics(s, b, out);
+    fputc('}', out);
+}
+
+static void json_lanes(const struct stats *s, FILE *out) {
+    fputs("  \"lanes\": [", out);
+    for (uint32_t lane = 0; lane < view_lane_count(s); lane++) {
+        struct lane_numbers n = view_lane(s, lane);
+        fprintf(out,
+                "%s\n    {\"lane\": %u, \"ingest_published\": %" PRIu64 ", \"transform_published\": %" PRIu64
+                ", \"sink_published\": %" PRIu64 ", \"released\": %" PRIu64 "}",
+                lane == 0 ? "" : ",", lane, n.ingest, n.transform, n.sink, n.sink);
+    }
+    fputs("\n  ],\n", out);
+}
+
+static void json_partitions(const struct stats *s, FILE *out) {
+    const char *comma = "";
+    fputs("  \"partitions\": [", out);
+    for (uint32_t i = 0, count = view_partition_count(s); i < count; i++) {
+        const struct stats_partition *p = stats_partition(s, i);
+        struct partition_numbers n = view_partition(p);
+        fprintf(out, "%s\n    {", comma);
+        json_member("topic", view_topic(s, p->topic), ", ", out);
+        fprintf(out, "\"partition\": %d, \"lane\": %u, \"assigned\": %s, \"epoch\": %u, ", p->partition, p->lane,
+                n.assigned ? "true" : "false", n.epoch);
+        fprintf(out, "\"position\": %" PRId64 ", \"released\": %" PRId64 ", \"committed\": %" PRId64 ", ", n.position,
+                n.released, n.committed);
+        fprintf(out, "\"low\": %" PRId64 ", \"high\": %" PRId64 ", \"lag\": %" PRId64 "}", n.low, n.high, n.lag);
+        comma = ",";
+    }
+    fputs("\n  ],\n", out);
+}
+
+static void json_started(const struct stats *s, FILE *out) {
+    time_t seconds = (time_t)(s->header->started_wall_ms / 1000);
+    struct tm utc;
+    char text[32] = "";
+    if (gmtime_r(&seconds, &utc) != NULL) strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    json_member("started", text, ",\n", out);
+}
+
+void stats_render_json(const struct stats *s, FILE *out) {
+    char reason[STATS_TEXT_BYTES], supervisor_reason[STATS_TEXT_BYTES] = "";
+    const struct stats_block *supervisor = stats_block(s, 0);
+    const char *state = stats_state(s, reason);
+    stats_text_get(&supervisor->reason, supervisor_reason);
+    fputs("{\n  ", out);
+    json_member("name", s->header->name, ", ", out);
+    json_member("instance", s->header->instance, ", ", out);
+    json_member("group", s->header->group, ", ", out);
+    json_member("build", s->header->build, ",\n  ", out);
+    json_started(s, out);
+    fputs("  ", out);
+    json_member("state", state, ", ", out);
+    json_member("reason", reason, ",\n", out);
+    fprintf(out, "  \"supervisor\": {\"pid\": %u, ", view_pid(supervisor));
+    json_member("state", view_state_name(supervisor), ", ", out);
+    json_member("reason", supervisor_reason, ", ", out);
+    fprintf(out, "\"heartbeat_age_ms\": %" PRIu64 "},\n  \"workers\": [", view_heartbeat_age_ms(supervisor));
+    for (uint32_t i = 1; i < s->header->block_count; i++) json_worker(s, i, out);
+    fputs("\n  ],\n", out);
+    json_lanes(s, out);
+    json_partitions(s, out);
+    json_rejects(s, out);
+    json_histograms(s, out);
+    fputs("  \"metrics\": ", out);
+    json_metrics(s, NULL, out);
+    fputs("\n}\n", out);
+}

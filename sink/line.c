@@ -1,0 +1,427 @@
+#include "sink/line.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "base/log.h"
+
+enum {
+    SEND_SOFT_BYTES = 256 << 10, /* unsent bytes beyond which nothing more is encoded */
+    ENCODE_MARK_BYTES = MARK_KEY_BYTES + MARK_TEXT_BYTES + 64,
+    OUT_SLACK_BYTES = 6 << 20,
+};
+/* The send buffer takes what may be unsent, a batch that ends with one largest record, and either the marks of a batch or
+ * the questions about all marks with the creation of each. Pages that are never used cost nothing. */
+static_assert(OUT_SLACK_BYTES > SEND_SOFT_BYTES + INTAKE_BYTES_MAX + BATCH_MAX * ENCODE_RECORD_OVERHEAD +
+                                    4 * PARTITIONS_MAX * ENCODE_MARK_BYTES, "the send buffer takes the worst batch");
+
+int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
+              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
+    const struct config *config = worker->config;
+    *l = (struct line){.worker = worker, .config = config, .plan = plan, .ledger = ledger, .ring = ring};
+    marks_init(&l->marks, config, plan, ledger);
+    if (session_init(&l->session, config, worker->lane, worker->clock, stream,
+                     2 * (size_t)ring_record_max(ring->capacity) + OUT_SLACK_BYTES, err) != 0)
+        return -1;
+    if (flight_init(&l->flight, config->redis.in_flight, err) != 0) return -1;
+    return intake_init(&l->intake, ring, config, plan, &l->marks, err);
+}
+
+void line_free(struct line *l) {
+    session_free(&l->session);
+    flight_free(&l->flight);
+    intake_free(&l->intake);
+}
+
+void line_rewind(struct line *l) {
+    flight_clear(&l->flight);
+    intake_rewind(&l->intake);
+    marks_forget(&l->marks);
+    l->halting = false;
+    l->halt = (struct failure){0};
+}
+
+static struct log_at at_slot(const struct line *l, uint32_t slot, int64_t offset) {
+    const struct ledger_ingest_slot *p = &l->plan->slot[slot];
+    return (struct log_at){.topic = l->config->topic[p->topic].name, .partition = p->partition, .offset = offset};
+}
+
+/* -- sending ---------------------------------------------------------------------------------------------------------- */
+
+static void count_command(struct line *l, enum expect kind) {
+    flight_expect(&l->flight, kind);
+    stats_add(&l->worker->local, M_sink_command, 1);
+}
+
+/* The record of an item that was examined when it was taken. */
+static void open_item(struct line *l, const struct intake_item *item, struct record_view *view) {
+    ring_in_hand(l->ring, item->number);
+    CHECK(record_open(item->body, item->len, view) == 0);
+    FAULT_ON_CONTENT("sink:format", view->value, view->head.value_bytes);
+}
+
+static struct encode_slice key_of(const struct record_view *v) {
+    return (struct encode_slice){v->redis_key, v->head.redis_key_bytes};
+}
+static struct encode_slice old_key_of(const struct record_view *v) {
+    return (struct encode_slice){v->old_key, v->head.old_key_bytes};
+}
+static struct encode_slice value_of(const struct record_view *v) {
+    return (struct encode_slice){v->value, v->head.value_bytes};
+}
+
+/* Plain records from item `from` on, markers in between left out, as one command. Returns the item behind the run. */
+static uint32_t encode_run(struct line *l, struct batch *b, uint32_t from) {
+    const struct intake *in = &l->intake;
+    struct encode_buffer *out = &l->session.out;
+    struct record_view view;
+    uint32_t end = from, pairs = 0;
+    for (; end < in->count && in->item[end].kind <= ITEM_PLAIN; end++) pairs += in->item[end].kind == ITEM_PLAIN;
+    if (pairs > 1) encode_mset(out, pairs);
+    for (uint32_t i = from; i < end; i++) {
+        if (in->item[i].kind == ITEM_MARKER) continue;
+        open_item(l, &in->item[i], &view);
+        if (pairs > 1)
+            encode_pair(out, key_of(&view), value_of(&view));
+        else
+            encode_set(out, key_of(&view), value_of(&view), 0);
+    }
+    count_command(l, EXPECT_OK);
+    b->applied += pairs;
+    b->markers += end - from - pairs;
+    return end;
+}
+
+/* One record with commands of its own. An expiry that is past is a delete: a replay revives nothing. */
+static void encode_single(struct line *l, struct batch *b, const struct intake_item *item, int64_t wall_ms) {
+    struct encode_buffer *out = &l->session.out;
+    struct record_view v;
+    open_item(l, item, &v);
+    int64_t expire_at_ms = item->kind == ITEM_DELETE ? 0 : v.head.expire_at_ms;
+    bool expired = expire_at_ms != 0 && expire_at_ms <= wall_ms;
+    b->applied++;
+    b->expired += expired;
+    if (expired || item->kind == ITEM_DELETE) {
+        encode_del(out, key_of(&v), old_key_of(&v));
+        count_command(l, EXPECT_INTEGER);
+        return;
+    }
+    if (item->kind == ITEM_TIMED) {
+        encode_set(out, key_of(&v), value_of(&v), expire_at_ms);
+        count_command(l, EXPECT_OK);
+        return;
+    }
+    encode_multi(out);
+    encode_del(out, old_key_of(&v), (struct encode_slice){NULL, 0});
+    encode_set(out, key_of(&v), value_of(&v), expire_at_ms);
+    encode_exec(out);
+    count_command(l, EXPECT_OK);
+    count_command(l, EXPECT_QUEUED);
+    count_command(l, EXPECT_QUEUED);
+    count_command(l, EXPECT_EXEC);
+}
+
+static size_t encode_mark_key(struct line *l, uint32_t slot) {
+    char key[MARK_KEY_BYTES];
+    const struct ledger_ingest_slot *p = &l->plan->slot[slot];
+    size_t n = mark_key(key, l->config->kafka.group_id, l->config->topic[p->topic].name, p->partition);
+    encode_bulk(&l->session.out, key, n);
+    return n;
+}
+
+static void encode_mark_value(struct line *l, struct mark mark) {
+    char text[MARK_TEXT_BYTES];
+    size_t n = mark_text(text, mark, l->config->instance);
+    encode_bulk(&l->session.out, text, n);
+}
+
+/* Behind the data of a batch, in the same stream: SET mark value XX GET for each partition in it. */
+static void encode_marks(struct line *l, struct batch *b) {
+    for (uint32_t i = 0; i < b->touch_count; i++) {
+        struct touch *t = flight_touch_at(&l->flight, b, i);
+        t->expected = marks_wrote(&l->marks, t->slot, t->mark);
+        encode_array(&l->session.out, 5);
+        encode_bulk(&l->session.out, "SET", 3);
+        encode_mark_key(l, t->slot);
+        encode_mark_value(l, t->mark);
+        encode_bulk(&l->session.out, "XX", 2);
+        encode_bulk(&l->session.out, "GET", 3);
+        count_command(l, EXPECT_OLD);
+    }
+}
+
+static void encode_batch(struct line *l) {
+    struct intake *in = &l->intake;
+    const struct intake_item *last = &in->item[in->count - 1];
+    int64_t wall_ms = clock_wall_ms(l->worker->clock);
+    if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
+    struct batch *b = flight_begin(&l->flight, in->item[0].number);
+    for (uint32_t i = 0; i < in->count;) {
+        if (in->item[i].kind == ITEM_MARKER) {
+            b->markers++;
+            i++;
+        } else if (in->item[i].kind == ITEM_PLAIN) {
+            i = encode_run(l, b, i);
+        } else {
+            encode_single(l, b, &in->item[i++], wall_ms);
+        }
+    }
+    ring_in_hand(l->ring, 0);
+    for (uint32_t i = 0; i < in->count; i++)
+        if (in->item[i].epoch != 0)
+            flight_touch(&l->flight, in->item[i].slot, (struct mark){in->item[i].next, in->item[i].epoch});
+    flight_end(&l->flight, last->number, last->end);
+    encode_marks(l, b);
+    if (b->first <= l->number_sent) {
+        uint64_t again = l->number_sent < b->last ? l->number_sent : b->last;
+        stats_add(&l->worker->local, M_sink_record_resent, again - b->first + 1);
+    }
+    if (b->last > l->number_sent) l->number_sent = b->last;
+    intake_sent(in);
+}
+
+static void ask_mark(struct line *l, uint32_t slot) {
+    if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
+    encode_array(&l->session.out, 2);
+    encode_bulk(&l->session.out, "GET", 3);
+    encode_mark_key(l, slot);
+    flight_ask(&l->flight, EXPECT_MARK, slot);
+    stats_add(&l->worker->local, M_sink_command, 1);
+}
+
+void line_ask_marks(struct line *l, bool all) {
+    size_t room = 3UL * PARTITIONS_MAX * ENCODE_MARK_BYTES; /* a question, and perhaps a creation and one more question */
+    if (flight_asking(&l->flight) || !encode_room(&l->session.out, room)) return;
+    uint32_t slots = atomic_load_explicit(&l->plan->count, memory_order_acquire);
+    bool waits = l->intake.stop == INTAKE_UNMARKED;
+    for (uint32_t i = 0; i < slots && i < PARTITIONS_MAX; i++) {
+        uint32_t epoch = atomic_load_explicit(&l->plan->slot[i].epoch, memory_order_acquire);
+        if ((marks_mine(&l->marks, i, l->worker->lane) && (all || !marks_checked(&l->marks, i, epoch))) ||
+            (waits && l->intake.held.slot == i))
+            ask_mark(l, i);
+    }
+}
+
+/* Whether the batch in hand goes out now: when it is whole, or when the connection has nothing else to do. */
+static bool batch_due(const struct line *l, uint32_t limit, uint64_t now) {
+    const struct intake *in = &l->intake;
+    if (in->count == 0) return false;
+    if (l->flight.records > 0 && l->flight.records + in->count > limit) return false;
+    if (intake_full(in)) return true;
+    return l->flight.records == 0 && now - in->since_ns >= l->config->redis.linger_ms * NS_PER_MS;
+}
+
+static bool batch_fits(struct line *l) {
+    const struct intake *in = &l->intake;
+    uint32_t partitions = in->count < PARTITIONS_MAX ? in->count : PARTITIONS_MAX;
+    return encode_unsent(&l->session.out) < SEND_SOFT_BYTES &&
+           encode_room(&l->session.out, in->bytes + (size_t)in->count * ENCODE_RECORD_OVERHEAD +
+                                            (size_t)partitions * ENCODE_MARK_BYTES);
+}
+
+static void release_answered(struct line *l);
+
+int line_send(struct line *l, uint32_t limit, struct failure *f) {
+    uint64_t now = clock_ns(l->worker->clock), reject = worker_reject_number(l->worker);
+    int moved = 0;
+    while (!flight_asking(&l->flight)) {
+        if (intake_fill(&l->intake, reject, now) > 0) moved = 1;
+        if (l->intake.stop == INTAKE_UNMARKED && l->intake.count == 0) {
+            line_ask_marks(l, false);
+            break;
+        }
+        if (!batch_due(l, limit, now) || !batch_fits(l)) break;
+        encode_batch(l);
+        moved = 1;
+        release_answered(l); /* a batch of markers of earlier epochs waits for nothing */
+        if (encode_unsent(&l->session.out) >= SEND_SOFT_BYTES && session_write(&l->session, f) < 0) return -1;
+    }
+    int r = session_write(&l->session, f);
+    return r < 0 ? -1 : moved || r > 0;
+}
+
+/* -- releasing -------------------------------------------------------------------------------------------------------- */
+
+static void observe_latency(struct line *l, const struct batch *b) {
+    struct stats_local *local = &l->worker->local;
+    int64_t now_ns = (int64_t)clock_ns(l->worker->clock), now_ms = clock_wall_ms(l->worker->clock);
+    for (uint64_t n = b->first; n <= b->last; n++) {
+        const struct intake_sample *sample = &l->intake.sample[n & l->intake.sample_mask];
+        if (sample->ingest_ns < 0) continue;
+        int64_t age_ns = now_ns - sample->ingest_ns, age_ms = now_ms - sample->timestamp_ms;
+        stats_observe(local, H_sink_ingest_to_redis, age_ns > 0 ? (uint64_t)age_ns : 0);
+        if (sample->timestamp_ms >= 0)
+            stats_observe(local, H_sink_kafka_to_redis, age_ms > 0 ? (uint64_t)age_ms * NS_PER_MS : 0);
+    }
+}
+
+/* Ledger, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what is given
+ * back in the ring is in the ledger already. A successor that dies between them only sends a batch again. */
+static void release(struct line *l, struct batch *b) {
+    for (uint32_t i = 0; i < b->touch_count; i++) {
+        const struct touch *t = flight_touch_at(&l->flight, b, i);
+        uint32_t epoch = atomic_load_explicit(&l->plan->slot[t->slot].epoch, memory_order_acquire);
+        if (epoch == t->mark.epoch) twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
+    }
+    ring_release(l->ring, b->end, b->last);
+    atomic_store_explicit(&l->worker->block->published, b->last, memory_order_release);
+    observe_latency(l, b);
+    struct stats_local *local = &l->worker->local;
+    stats_add(local, M_sink_record_applied, b->applied);
+    stats_add(local, M_sink_record_expired, b->expired);
+    stats_add(local, M_sink_record_marker, b->markers);
+    stats_add(local, M_sink_batch, 1);
+    l->released++;
+}
+
+static void release_answered(struct line *l) {
+    struct batch *b;
+    while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) {
+        release(l, b);
+        flight_pop(&l->flight);
+    }
+}
+
+/* -- answers ---------------------------------------------------------------------------------------------------------- */
+
+/* A mark that shows a loss. What is in Redis and what should be there goes to the log, and the ledger keeps the flag. */
+static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, int64_t expected, struct mark found,
+                    struct failure *f) {
+    struct log_at at = at_slot(l, slot, expected);
+    char has[32] = "no mark";
+    if (found.next >= 0) snprintf(has, sizeof has, "%lld", (long long)found.next);
+    stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
+    if (verdict == MARK_FOREIGN) {
+        LOG_LINE(LOG_ERROR, "sink.mark_foreign", &at, "the key of this partition's mark holds something else");
+        return failure_set(f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?", at.topic,
+                           at.partition);
+    }
+    if (verdict == MARK_MISSING) {
+        LOG_LINE(LOG_ERROR, "sink.mark_missing", &at, "the group has commits and Redis has no mark: either this Redis is "
+                 "not the one that was written, or set redis.when_marks_missing: trust_kafka for one start");
+        return failure_set(f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic,
+                           at.partition);
+    }
+    atomic_fetch_or_explicit(&l->ledger->slot[slot].flags, LEDGER_LOST_WRITES, memory_order_release);
+    LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at, "Redis has lost writes it acknowledged: next offset in Redis %s, "
+             "expected at least %lld; stop the instance, set the group's offset of this partition back to what Redis has "
+             "(no mark: to the start of the data), and start it again", has, (long long)expected);
+    return failure_set(f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
+                       (long long)expected);
+}
+
+static void mark_other(struct line *l, uint32_t slot, struct mark expected, struct mark found) {
+    struct log_at at = at_slot(l, slot, found.next);
+    stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
+    log_warn_at("sink.mark_other", &at, "another process has written this partition's mark: next offset %lld epoch %u, "
+                "ours was %lld epoch %u", (long long)found.next, found.epoch, (long long)expected.next, expected.epoch);
+}
+
+static int answer_old(struct line *l, struct failure *f) {
+    struct batch *b = flight_oldest(&l->flight);
+    struct touch *t = flight_touch_at(&l->flight, b, b->old_seen++);
+    struct mark found;
+    enum mark_verdict verdict =
+        marks_judge_old(&l->marks, t->slot, t->mark.epoch, t->expected, &l->session.resp.reply, &found);
+    if (verdict == MARK_OTHER) mark_other(l, t->slot, t->expected, found);
+    if (verdict == MARK_GOOD || verdict == MARK_OTHER) return 0;
+    return mark_bad(l, t->slot, verdict, t->expected.next, found, f);
+}
+
+/* Creates the mark at the floor, unless somebody else was faster, and reads it again. */
+static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict) {
+    struct mark mark = {.next = marks_floor(&l->marks, slot),
+                        .epoch = atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire)};
+    struct log_at at = at_slot(l, slot, mark.next);
+    if (verdict == MARK_TRUST)
+        log_warn_at("sink.mark_trusted", &at, "Redis has no mark for this partition; trusting that it holds everything "
+                    "before the committed offset (redis.when_marks_missing: trust_kafka)");
+    else
+        log_info_at("sink.mark_created", &at, "first start of the group on this partition");
+    encode_array(&l->session.out, 4);
+    encode_bulk(&l->session.out, "SET", 3);
+    encode_mark_key(l, slot);
+    encode_mark_value(l, mark);
+    encode_bulk(&l->session.out, "NX", 2);
+    flight_ask(&l->flight, EXPECT_CREATE, slot);
+    stats_add(&l->worker->local, M_sink_command, 1);
+    ask_mark(l, slot);
+}
+
+static void answer_mark(struct line *l, uint32_t slot) {
+    struct mark found, known = l->marks.slot[slot].known;
+    uint32_t epoch = atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire);
+    int64_t expected = marks_checked(&l->marks, slot, epoch) ? known.next : marks_floor(&l->marks, slot);
+    enum mark_verdict verdict = marks_judge_read(&l->marks, slot, &l->session.resp.reply, &found);
+    struct failure f;
+    if (verdict == MARK_GOOD || !marks_mine(&l->marks, slot, l->worker->lane)) return; /* taken away: not ours to judge */
+    if (verdict == MARK_OTHER) {
+        mark_other(l, slot, known, found);
+    } else if (verdict == MARK_CREATE || verdict == MARK_TRUST) {
+        mark_create(l, slot, verdict);
+    } else {
+        mark_bad(l, slot, verdict, expected, found, &f);
+        if (!l->halting) l->halt = f;
+        l->halting = true;
+    }
+}
+
+static bool answer_fits(enum expect kind, const struct resp_reply *r) {
+    switch (kind) {
+    case EXPECT_NOTHING: return false;
+    case EXPECT_OK: return r->kind == RESP_STATUS && strcmp(r->text, "OK") == 0;
+    case EXPECT_QUEUED: return r->kind == RESP_STATUS && strcmp(r->text, "QUEUED") == 0;
+    case EXPECT_INTEGER: return r->kind == RESP_INTEGER;
+    case EXPECT_EXEC: return r->kind == RESP_ARRAY && r->elements == 2;
+    case EXPECT_OLD:
+    case EXPECT_MARK: return r->kind == RESP_STRING || r->kind == RESP_NIL;
+    case EXPECT_CREATE: return r->kind == RESP_STATUS || r->kind == RESP_NIL;
+    }
+    return false;
+}
+
+static int answer(struct line *l, struct failure *f) {
+    const struct resp_reply *reply = &l->session.resp.reply;
+    uint32_t slot = 0;
+    enum expect kind = flight_answer(&l->flight, &slot);
+    if (reply->error) {
+        stats_add(&l->worker->local, M_sink_redis_error_reply, 1);
+        reply_failure(f, reply->error_text);
+        return -1;
+    }
+    if (!answer_fits(kind, reply))
+        return failure_set(f, REPLY_RECONNECT, "an answer of Redis does not belong to the command that was sent");
+    if (kind == EXPECT_OLD) return answer_old(l, f);
+    if (kind == EXPECT_MARK) answer_mark(l, slot);
+    if (!l->halting || flight_asking(&l->flight)) return 0;
+    *f = l->halt;
+    return -1;
+}
+
+int line_receive(struct line *l, struct failure *f) {
+    int r = session_read(&l->session, f);
+    if (r <= 0) return r;
+    while ((r = session_reply(&l->session, f)) > 0) {
+        if (answer(l, f) != 0) return -1;
+        release_answered(l);
+    }
+    return r < 0 ? -1 : 1;
+}
+
+int line_settle(struct line *l, struct failure *f) {
+    uint32_t slot;
+    int moved = session_write(&l->session, f), r;
+    if (moved < 0) return -1;
+    do {
+        while ((r = session_reply(&l->session, f)) > 0) {
+            const struct batch *b;
+            while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) flight_pop(&l->flight);
+            flight_answer(&l->flight, &slot);
+            moved = 1;
+        }
+        if (r == 0 && !flight_quiet(&l->flight)) r = session_read(&l->session, f);
+        if (r < 0) return -1;
+    } while (r > 0);
+    return moved;
+}

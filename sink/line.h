@@ -1,0 +1,59 @@
+/* Line: the open connection as a line of records. Sends batches with their marks, reads and judges every answer, and
+ * releases what Redis has: first the ledger, then the ring, then the stats block, in this order.
+ *
+ * Knows nothing of connecting, waiting and trying again: sink/sink.c decides that from the failures reported here. */
+#ifndef MILLRACE_SINK_LINE_H
+#define MILLRACE_SINK_LINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/ledger.h"
+#include "shm/ring.h"
+#include "shm/worker.h"
+#include "sink/flight.h"
+#include "sink/intake.h"
+#include "sink/marks.h"
+#include "sink/reply.h"
+#include "sink/session.h"
+
+struct line {
+    struct worker *worker;
+    const struct config *config;
+    const struct ledger_ingest *plan;
+    struct ledger_sink *ledger;
+    struct ring_consumer *ring;
+    struct session session;
+    struct marks marks;
+    struct intake intake;
+    struct flight flight;
+    uint64_t number_sent; /* highest number ever sent: what is not above it is sent again */
+    uint64_t released;    /* batches released so far */
+    bool halting;         /* a mark was bad; the marks asked about with it are looked at first */
+    struct failure halt;
+};
+
+/* line_init: see sink_init. line_free closes the connection. */
+int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
+              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err);
+void line_free(struct line *l);
+
+/* line_ask_marks asks for the marks of every partition of this lane (checked ones too when `all`), and of the record
+ * that waits for its mark. Batches wait for the answers. Does nothing while answers are outstanding or without room. */
+void line_ask_marks(struct line *l, bool all);
+
+/* line_send takes records and sends them, as long as fewer than `limit` are in flight. 1 moved, 0 not, -1 with f. */
+int line_send(struct line *l, uint32_t limit, struct failure *f);
+
+/* line_receive reads one chunk and judges the answers in it. 1 moved, 0 not, -1 with f: nothing from the batch at fault
+ * on was released. */
+int line_receive(struct line *l, struct failure *f);
+
+/* line_settle, after line_receive failed on an answer: sends the rest of what is encoded and reads the answers under
+ * way without judging them. 1 moved, 0 not, -1 with f. Done when flight_quiet and nothing is unsent. */
+int line_settle(struct line *l, struct failure *f);
+
+/* line_rewind forgets what is in flight and begins again with the oldest unreleased record; all marks are unread. */
+void line_rewind(struct line *l);
+
+#endif

@@ -1,0 +1,40 @@
+/* millrace-sink: the last worker of a lane. Takes records from transform's ring to Redis, and says what Redis has. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "shm/worker.h"
+#include "sink/sink.h"
+
+/* Descriptors of the lane, in the order of shm/worker.h. */
+enum { FD_RING = WORKER_FD_LANES, FD_TRANSFORM_DOORBELL = FD_RING + 3, FD_LEDGER };
+
+static struct worker worker;
+static struct ring_consumer ring;
+static struct stream_socket stream_socket;
+static struct sink sink;
+
+static _Noreturn void refuse(const char *what, const struct err *err) {
+    worker_fail(&worker, "sink.cannot_attach", "%s: %s", what, err->text);
+    exit(EXIT_DONT_RESTART);
+}
+
+int main(int argc, char **argv) {
+    struct err err = {0};
+    worker_init(&worker, ROLE_SINK, argc, argv);
+    struct ring_fds fds = worker_ring_fds(FD_RING);
+    if (ring_consumer_attach(&ring, &fds, FD_TRANSFORM_DOORBELL, &err) != RING_ATTACHED) refuse("ring", &err);
+    const struct ledger_ingest *plan = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
+    if (plan == NULL) refuse("ledger of ingest", &err);
+    struct ledger_sink *ledger = ledger_sink_map(FD_LEDGER, true, &err);
+    if (ledger == NULL) refuse("ledger", &err);
+    stream_socket_init(&stream_socket, worker.config);
+    struct stream_port stream = stream_socket_port(&stream_socket);
+    if (sink_init(&sink, &worker, &ring, plan, ledger, &stream, &err) != 0) refuse("memory", &err);
+    worker_ready(&worker);
+    const struct worker_body body = {
+        .self = &sink, .step = sink_step, .arm = sink_arm, .disarm = sink_disarm, .wants = sink_wants};
+    int status = worker_run(&worker, &body);
+    sink_free(&sink);
+    return status;
+}

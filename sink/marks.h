@@ -1,0 +1,95 @@
+/* Marks: what tells that Redis has lost writes it acknowledged.
+ *
+ * One key per partition, `millrace:mark:GROUP:TOPIC:PARTITION`, with the text `1 NEXT EPOCH INSTANCE`: every record of the
+ * partition before offset NEXT is in Redis. It is written behind the data of every batch, in the same ordered stream, by
+ * SET XX GET: a mark that is gone stays gone, and the old one comes back to be compared with what was written last. A
+ * Redis that went back in time (failover, a lost tail of the AOF, a flush) went back with its marks.
+ *
+ * Nothing here talks to Redis: sink/sink.c does, and asks here what the answers mean. Marks ahead of the ledger are
+ * normal after a crash, when records are sent again. */
+#ifndef MILLRACE_SINK_MARKS_H
+#define MILLRACE_SINK_MARKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "shm/ledger.h"
+#include "sink/resp.h"
+
+enum {
+    MARK_KEY_BYTES = 14 + TOPIC_BYTES + TOPIC_BYTES + 16, /* millrace:mark:GROUP:TOPIC:PARTITION and a NUL */
+    MARK_TEXT_BYTES = 2 + 21 + 11 + NAME_BYTES,           /* 1 NEXT EPOCH INSTANCE and a NUL */
+};
+
+struct mark {
+    int64_t next;   /* [0, 2^63) */
+    uint32_t epoch; /* as counted by the instance that wrote it */
+};
+
+enum mark_verdict {
+    MARK_GOOD,    /* as expected, or ahead of what this instance relies on */
+    MARK_OTHER,   /* good, but somebody else has written it meanwhile */
+    MARK_CREATE,  /* there is none, and it is right to begin one at marks_floor */
+    MARK_TRUST,   /* the same, on the word of redis.when_marks_missing: trust_kafka */
+    MARK_MISSING, /* there is none, and redis.when_marks_missing: block */
+    MARK_LOST,    /* Redis has lost writes */
+    MARK_FOREIGN, /* the key holds something that is not a mark */
+};
+
+struct marks_slot {
+    struct mark known;      /* in Redis once everything sent so far has been executed */
+    uint32_t checked_epoch; /* epoch in which it was compared on this connection; 0: not yet */
+    bool seen;              /* it was there once while this process ran: it cannot be missing for a good reason */
+};
+
+struct marks {
+    const struct config *config;
+    const struct ledger_ingest *plan;
+    struct ledger_sink *ledger;
+    struct marks_slot slot[PARTITIONS_MAX];
+};
+
+/* mark_key, mark_text write a key or a value, NUL-terminated, and return its length. */
+size_t mark_key(char out[MARK_KEY_BYTES], const char *group, const char *topic, int32_t partition);
+size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instance);
+
+/* mark_parse reads a mark's text. 0, or -1 when it is none of ours (another version included). */
+int mark_parse(const char *text, size_t len, struct mark *out);
+
+void marks_init(struct marks *m, const struct config *config, const struct ledger_ingest *plan,
+                struct ledger_sink *ledger);
+
+/* marks_forget: the connection is gone, or an error has stopped it in the middle; every mark is to be read again. */
+void marks_forget(struct marks *m);
+
+/* marks_mine: whether the partition of a slot is read by this instance now, in this lane. */
+bool marks_mine(const struct marks *m, uint32_t slot, uint32_t lane);
+
+/* marks_checked: whether records of this epoch may be sent: the mark was compared on this connection. */
+static inline bool marks_checked(const struct marks *m, uint32_t slot, uint32_t epoch) {
+    return m->slot[slot].checked_epoch == epoch;
+}
+
+/* marks_floor: the next offset that Redis must have: what was released in this epoch, else where the epoch began. */
+int64_t marks_floor(const struct marks *m, uint32_t slot);
+
+/* marks_judge_read judges the answer to GET (a string or nil), after everything sent before it has been executed.
+ * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked, and
+ * take back LEDGER_LOST_WRITES. *found gets the mark; found->next -1: nil. */
+enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
+
+/* marks_judge_old judges the old mark that SET XX GET returned, against what was known when the command was encoded.
+ * A partition that was taken away, or has another epoch by now, is somebody else's: always MARK_GOOD. */
+enum mark_verdict marks_judge_old(struct marks *m, uint32_t slot, uint32_t epoch, struct mark expected,
+                                  const struct resp_reply *reply, struct mark *found);
+
+/* marks_wrote notes that a mark has been sent. Returns what was known before, to be compared with the answer. */
+static inline struct mark marks_wrote(struct marks *m, uint32_t slot, struct mark mark) {
+    struct mark before = m->slot[slot].known;
+    m->slot[slot].known = mark;
+    return before;
+}
+
+#endif

@@ -1,0 +1,257 @@
+#include "sink/sink.h"
+
+#include <string.h>
+
+#include "base/log.h"
+
+#define BACKOFF_NS_MIN (10 * NS_PER_MS)
+#define BACKOFF_NS_MAX (1 * NS_PER_S)
+#define BACKOFF_CONFIG_NS_MAX (5 * NS_PER_S) /* nothing gets better by itself: no storm of refused logins */
+#define LOOK_NS (1 * NS_PER_S)               /* how often marks are read while the line is idle */
+#define LEAVE_NS (2 * NS_PER_S)              /* how long answers under way are waited for when asked to leave */
+
+int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
+              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
+    *s = (struct sink){.worker = worker, .state = SINK_DOWN};
+    atomic_store_explicit(&worker->block->published, ring->number_released, memory_order_release);
+    return line_init(&s->line, worker, ring, plan, ledger, stream, err);
+}
+
+void sink_free(struct sink *s) { line_free(&s->line); }
+
+static uint64_t now_ns(const struct sink *s) { return clock_ns(s->worker->clock); }
+
+/* -- failures --------------------------------------------------------------------------------------------------------- */
+
+/* Doubles from 10 ms, with jitter over the upper half, so that lanes do not come back in step. */
+static uint64_t backoff_ns(const struct sink *s, enum reply_class class) {
+    uint64_t max = class == REPLY_CONFIG ? BACKOFF_CONFIG_NS_MAX : BACKOFF_NS_MAX, random;
+    uint64_t ns = s->failures < 20 ? BACKOFF_NS_MIN << (s->failures - 1) : max;
+    if (ns > max) ns = max;
+    s->worker->clock->random(s->worker->clock->context, &random, sizeof random);
+    return ns / 2 + random % (ns / 2);
+}
+
+/* Nothing was ever released through this ring, and Redis refuses what is configured: a mistake in the configuration,
+ * and the person who made it is still watching. Once a greeting came through, later ones only wait. */
+static bool first_mistake(const struct sink *s, enum reply_class class) {
+    return class == REPLY_CONFIG && s->line.ring->number_released == 0 && (!s->fit || s->state == SINK_OPEN);
+}
+
+static void drop(struct sink *s, enum sink_state next) {
+    session_drop(&s->line.session);
+    line_rewind(&s->line);
+    s->state = next;
+}
+
+/* The one place where the line stops. What follows is by class; in an open line PASSING and CONFIG are answers of Redis,
+ * so the connection is good and is kept. */
+static enum step stand_still(struct sink *s, const struct failure *f) {
+    s->failures++;
+    s->announced = false;
+    if (f->class == REPLY_FATAL || first_mistake(s, f->class)) {
+        drop(s, SINK_HALTED);
+        return worker_fail(s->worker, "sink.cannot_go_on", "%s", f->text);
+    }
+    if (f->class == REPLY_HALT) {
+        drop(s, SINK_HALTED);
+        worker_state(s->worker, STATE_BLOCKED, "%s", f->text);
+        return STEP_BLOCKED;
+    }
+    if (s->state == SINK_GREETING) stats_add(&s->worker->local, M_sink_redis_connect_fail, 1);
+    s->retry_at_ns = now_ns(s) + backoff_ns(s, f->class);
+    if (s->state == SINK_OPEN && f->class != REPLY_RECONNECT) {
+        s->refused = true;
+        s->state = SINK_SETTLING;
+    } else {
+        drop(s, SINK_DOWN);
+    }
+    worker_state(s->worker, f->class == REPLY_RECONNECT ? STATE_CONNECTING : STATE_BLOCKED, "%s", f->text);
+    return STEP_BUSY;
+}
+
+static enum step silence(struct sink *s) {
+    struct failure f;
+    failure_set(&f, REPLY_RECONNECT, "Redis has not answered for %u ms", s->worker->config->redis.response_timeout_ms);
+    return stand_still(s, &f);
+}
+
+/* -- states ----------------------------------------------------------------------------------------------------------- */
+
+static enum step step_down(struct sink *s) {
+    struct failure f;
+    if (now_ns(s) < s->retry_at_ns) return STEP_BLOCKED;
+    s->state = SINK_GREETING;
+    return session_connect(&s->line.session, &f) != 0 ? stand_still(s, &f) : STEP_BUSY;
+}
+
+/* Every mark is read and judged before anything is sent. */
+static void open_line(struct sink *s) {
+    s->state = SINK_OPEN;
+    s->looked_ns = now_ns(s);
+    line_ask_marks(&s->line, true);
+}
+
+static enum step step_greeting(struct sink *s) {
+    struct failure f;
+    struct session *session = &s->line.session;
+    int r = session_greet(session, &f);
+    stats_add(&s->worker->local, M_sink_redis_connection_killed, session->count.killed);
+    session->count.killed = 0;
+    if (r < 0) return stand_still(s, &f);
+    if (session->phase == SESSION_OPEN) {
+        stats_add(&s->worker->local, M_sink_redis_connect, 1);
+        s->fit = true;
+        open_line(s);
+    }
+    return r > 0 ? STEP_BUSY : STEP_BLOCKED;
+}
+
+static enum step step_settling(struct sink *s) {
+    struct failure f;
+    int r = line_settle(&s->line, &f);
+    if (r < 0 || (r == 0 && session_overdue(&s->line.session, now_ns(s)))) {
+        drop(s, SINK_DOWN); /* the reason for the stop stays what it was */
+    } else if (flight_quiet(&s->line.flight) && encode_unsent(&s->line.session.out) == 0) {
+        line_rewind(&s->line);
+        s->state = SINK_PAUSED;
+    } else {
+        return r > 0 ? STEP_BUSY : STEP_BLOCKED;
+    }
+    return STEP_BUSY;
+}
+
+static enum step step_paused(struct sink *s) {
+    if (now_ns(s) < s->retry_at_ns) return STEP_BLOCKED;
+    open_line(s);
+    return STEP_BUSY;
+}
+
+/* Nothing in hand, nothing under way. */
+static bool idle(const struct sink *s) {
+    const struct line *l = &s->line;
+    return l->flight.records == 0 && flight_quiet(&l->flight) && l->intake.count == 0 && l->intake.stop == INTAKE_OPEN;
+}
+
+/* After a look at what the step did: does the line work again? */
+static void take_heart(struct sink *s) {
+    if (s->line.released != s->released || (s->failures > 0 && idle(s))) {
+        s->released = s->line.released;
+        s->failures = 0;
+        s->refused = false;
+    }
+    if (s->announced || s->refused || flight_asking(&s->line.flight)) return;
+    s->announced = true;
+    worker_state(s->worker, STATE_RUNNING, "%s", "");
+}
+
+/* The record that the supervisor wants rejected. It has a valid head in all likelihood, which says where it came from;
+ * nothing is dropped silently, so the lane stops here with everything before it released. */
+static enum step poisoned(struct sink *s) {
+    const struct record *r = &s->line.intake.poison;
+    const struct config *config = s->worker->config;
+    if (r->topic < config->topic_count) {
+        struct log_at at = {config->topic[r->topic].name, r->partition, r->offset};
+        LOG_LINE(LOG_ERROR, "sink.record_poison", &at, "this record has crashed the sink repeatedly");
+    }
+    drop(s, SINK_HALTED);
+    return worker_fail(s->worker, "sink.record_crashes", "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
+                       (unsigned long long)(s->line.ring->number_released + 1),
+                       r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition,
+                       (long long)r->offset);
+}
+
+static enum step step_open(struct sink *s) {
+    struct line *l = &s->line;
+    const struct config *config = s->worker->config;
+    struct failure f;
+    int in = line_receive(l, &f);
+    if (in < 0) return stand_still(s, &f);
+    /* After a failure one batch at a time feels the way. */
+    int out = line_send(l, s->failures > 0 ? config->redis.batch : config->redis.in_flight, &f);
+    if (out < 0) return stand_still(s, &f);
+    take_heart(s);
+    if (l->intake.stop == INTAKE_BROKEN) return worker_fail(s->worker, "sink.ring_broken", "%s", l->intake.err.text);
+    if (in > 0 || out > 0) return STEP_BUSY;
+    if (l->intake.stop == INTAKE_POISON && l->flight.records == 0 && l->intake.count == 0) return poisoned(s);
+    uint64_t now = now_ns(s);
+    if (!flight_quiet(&l->flight) && session_overdue(&l->session, now)) return silence(s);
+    if (!idle(s)) return STEP_BLOCKED;
+    if (now - s->looked_ns < LOOK_NS) return STEP_IDLE;
+    s->looked_ns = now;
+    line_ask_marks(l, true);
+    return flight_asking(&l->flight) ? STEP_BUSY : STEP_IDLE;
+}
+
+/* Asked to leave: what is under way is worth waiting for, so that a successor need not send it again. */
+static enum step step_leave(struct sink *s) {
+    struct line *l = &s->line;
+    struct failure f;
+    uint64_t now = now_ns(s);
+    if (s->leave_by_ns == 0) s->leave_by_ns = now + LEAVE_NS;
+    if (s->state == SINK_OPEN && l->flight.records > 0 && now < s->leave_by_ns) {
+        int out = session_write(&l->session, &f), in = out < 0 ? -1 : line_receive(l, &f);
+        if (in >= 0 && l->flight.records > 0) return in > 0 || out > 0 ? STEP_BUSY : STEP_BLOCKED;
+    }
+    drop(s, SINK_HALTED);
+    return STEP_DONE;
+}
+
+enum step sink_step(void *self) {
+    struct sink *s = self;
+    enum step step = STEP_BLOCKED;
+    if (worker_mode(s->worker) == CONTROL_LEAVE) {
+        step = step_leave(s);
+    } else {
+        switch (s->state) {
+        case SINK_DOWN: step = step_down(s); break;
+        case SINK_GREETING: step = step_greeting(s); break;
+        case SINK_OPEN: step = step_open(s); break;
+        case SINK_SETTLING: step = step_settling(s); break;
+        case SINK_PAUSED: step = step_paused(s); break;
+        case SINK_HALTED: break;
+        }
+    }
+    struct stats_local *local = &s->worker->local;
+    stats_add(local, M_sink_byte_sent, s->line.session.count.bytes_sent);
+    s->line.session.count.bytes_sent = 0;
+    stats_set(local, M_sink_in_flight, s->line.flight.records);
+    stats_add(local, M_worker_ring_empty, s->line.ring->count.empty);
+    stats_add(local, M_worker_ring_wakeup, s->line.ring->count.wakeups);
+    s->line.ring->count.empty = s->line.ring->count.wakeups = 0;
+    return step;
+}
+
+/* -- waiting ---------------------------------------------------------------------------------------------------------- */
+
+/* With records under way the next answer wakes the sink, and what came in meanwhile goes out together; only a line with
+ * nothing to wait for asks to be woken by the ring. */
+bool sink_arm(void *self) {
+    struct sink *s = self;
+    const struct line *l = &s->line;
+    bool hungry = s->state == SINK_OPEN && flight_quiet(&l->flight) && !intake_full(&l->intake);
+    return hungry && ring_consumer_arm(l->ring);
+}
+
+void sink_disarm(void *self) { ring_consumer_disarm(((struct sink *)self)->line.ring); }
+
+static void wake_at(int *timeout_ms, uint64_t now, uint64_t at) {
+    uint64_t ms = at > now ? (at - now + NS_PER_MS - 1) / NS_PER_MS : 0;
+    if (ms < (uint64_t)*timeout_ms) *timeout_ms = (int)ms;
+}
+
+int sink_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
+    const struct sink *s = self;
+    const struct session *session = &s->line.session;
+    const struct intake *in = &s->line.intake;
+    uint64_t now = now_ns(s);
+    if (s->state == SINK_DOWN || s->state == SINK_PAUSED) wake_at(timeout_ms, now, s->retry_at_ns);
+    if (s->state == SINK_DOWN || s->state == SINK_PAUSED || s->state == SINK_HALTED || max < 1) return 0;
+    if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0)
+        wake_at(timeout_ms, now, in->since_ns + s->worker->config->redis.linger_ms * NS_PER_MS);
+    bool connecting = session->phase == SESSION_CONNECTING;
+    short events = connecting ? POLLOUT : POLLIN;
+    if (encode_unsent(&session->out) > 0) events |= POLLOUT;
+    fds[0] = (struct pollfd){.fd = session->stream.fd(session->stream.context), .events = events};
+    return fds[0].fd >= 0;
+}

@@ -1,0 +1,446 @@
+/* The sink against a Redis that fails: refuses, vanishes, stands still, forgets. Nothing may be lost, skipped, or end up
+ * older than something that was written before. */
+#include "tests/unit/sink/rig.h"
+
+static struct rig_redis redis;
+static struct rig rig;
+
+static void start(void) {
+    redis_start(&redis, "--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes", NULL);
+    rig_init(&rig, &redis, 2);
+}
+
+static void stop(void) {
+    rig_crash(&rig);
+    redis_stop(&redis);
+}
+
+TestSuite(outage, .init = start, .fini = stop, .timeout = 120);
+
+/* Records n … n+count-1: every kind of command, over two partitions, with values that tell the order. */
+static void mixed(int from, int count) {
+    char value[32], key[32], old[32];
+    for (int i = from; i < from + count; i++) {
+        uint32_t p = (uint32_t)i % 2;
+        snprintf(value, sizeof value, "%d", i);
+        snprintf(key, sizeof key, "k%d:%u", i % 14 / 2, p);
+        switch (i / 2 % 5) {
+        case 0:
+        case 1: rig_put(&rig, .op = RECORD_ADD, .partition = p, .key = key, .value = value); break;
+        case 2:
+            rig_put(&rig, .op = RECORD_ADD, .partition = p, .key = key, .value = value,
+                    .expire_at_ms = clock_wall_ms(&clock_real) + 1000000);
+            break;
+        case 3:
+            snprintf(key, sizeof key, "m%u:%d", p, i / 10 % 2);
+            snprintf(old, sizeof old, "m%u:%d", p, 1 - i / 10 % 2);
+            rig_put(&rig, .op = RECORD_UPDATE, .partition = p, .key = key, .old_key = old, .value = value);
+            break;
+        default: rig_put(&rig, .op = RECORD_DELETE, .partition = p, .key = key);
+        }
+    }
+    ring_publish(&rig.producer);
+}
+
+/* What Redis has to hold after records 0 … count-1 of mixed(): the same fold, done here. */
+static void expect_mixed(int count) {
+    char key[32];
+    int keys = 0;
+    for (int p = 0; p < 2; p++) {
+        for (int k = 0; k < 7; k++) {
+            int last = -1;
+            for (int i = 0; i < count; i++)
+                if (i % 2 == p && i % 14 / 2 == k && i / 2 % 5 != 3) last = i / 2 % 5 == 4 ? -1 : i;
+            snprintf(key, sizeof key, "k%d:%d", k, p);
+            if (last < 0)
+                redis_is(&redis, "(nil)", "GET %s", key);
+            else
+                cr_assert_eq(atoi(redis_say(&redis, "GET %s", key)), last, "%s", key);
+            keys += last >= 0;
+        }
+        int moved = -1;
+        for (int i = 0; i < count; i++)
+            if (i % 2 == p && i / 2 % 5 == 3) moved = i;
+        if (moved < 0) continue;
+        cr_assert_eq(atoi(redis_say(&redis, "GET m%d:%d", p, moved / 10 % 2)), moved);
+        keys++;
+    }
+    cr_assert_eq(atoi(redis_say(&redis, "DBSIZE")), keys + 2, "beside the marks only what was published");
+    cr_assert_eq(rig_released(&rig, 0) + rig_released(&rig, 1), count);
+    cr_assert_eq(rig_count(&rig, M_sink_mark_mismatch), 0);
+}
+
+/* -- Redis refuses ------------------------------------------------------------------------------------------------------- */
+
+Test(outage, full_redis_holds_the_line_in_order_and_lets_it_go_again) {
+    mixed(0, 100);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "CONFIG SET maxmemory 1");
+    mixed(100, 300);
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "OOM"));
+    rig_for(&rig, 500);
+    cr_assert(rig_blocked_on(&rig, "maxmemory"));
+    cr_assert_eq(rig.ring.number_released, 100, "deletes behind a refused insert do not overtake it");
+    cr_assert_lt(rig_count(&rig, M_sink_redis_error_reply), 15, "tried again with backoff");
+    redis_is(&redis, "OK", "CONFIG SET maxmemory 0");
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    expect_mixed(400);
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1, "the connection was good all the time");
+}
+
+Test(outage, demoted_master_is_left_and_the_new_one_gets_everything) {
+    mixed(0, 100);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "REPLICAOF 127.0.0.1 1");
+    mixed(100, 100);
+    RIG_UNTIL(&rig, 2000, strstr(rig_reason(&rig), "replica") != NULL);
+    rig_for(&rig, 200);
+    cr_assert_eq(rig.ring.number_released, 100);
+    redis_is(&redis, "OK", "REPLICAOF NO ONE");
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    expect_mixed(200);
+}
+
+Test(outage, missing_replicas_hold_the_line) {
+    mixed(0, 10);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "CONFIG SET min-replicas-to-write 1");
+    mixed(10, 100);
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "NOREPLICAS"));
+    redis_is(&redis, "OK", "CONFIG SET min-replicas-to-write 0");
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    expect_mixed(110);
+}
+
+Test(outage, permission_taken_away_later_blocks_and_does_not_stop_for_good) {
+    mixed(0, 10);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_words(&redis, "ACL SETUSER default -mset");
+    redisContext *admin = redisConnectUnix(redis.path);
+    mixed(10, 100);
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "NOPERM"));
+    rig_for(&rig, 300);
+    cr_assert_neq(rig.last, STEP_FAILED);
+    redis_words(&redis, "ACL SETUSER default +mset");
+    RIG_UNTIL(&rig, 10000, rig_done(&rig));
+    expect_mixed(110);
+    redisFree(admin);
+}
+
+/* -- Redis vanishes ------------------------------------------------------------------------------------------------------ */
+
+Test(outage, killed_redis_that_keeps_its_word_loses_nothing) {
+    int n = 0;
+    for (int round = 0; round < 6; round++) {
+        mixed(n, 400);
+        n += 400;
+        uint64_t target = rig.ring.number_released + 50 + (uint64_t)round * 40;
+        RIG_UNTIL(&rig, 5000, rig.ring.number_released >= target);
+        redis_kill(&redis);
+        rig_for(&rig, 30);
+        cr_assert_eq(rig_state(&rig), STATE_CONNECTING);
+        redis_spawn(&redis);
+        RIG_UNTIL(&rig, 10000, rig_done(&rig));
+        redis_connect(&redis);
+    }
+    expect_mixed(n);
+}
+
+Test(outage, connection_killed_by_an_operator_is_made_anew_and_is_no_namesake) {
+    int n = 0;
+    for (int round = 0; round < 5; round++) {
+        mixed(n, 400);
+        n += 400;
+        uint64_t target = rig.ring.number_released + 100;
+        RIG_UNTIL(&rig, 5000, rig.ring.number_released >= target);
+        redis_say(&redis, "CLIENT KILL TYPE normal SKIPME yes");
+        RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    }
+    expect_mixed(n);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 6);
+    cr_assert_gt(rig_count(&rig, M_sink_record_resent), 0);
+}
+
+/* A stream that ends after so many bytes in one direction: every place where a connection can break. */
+static struct {
+    struct stream_port real;
+    long read_left, write_left; /* -1: no limit */
+} cut = {.read_left = -1, .write_left = -1};
+
+static size_t cut_limit(long left, size_t len) { return left >= 0 && (size_t)left < len ? (size_t)left : len; }
+
+static ssize_t cut_read(void *context, void *out, size_t len, struct err *err) {
+    if (cut.read_left == 0) return err_set(err, ECONNRESET, "cut");
+    ssize_t n = cut.real.read(context, out, cut_limit(cut.read_left, len), err);
+    if (n > 0 && cut.read_left > 0) cut.read_left -= n;
+    return n;
+}
+
+static ssize_t cut_write(void *context, const void *bytes, size_t len, struct err *err) {
+    if (cut.write_left == 0) return err_set(err, ECONNRESET, "cut");
+    ssize_t n = cut.real.write(context, bytes, cut_limit(cut.write_left, len), err);
+    if (n > 0 && cut.write_left > 0) cut.write_left -= n;
+    return n;
+}
+
+static void cut_close(void *context) {
+    cut.real.close(context);
+    cut.read_left = cut.write_left = -1;
+}
+
+static void cut_install(void) {
+    cut.real = rig.sink.line.session.stream;
+    rig.sink.line.session.stream.read = cut_read;
+    rig.sink.line.session.stream.write = cut_write;
+    rig.sink.line.session.stream.close = cut_close;
+    RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
+}
+
+Test(outage, replies_cut_after_every_byte_lose_nothing) {
+    cut_install();
+    int n = 0, survived = 0;
+    for (long at = 0; survived < 1; at++) {
+        uint64_t connects = rig_count(&rig, M_sink_redis_connect);
+        cut.read_left = at;
+        mixed(n, 20);
+        n += 20;
+        RIG_UNTIL(&rig, 5000, rig_done(&rig));
+        if (rig_count(&rig, M_sink_redis_connect) == connects) survived++;
+        cut.read_left = -1;
+        if (at % 16 == 0) expect_mixed(n);
+        cr_assert_lt(at, 5000);
+    }
+    expect_mixed(n);
+    cr_assert_gt(rig_count(&rig, M_sink_redis_connect), 150);
+}
+
+Test(outage, requests_cut_after_every_byte_lose_nothing) {
+    cut_install();
+    int n = 0, survived = 0;
+    for (long at = 1; survived < 1; at += 3) {
+        uint64_t connects = rig_count(&rig, M_sink_redis_connect);
+        cut.write_left = at;
+        mixed(n, 20);
+        n += 20;
+        RIG_UNTIL(&rig, 5000, rig_done(&rig));
+        if (rig_count(&rig, M_sink_redis_connect) == connects) survived++;
+        cut.write_left = -1;
+        if (at % 16 == 0) expect_mixed(n);
+        cr_assert_lt(at, 5000);
+    }
+    expect_mixed(n);
+    cr_assert_gt(rig_count(&rig, M_sink_redis_connect), 250);
+}
+
+Test(outage, answers_that_come_byte_by_byte_are_understood) {
+    cut_install();
+    mixed(0, 100);
+    while (!rig_done(&rig)) {
+        cut.read_left = cut.read_left <= 0 ? 1 : cut.read_left; /* the next read takes one byte … */
+        enum step step = sink_step(&rig.sink);
+        cut.read_left = -1; /* … and the connection goes on */
+        cr_assert_neq(step, STEP_FAILED);
+    }
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1);
+    expect_mixed(100);
+}
+
+/* -- Redis stands still -------------------------------------------------------------------------------------------------- */
+
+/* What was executed, in the server's own order, as MONITOR tells it: the values of SET k. Returns how many. */
+static int monitored(redisContext *monitor, int *values, int max) {
+    int n = 0;
+    struct timeval quiet = {.tv_usec = 300000};
+    redisSetTimeout(monitor, quiet);
+    for (;;) {
+        redisReply *reply = NULL;
+        if (redisGetReply(monitor, (void **)&reply) != REDIS_OK) return n;
+        const char *at = strstr(reply->str, "\"SET\" \"k\" \"");
+        if (at != NULL && n < max) values[n++] = atoi(at + 11);
+        freeReplyObject(reply);
+    }
+}
+
+/* The old connection's socket is full of commands that the stopped server has not read. When it wakes, the new connection
+ * is there too, and without the end of the old one both would be served in turns, a piece of each. */
+Test(outage, commands_buffered_in_a_stopped_redis_never_come_after_newer_ones) {
+    static int seen[20000];
+    static char value[512];
+    rig_crash(&rig);
+    rig.config.redis.batch = 1; /* each record its own SET */
+    rig.config.redis.in_flight = 600;
+    rig.config.redis.response_timeout_ms = 200;
+    rig.config.redis.connect_timeout_ms = 200;
+    rig_attach(&rig);
+    RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
+    redisContext *monitor = redisConnectUnix(redis.path);
+    freeReplyObject(redisCommand(monitor, "MONITOR"));
+    kill(redis.pid, SIGSTOP);
+    int n = 0;
+    for (; n < 600; n++) {
+        snprintf(value, sizeof value, "%-300d", n);
+        rig_add(&rig, 0, "k", value);
+    }
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 2000, rig_state(&rig) == STATE_CONNECTING);
+    rig_for(&rig, 500); /* a few greetings pile up, too */
+    rig.config.redis.connect_timeout_ms = rig.config.redis.response_timeout_ms = 5000;
+    kill(redis.pid, SIGCONT);
+    for (; n < 1000; n++) {
+        snprintf(value, sizeof value, "%-300d", n);
+        rig_add(&rig, 0, "k", value);
+    }
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 10000, rig_done(&rig));
+    int count = monitored(monitor, seen, 20000), back = 0;
+    cr_assert_gt(count, 1000, "the old connection had commands executed, too: %d", count);
+    for (int i = 1; i < count; i++) {
+        if (seen[i] < seen[i - 1]) {
+            back++;
+            cr_assert_eq(seen[i], 0, "sent again from the oldest unreleased record");
+        } else {
+            cr_assert_eq(seen[i], seen[i - 1] + 1);
+        }
+    }
+    cr_assert_eq(back, 1, "%d times back in order", back);
+    cr_assert_eq(seen[count - 1], 999);
+    redisFree(monitor);
+}
+
+Test(outage, redis_that_wakes_up_in_time_is_no_outage) {
+    mixed(0, 10);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    kill(redis.pid, SIGSTOP);
+    mixed(10, 300);
+    rig_for(&rig, 500);
+    kill(redis.pid, SIGCONT);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    expect_mixed(310);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1);
+}
+
+/* -- Redis forgets ------------------------------------------------------------------------------------------------------- */
+
+static void expect_halted(const char *text) {
+    RIG_UNTIL(&rig, 5000, rig_blocked_on(&rig, text));
+    uint64_t released = rig.ring.number_released;
+    rig_add(&rig, 0, "later", "v");
+    ring_publish(&rig.producer);
+    rig_for(&rig, 300);
+    cr_assert_eq(rig.ring.number_released, released, "nothing more is released");
+    redis_is(&redis, "(nil)", "GET later");
+    cr_assert_gt(rig_count(&rig, M_sink_mark_mismatch), 0);
+}
+
+static bool flagged(uint32_t slot) { return (atomic_load(&rig.ledger->slot[slot].flags) & LEDGER_LOST_WRITES) != 0; }
+
+Test(outage, flush_under_load_stops_the_lane_before_anything_more_is_released) {
+    mixed(0, 200);
+    RIG_UNTIL(&rig, 5000, rig.ring.number_released >= 100);
+    redis_is(&redis, "OK", "FLUSHALL");
+    expect_halted("redis lost writes: cards/");
+    cr_assert(flagged(0) || flagged(1));
+    cr_assert_lt(rig.ring.number_released, 200);
+    rig_crash(&rig);
+    rig_attach(&rig);
+    expect_halted("redis lost writes: cards/");
+}
+
+Test(outage, flush_while_idle_is_noticed_within_two_seconds) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "FLUSHALL");
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "redis lost writes"));
+    cr_assert(flagged(0) && flagged(1), "every partition is looked at");
+}
+
+Test(outage, snapshot_of_an_earlier_time_is_noticed_at_the_connect) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 9 1 i1");
+    rig_crash(&rig);
+    rig_attach(&rig);
+    expect_halted("redis lost writes: cards/1 has 9, expected 10");
+    cr_assert(!flagged(0) && flagged(1));
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 10 1 i1");
+    rig_crash(&rig);
+    rig_attach(&rig);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert(!flagged(1), "a mark that is right again takes the flag back");
+}
+
+Test(outage, mark_ahead_of_the_ledger_is_what_a_crash_leaves) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 500 1 i1");
+    rig_crash(&rig);
+    rig_attach(&rig);
+    mixed(20, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "1 20 1 i1", "GET " RIG_MARK(1));
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+}
+
+Test(outage, mark_of_another_process_is_counted_and_not_taken_for_a_loss) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 700 4 i2");
+    mixed(20, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert_eq(rig_count(&rig, M_sink_mark_mismatch), 1);
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+}
+
+Test(outage, key_of_a_mark_that_holds_something_else_stops_the_lane) {
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(0), "mine");
+    expect_halted("the mark of cards/0 holds something else");
+    redis_is(&redis, "mine", "GET " RIG_MARK(0));
+}
+
+static void no_first_start(int64_t from) {
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&rig.plan->slot[i].flags, LEDGER_ASSIGNED);
+        atomic_store(&rig.plan->slot[i].start, from);
+        rig.next[i] = from;
+    }
+}
+
+Test(outage, commits_without_marks_block_until_somebody_decides) {
+    no_first_start(1000);
+    expect_halted("see redis.when_marks_missing");
+    redis_is(&redis, "0", "DBSIZE");
+}
+
+Test(outage, commits_without_marks_are_trusted_when_the_operator_says_so) {
+    no_first_start(1000);
+    rig.config.redis.when_marks_missing = MARKS_MISSING_TRUST_KAFKA;
+    rig_add(&rig, 0, "k", "v");
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "1 1001 1 i1", "GET " RIG_MARK(0));
+    redis_is(&redis, "1 1000 1 i1", "GET " RIG_MARK(1));
+}
+
+Test(outage, mark_behind_the_committed_offset_at_takeover_stops_the_lane) {
+    no_first_start(1000);
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(0), "1 999 3 i2");
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 1000 3 i2");
+    expect_halted("redis lost writes: cards/0 has 999, expected 1000");
+    cr_assert(flagged(0) && !flagged(1));
+}
+
+Test(outage, mark_of_a_partition_that_was_taken_away_is_no_loss) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    atomic_store(&rig.plan->slot[1].epoch, 2);
+    atomic_store(&rig.plan->slot[1].flags, 0);
+    redis_is(&redis, "1", "DEL " RIG_MARK(1));
+    for (int i = 0; i < 30; i++) rig_add(&rig, i % 2, "k", "v");
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    rig_for(&rig, 1300);
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+    cr_assert_eq(rig_released(&rig, 1), 10);
+    redis_is(&redis, "(nil)", "GET " RIG_MARK(1));
+}

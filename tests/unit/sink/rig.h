@@ -1,0 +1,315 @@
+/* Rig: a sink in this process between a real ring and a real redis-server, for the tests of this folder.
+ *
+ * The server is started by the test on a unix socket in a folder of its own, and dies with the test. Every test is a
+ * process of its own, so the rig is static. */
+#ifndef MILLRACE_TESTS_SINK_RIG_H
+#define MILLRACE_TESTS_SINK_RIG_H
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <ftw.h>
+#include <hiredis/hiredis.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "shm/ledger.h"
+#include "shm/record.h"
+#include "shm/ring.h"
+#include "shm/worker.h"
+#include "sink/sink.h"
+
+#define RIG_TOPIC "cards"
+#define RIG_MARK(partition) "millrace:mark:g:" RIG_TOPIC ":" #partition
+
+/* -- a redis-server --------------------------------------------------------------------------------------------------- */
+
+struct rig_redis {
+    char dir[64], path[96];
+    pid_t pid;
+    redisContext *c; /* the test's own connection */
+    const char *arguments[16]; /* beyond the usual ones; kept for a restart */
+};
+
+__attribute__((unused)) static void redis_connect(struct rig_redis *r) {
+    if (r->c != NULL) redisFree(r->c);
+    r->c = NULL;
+    for (int i = 0; i < 500; i++) {
+        r->c = redisConnectUnix(r->path);
+        redisReply *reply = r->c != NULL && r->c->err == 0 ? redisCommand(r->c, "PING") : NULL;
+        bool up = reply != NULL && (reply->type == REDIS_REPLY_STATUS || strncmp(reply->str, "NOAUTH", 6) == 0);
+        if (reply != NULL) freeReplyObject(reply);
+        if (up) return;
+        if (r->c != NULL) redisFree(r->c);
+        r->c = NULL;
+        usleep(10000);
+    }
+    cr_assert_fail("redis-server did not come up");
+}
+
+__attribute__((unused)) static void redis_spawn(struct rig_redis *r) {
+    const char *argv[32] = {"redis-server", "--port", "0", "--unixsocket", r->path, "--dir", r->dir, "--save", "",
+                            "--loglevel", "warning", "--logfile", "redis.log"};
+    int n = 13;
+    for (int i = 0; r->arguments[i] != NULL; i++) argv[n++] = r->arguments[i];
+    pid_t parent = getpid();
+    r->pid = fork();
+    if (r->pid != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    execvp(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+/* Further arguments of redis-server, NULL at the end. */
+__attribute__((unused)) static void redis_start(struct rig_redis *r, ...) {
+    va_list args;
+    va_start(args, r);
+    *r = (struct rig_redis){.pid = -1};
+    signal(SIGPIPE, SIG_IGN);
+    for (int i = 0; i < 15 && (r->arguments[i] = va_arg(args, const char *)) != NULL; i++) {
+    }
+    va_end(args);
+    snprintf(r->dir, sizeof r->dir, "/tmp/millrace-sink-XXXXXX");
+    cr_assert(mkdtemp(r->dir) != NULL);
+    snprintf(r->path, sizeof r->path, "%s/redis.sock", r->dir);
+    redis_spawn(r);
+    redis_connect(r);
+}
+
+__attribute__((unused)) static void redis_kill(struct rig_redis *r) {
+    if (r->pid <= 0) return;
+    kill(r->pid, SIGKILL);
+    waitpid(r->pid, NULL, 0);
+    r->pid = -1;
+    unlink(r->path);
+}
+
+static int redis_remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+__attribute__((unused)) static void redis_stop(struct rig_redis *r) {
+    if (r->c != NULL) redisFree(r->c);
+    r->c = NULL;
+    redis_kill(r);
+    nftw(r->dir, redis_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* The answer as text: strings as they are, integers in decimal, "(nil)". Two answers stay valid at a time. */
+__attribute__((unused, format(printf, 2, 3))) static const char *redis_say(struct rig_redis *r, const char *format, ...) {
+    static char text[2][4096];
+    static int turn;
+    char *out = text[turn = !turn];
+    va_list args;
+    va_start(args, format);
+    redisReply *reply = redisvCommand(r->c, format, args);
+    va_end(args);
+    cr_assert(reply != NULL, "the test's connection is gone: %s", r->c->errstr);
+    if (reply->type == REDIS_REPLY_NIL)
+        snprintf(out, sizeof text[0], "(nil)");
+    else if (reply->type == REDIS_REPLY_INTEGER)
+        snprintf(out, sizeof text[0], "%lld", reply->integer);
+    else
+        snprintf(out, sizeof text[0], "%s", reply->str != NULL ? reply->str : "");
+    freeReplyObject(reply);
+    return out;
+}
+
+/* A command of many words, separated by single spaces, that has to be answered with OK. */
+__attribute__((unused)) static void redis_words(struct rig_redis *r, const char *words) {
+    char copy[1024], *save = NULL;
+    const char *argv[64];
+    int argc = 0;
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *w = strtok_r(copy, " ", &save); w != NULL && argc < 64; w = strtok_r(NULL, " ", &save)) argv[argc++] = w;
+    redisReply *reply = redisCommandArgv(r->c, argc, argv, NULL);
+    cr_assert(reply != NULL && reply->type == REDIS_REPLY_STATUS, "%s: %s", words, reply != NULL ? reply->str : "no answer");
+    freeReplyObject(reply);
+}
+
+#define redis_is(r, expected, ...) \
+    do { \
+        const char *redis_is_got = redis_say(r, __VA_ARGS__); \
+        cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got, expected); \
+    } while (0)
+
+/* -- a sink between a ring and that server ------------------------------------------------------------------------------ */
+
+struct rig {
+    struct config config;
+    struct control control;
+    struct stats_block block;
+    struct worker worker;
+    struct ring_fds fds;
+    struct ring_producer producer;
+    struct ring_consumer ring;
+    struct ledger_ingest *plan;
+    struct ledger_sink *ledger;
+    struct stream_socket socket;
+    struct sink sink;
+    enum step last;
+    int64_t next[PARTITIONS_MAX]; /* offset of the next record */
+};
+
+__attribute__((unused)) static void rig_attach(struct rig *r) {
+    struct err err = {0};
+    r->worker = (struct worker){.role = ROLE_SINK,
+                                .config = &r->config,
+                                .control = &r->control,
+                                .block = &r->block,
+                                .clock = &clock_real,
+                                .attention = -1,
+                                .starts = 1};
+    stats_local_init(&r->worker.local, &r->block);
+    cr_assert_eq(ring_consumer_attach(&r->ring, &r->fds, -1, &err), RING_ATTACHED, "%s", err.text);
+    stream_socket_init(&r->socket, &r->config);
+    struct stream_port stream = stream_socket_port(&r->socket);
+    cr_assert_eq(sink_init(&r->sink, &r->worker, &r->ring, r->plan, r->ledger, &stream, &err), 0, "%s", err.text);
+}
+
+/* Partitions 0 … n-1 of one topic, in slots of the same number, at their first start. */
+__attribute__((unused)) static void rig_init(struct rig *r, const struct rig_redis *redis, uint32_t partitions) {
+    struct err err = {0};
+    log_init("", "sink", 0, 0, LOG_ERROR);
+    memset(r, 0, sizeof *r);
+    snprintf(r->config.name, sizeof r->config.name, "t");
+    snprintf(r->config.instance, sizeof r->config.instance, "i1");
+    snprintf(r->config.kafka.group_id, sizeof r->config.kafka.group_id, "g");
+    snprintf(r->config.topic[0].name, sizeof r->config.topic[0].name, RIG_TOPIC);
+    if (redis != NULL) snprintf(r->config.redis.path, sizeof r->config.redis.path, "%s", redis->path);
+    r->config.topic_count = 1;
+    r->config.lanes = 1;
+    r->config.redis.scheme = REDIS_UNIX;
+    r->config.redis.batch = 10;
+    r->config.redis.in_flight = 50;
+    r->config.redis.connect_timeout_ms = 2000;
+    r->config.redis.response_timeout_ms = 2000;
+    cr_assert_eq(ring_create(&r->fds, "t", 1 << 20, 0, 7, &err), 0, "%s", err.text);
+    cr_assert_eq(ring_producer_attach(&r->producer, &r->fds, -1, &err), RING_ATTACHED, "%s", err.text);
+    r->plan = ledger_ingest_map(ledger_ingest_create(&err), true, &err);
+    r->ledger = ledger_sink_map(ledger_sink_create(0, &err), true, &err);
+    cr_assert(r->plan != NULL && r->ledger != NULL, "%s", err.text);
+    for (uint32_t i = 0; i < partitions; i++) {
+        r->plan->slot[i].partition = (int32_t)i;
+        atomic_store(&r->plan->slot[i].epoch, 1);
+        atomic_store(&r->plan->slot[i].flags, LEDGER_ASSIGNED | LEDGER_FIRST_START);
+    }
+    atomic_store(&r->plan->count, partitions);
+    rig_attach(r);
+}
+
+/* What is left when the process dies: nothing is released, the connection just ends. */
+__attribute__((unused)) static void rig_crash(struct rig *r) {
+    sink_free(&r->sink);
+    ring_consumer_detach(&r->ring);
+}
+
+struct rig_record {
+    enum record_op op;
+    uint32_t partition;
+    const char *key, *old_key, *value; /* NULL: none */
+    size_t value_bytes;                /* 0: strlen */
+    int64_t expire_at_ms;
+    uint32_t epoch; /* 0: 1 */
+};
+
+__attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) {
+    struct record head = {.op = (uint8_t)p.op,
+                          .reason = p.op == RECORD_REJECT ? REASON_JSON_INVALID : REASON_NONE,
+                          .slot = (uint16_t)p.partition,
+                          .partition = (int32_t)p.partition,
+                          .epoch = p.epoch != 0 ? p.epoch : 1,
+                          .offset = r->next[p.partition],
+                          .timestamp_ms = clock_wall_ms(&clock_real),
+                          .ingest_ns = (int64_t)clock_ns(&clock_real),
+                          .expire_at_ms = p.expire_at_ms,
+                          .redis_key_bytes = p.key != NULL ? (uint32_t)strlen(p.key) : 0,
+                          .old_key_bytes = p.old_key != NULL ? (uint32_t)strlen(p.old_key) : 0};
+    if (p.value != NULL) head.value_bytes = (uint32_t)(p.value_bytes != 0 ? p.value_bytes : strlen(p.value));
+    uint8_t *at = ring_reserve(&r->producer, (uint32_t)record_bytes(&head));
+    if (at == NULL) return false;
+    memcpy(at, &head, sizeof head);
+    at += sizeof head;
+    if (p.key != NULL) memcpy(at, p.key, head.redis_key_bytes);
+    at += head.redis_key_bytes;
+    if (p.old_key != NULL) memcpy(at, p.old_key, head.old_key_bytes);
+    at += head.old_key_bytes;
+    if (p.value != NULL) memcpy(at, p.value, head.value_bytes);
+    ring_stage(&r->producer, (uint32_t)record_bytes(&head), RECORD_DATA);
+    r->next[p.partition]++;
+    return true;
+}
+
+#define rig_put(r, ...) cr_assert(rig_try(r, (struct rig_record){__VA_ARGS__}), "the ring is full")
+#define rig_add(r, p, k, v) rig_put(r, .op = RECORD_ADD, .partition = (p), .key = (k), .value = (v))
+
+/* One step, and a nap when it found nothing to do. */
+__attribute__((unused)) static enum step rig_step(struct rig *r) {
+    r->last = sink_step(&r->sink);
+    if (r->last == STEP_BUSY || r->last == STEP_DONE || r->last == STEP_FAILED) return r->last;
+    struct pollfd fds[2];
+    int timeout_ms = 10;
+    if (!sink_arm(&r->sink)) {
+        int n = sink_wants(&r->sink, fds, 2, &timeout_ms);
+        poll(fds, (nfds_t)n, timeout_ms);
+    }
+    sink_disarm(&r->sink);
+    return r->last;
+}
+
+#define RIG_UNTIL(r, limit_ms, condition)                                                              \
+    do {                                                                                               \
+        uint64_t rig_until_end = clock_ns(&clock_real) + (uint64_t)(limit_ms) * NS_PER_MS;             \
+        while (!(condition)) {                                                                         \
+            cr_assert(clock_ns(&clock_real) < rig_until_end, "not within %d ms: %s (state %u: %s)", limit_ms, #condition, \
+                      atomic_load(&(r)->block.state), rig_reason(r));                                  \
+            rig_step(r);                                                                               \
+        }                                                                                              \
+    } while (0)
+
+__attribute__((unused)) static const char *rig_reason(struct rig *r) {
+    static char text[STATS_TEXT_BYTES];
+    stats_text_get(&r->block.reason, text);
+    return text;
+}
+
+__attribute__((unused)) static bool rig_done(const struct rig *r) {
+    return r->ring.number_released == r->producer.number_published;
+}
+
+__attribute__((unused)) static void rig_run(struct rig *r) {
+    ring_publish(&r->producer);
+    RIG_UNTIL(r, 10000, rig_done(r));
+}
+
+__attribute__((unused)) static void rig_for(struct rig *r, uint64_t ms) {
+    uint64_t end = clock_ns(&clock_real) + ms * NS_PER_MS;
+    while (clock_ns(&clock_real) < end) rig_step(r);
+}
+
+__attribute__((unused)) static int64_t rig_released(const struct rig *r, uint32_t slot) {
+    uint64_t epoch, next;
+    twin_load(&r->ledger->slot[slot].released, &epoch, &next);
+    return epoch == 0 ? -1 : (int64_t)next;
+}
+
+__attribute__((unused)) static enum worker_state rig_state(const struct rig *r) {
+    return (enum worker_state)atomic_load(&r->block.state);
+}
+
+__attribute__((unused)) static bool rig_blocked_on(struct rig *r, const char *text) {
+    return rig_state(r) == STATE_BLOCKED && strstr(rig_reason(r), text) != NULL;
+}
+
+#define rig_count(r, metric) ((r)->worker.local.value[metric])
+
+#endif

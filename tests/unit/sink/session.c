@@ -1,0 +1,280 @@
+/* The greeting: who is let in, what is refused, and how the sink says so. */
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "tests/unit/sink/rig.h"
+
+static struct rig_redis redis;
+static struct rig rig;
+
+static void start(void) { redis_start(&redis, NULL); }
+
+static void stop(void) { redis_stop(&redis); }
+
+TestSuite(session, .init = start, .fini = stop, .timeout = 60);
+
+/* What docs/redis.md gives out as the minimal rule set. */
+#define MINIMAL "ACL SETUSER millrace on >pw -@all +set +mset +del +get +multi +exec +select +client|setname +client|id " \
+                "+client|list +client|kill +info +config|get ~millrace:mark:* ~k*"
+
+static void as_user(const char *rules) {
+    redis_words(&redis, rules);
+    snprintf(rig.config.redis.user, sizeof rig.config.redis.user, "millrace");
+    snprintf(rig.config.redis.password, sizeof rig.config.redis.password, "pw");
+}
+
+static void traffic(void) {
+    int64_t later = clock_wall_ms(&clock_real) + 100000;
+    rig_add(&rig, 0, "k1", "v");
+    rig_add(&rig, 0, "k2", "v");
+    rig_put(&rig, .op = RECORD_UPDATE, .partition = 0, .key = "k3", .old_key = "k2", .value = "v");
+    rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "k4", .value = "v", .expire_at_ms = later);
+    rig_put(&rig, .op = RECORD_DELETE, .partition = 0, .key = "k1");
+    ring_publish(&rig.producer);
+}
+
+static void expect_failed(const char *text) {
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, rig.last == STEP_FAILED);
+    cr_assert_eq(rig_state(&rig), STATE_FAILED);
+    cr_assert(strstr(rig_reason(&rig), text) != NULL, "%s", rig_reason(&rig));
+    cr_assert_eq(rig.ring.number_released, 0);
+}
+
+Test(session, names_itself_and_ends_older_connections_of_its_name_before_any_data) {
+    redisContext *old = redisConnectUnix(redis.path), *other = redisConnectUnix(redis.path);
+    freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
+    freeReplyObject(redisCommand(other, "CLIENT SETNAME millrace:g:i1:01"));
+    rig_init(&rig, &redis, 1);
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert(strstr(redis_say(&redis, "CLIENT LIST"), "name=millrace:g:i1:0 ") != NULL);
+    cr_assert_null(redisCommand(old, "PING"), "the older connection is gone");
+    redisReply *reply = redisCommand(other, "PING");
+    cr_assert_not_null(reply, "a name that only begins alike is somebody else");
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 1);
+}
+
+Test(session, ends_more_namesakes_than_fit_one_look) {
+    redisContext *old[100];
+    for (int i = 0; i < 100; i++) {
+        old[i] = redisConnectUnix(redis.path);
+        freeReplyObject(redisCommand(old[i], "CLIENT SETNAME millrace:g:i1:0"));
+    }
+    rig_init(&rig, &redis, 1);
+    RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 100);
+    for (int i = 0; i < 100; i++) cr_assert_null(redisCommand(old[i], "PING"));
+}
+
+Test(session, two_instances_of_one_name_end_in_a_clear_message_for_one_of_them) {
+    static struct rig rival;
+    rig_init(&rig, &redis, 1);
+    rig_init(&rival, &redis, 1);
+    uint64_t end = clock_ns(&clock_real) + 20 * NS_PER_S;
+    while (rig_step(&rig) != STEP_FAILED && rig_step(&rival) != STEP_FAILED) cr_assert_lt(clock_ns(&clock_real), end);
+    struct rig *loser = rig.last == STEP_FAILED ? &rig : &rival, *winner = loser == &rig ? &rival : &rig;
+    cr_assert(strstr(rig_reason(loser), "another process uses the connection name millrace:g:i1:0") != NULL, "%s",
+              rig_reason(loser));
+    rig_add(winner, 0, "k", "v");
+    rig_run(winner);
+}
+
+Test(session, minimal_rule_set_of_the_documentation_is_enough) {
+    rig_init(&rig, &redis, 1);
+    as_user(MINIMAL);
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "v", "GET k3");
+    cr_assert_eq(rig_count(&rig, M_sink_redis_error_reply), 0);
+}
+
+Test(session, every_rule_of_the_minimal_set_is_needed) {
+    static const struct {
+        const char *rule, *state;
+    } missing[] = {{"-set", "NOPERM"},           {"-mset", "NOPERM"},          {"-del", "NOPERM"},
+                   {"-get", "NOPERM"},           {"-multi", "NOPERM"},         {"-exec", "NOPERM"},
+                   {"-select", "NOPERM"},        {"-client|setname", "NOPERM"}, {"-client|id", "NOPERM"},
+                   {"-client|list", "NOPERM"},   {"-client|kill", "NOPERM"},   {"resetkeys ~k*", "NOPERM"},
+                   {"resetkeys ~millrace:mark:*", "NOPERM"}};
+    redisContext *old = NULL;
+    char rules[512];
+    for (size_t i = 0; i < sizeof missing / sizeof missing[0]; i++) {
+        rig_init(&rig, &redis, 1);
+        rig.config.redis.db = 1; /* so that SELECT is needed */
+        old = redisConnectUnix(redis.path); /* so that there is one to end */
+        freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
+        snprintf(rules, sizeof rules, "%s %s", MINIMAL, missing[i].rule);
+        as_user(rules);
+        traffic();
+        RIG_UNTIL(&rig, 5000, rig.last == STEP_FAILED);
+        cr_assert(strstr(rig_reason(&rig), missing[i].state) != NULL, "%s: %s", missing[i].rule, rig_reason(&rig));
+        redis_is(&redis, "1", "ACL DELUSER millrace");
+        redis_is(&redis, "OK", "FLUSHALL");
+        redisFree(old);
+    }
+}
+
+Test(session, refused_client_commands_are_accepted_only_with_unsafe_reconnect) {
+    rig_init(&rig, &redis, 1);
+    as_user(MINIMAL " -client|kill -client|list");
+    rig.config.redis.unsafe_reconnect = 1;
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    rig_crash(&rig);
+    rig_init(&rig, &redis, 1);
+    as_user(MINIMAL " -client|setname");
+    expect_failed("redis.unsafe_reconnect");
+}
+
+Test(session, refused_info_and_config_leave_policy_unknown_and_the_lane_running) {
+    rig_init(&rig, &redis, 1);
+    as_user(MINIMAL " -info -config|get");
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert(rig.sink.line.session.warned_policy && rig.sink.line.session.warned_info);
+}
+
+Test(session, policy_is_read_from_config_when_info_is_refused) {
+    redis_is(&redis, "OK", "CONFIG SET maxmemory-policy volatile-ttl");
+    rig_init(&rig, &redis, 1);
+    as_user(MINIMAL " -info");
+    expect_failed("maxmemory-policy is volatile-ttl");
+}
+
+Test(session, wrong_password_at_the_first_start_stops_without_naming_it) {
+    redis_is(&redis, "OK", "CONFIG SET requirepass right");
+    rig_init(&rig, &redis, 1);
+    snprintf(rig.config.redis.password, sizeof rig.config.redis.password, "wr0ng-s3cret");
+    expect_failed("WRONGPASS");
+    cr_assert(strstr(rig_reason(&rig), "s3cret") == NULL);
+}
+
+Test(session, missing_password_at_the_first_start_stops_and_says_where_to_set_it) {
+    redis_is(&redis, "OK", "CONFIG SET requirepass right");
+    rig_init(&rig, &redis, 1);
+    expect_failed("NOAUTH");
+    cr_assert(strstr(rig_reason(&rig), "redis.password_file") != NULL);
+}
+
+Test(session, password_without_need_stops_at_the_first_start) {
+    rig_init(&rig, &redis, 1);
+    snprintf(rig.config.redis.password, sizeof rig.config.redis.password, "pw");
+    expect_failed("a password is configured and Redis has none");
+}
+
+Test(session, password_changed_later_blocks_without_a_storm_and_recovers) {
+    rig_init(&rig, &redis, 1);
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "CONFIG SET requirepass right");
+    redis_say(&redis, "CLIENT KILL TYPE normal SKIPME yes");
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "NOAUTH"));
+    rig_for(&rig, 1000);
+    cr_assert_lt(rig_count(&rig, M_sink_redis_connect_fail), 12);
+    cr_assert_neq(rig.last, STEP_FAILED);
+    redis_is(&redis, "OK", "CONFIG SET requirepass %s", "");
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+}
+
+Test(session, evicting_policy_is_refused_at_first_and_at_every_connect_unless_allowed) {
+    redis_is(&redis, "OK", "CONFIG SET maxmemory-policy allkeys-lru");
+    rig_init(&rig, &redis, 1);
+    expect_failed("maxmemory-policy is allkeys-lru");
+    rig_init(&rig, &redis, 1);
+    rig.config.redis.allow_eviction = 1;
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    rig.config.redis.allow_eviction = 0;
+    redis_say(&redis, "CLIENT KILL TYPE normal SKIPME yes");
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "maxmemory-policy is allkeys-lru"));
+    redis_is(&redis, "OK", "CONFIG SET maxmemory-policy noeviction");
+    traffic();
+    RIG_UNTIL(&rig, 10000, rig_done(&rig));
+}
+
+Test(session, database_of_the_url_is_selected) {
+    rig_init(&rig, &redis, 1);
+    rig.config.redis.db = 3;
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "0", "DBSIZE");
+    redis_is(&redis, "OK", "SELECT 3");
+    redis_is(&redis, "v", "GET k3");
+}
+
+Test(session, database_that_does_not_exist_stops_at_the_first_start) {
+    rig_init(&rig, &redis, 1);
+    rig.config.redis.db = 99;
+    expect_failed("the database of redis.url does not exist");
+}
+
+Test(session, replica_is_waited_for_until_it_is_a_master) {
+    redis_is(&redis, "OK", "REPLICAOF 127.0.0.1 1");
+    rig_init(&rig, &redis, 1);
+    traffic();
+    RIG_UNTIL(&rig, 2000, strstr(rig_reason(&rig), "this server is a replica") != NULL);
+    rig_for(&rig, 200);
+    cr_assert_eq(rig.ring.number_released, 0);
+    redis_is(&redis, "OK", "REPLICAOF NO ONE");
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+}
+
+Test(session, redis_that_is_not_there_is_a_state_and_not_a_failure) {
+    redis_kill(&redis);
+    rig_init(&rig, &redis, 1);
+    traffic();
+    rig_for(&rig, 300);
+    cr_assert_eq(rig_state(&rig), STATE_CONNECTING);
+    cr_assert(strstr(rig_reason(&rig), "redis.sock: No such file") != NULL, "%s", rig_reason(&rig));
+    cr_assert_lt(rig_count(&rig, M_sink_redis_connect_fail), 12);
+    redis_spawn(&redis);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    cr_assert_eq(rig_state(&rig), STATE_RUNNING);
+}
+
+/* `localhost` has an IPv6 address on most machines, and this server only an IPv4 one. */
+Test(session, every_address_of_a_host_name_is_tried) {
+    char port[8];
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    cr_assert(bind(fd, (struct sockaddr *)&a, len) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0);
+    close(fd);
+    snprintf(port, sizeof port, "%u", ntohs(a.sin_port));
+    redis_is(&redis, "OK", "CONFIG SET bind 127.0.0.1");
+    redis_is(&redis, "OK", "CONFIG SET port %s", port);
+    rig_init(&rig, &redis, 1);
+    rig_crash(&rig);
+    rig.config.redis.scheme = REDIS_TCP;
+    rig.config.redis.port = ntohs(a.sin_port);
+    snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "localhost");
+    rig_attach(&rig);
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "v", "GET k3");
+}
+
+Test(session, host_name_that_does_not_resolve_is_said_and_tried_again) {
+    rig_init(&rig, &redis, 1);
+    rig_crash(&rig);
+    rig.config.redis.scheme = REDIS_TCP;
+    rig.config.redis.port = 1;
+    snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "no-such-host.invalid");
+    rig_attach(&rig);
+    RIG_UNTIL(&rig, 20000, rig_count(&rig, M_sink_redis_connect_fail) > 0);
+    cr_assert_eq(rig_state(&rig), STATE_CONNECTING);
+    cr_assert(strstr(rig_reason(&rig), "cannot resolve no-such-host.invalid") != NULL, "%s", rig_reason(&rig));
+}
+
+Test(session, server_that_accepts_and_says_nothing_is_given_up_after_connect_timeout) {
+    kill(redis.pid, SIGSTOP);
+    rig_init(&rig, &redis, 1);
+    rig.config.redis.connect_timeout_ms = 200;
+    RIG_UNTIL(&rig, 3000, strstr(rig_reason(&rig), "Redis did not answer the greeting within 200 ms") != NULL);
+    kill(redis.pid, SIGCONT);
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+}

@@ -1,0 +1,110 @@
+/* millrace check: is this configuration right, what does it amount to, what would run. */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/keys.h"
+#include "base/redis_url.h"
+#include "tools/command.h"
+
+static const char help
+    [] = "usage: millrace check [-c FILE | -c -] [--reference]\n"
+         "\n"
+         "Validates FILE (default ./millrace.yaml, then /etc/millrace/millrace.yaml; - is standard input), prints the\n"
+         "effective configuration with all defaults, secrets as ***, and what `millrace run` would start. Nothing is\n"
+         "connected to. Doubtful settings are warned about on standard error.\n"
+         "\n"
+         "  --reference   print the documentation of every key instead (docs/configuration.md)\n"
+         "\n"
+         "exit status: 0 valid; 78 refused, with FILE:LINE:COLUMN and the reason; 66 FILE cannot be read.\n";
+
+static void size_put(uint64_t bytes, FILE *out) {
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB"};
+    size_t u = 0;
+    for (; u < 3 && bytes % 1024 == 0; u++) bytes /= 1024;
+    fprintf(out, "%llu %s", (unsigned long long)bytes, units[u]);
+}
+
+static void topics_put(const struct config *c, FILE *out) {
+    for (uint32_t i = 0; i < c->topic_count; i++) {
+        const struct config_topic *t = &c->topic[i];
+        fprintf(out, "#   topic      %s: %s, %s", t->name,
+                t->mode == MODE_BULK ? "inserts" : "inserts, updates and deletes",
+                t->format == FORMAT_JSON ? "json" : "raw");
+        if (t->compress == COMPRESS_LZ4) fputs(", compressed", out);
+        if (t->encrypt) fputs(", encrypted", out);
+        if (t->ttl_ms != 0) fputs(", expiring", out);
+        if (t->partition_count != 0)
+            fprintf(out, ", %u fixed partition%s", t->partition_count, t->partition_count == 1 ? "" : "s");
+        fputc('\n', out);
+    }
+}
+
+static void plan_put(const struct config *c, FILE *out) {
+    char url[VALUE_BYTES], lanes[32] = "[0]";
+    if (c->lanes > 1) snprintf(lanes, sizeof lanes, "[0-%u]", c->lanes - 1);
+    redis_url_format(c, url, sizeof url);
+    fprintf(out, "\n# `millrace run` would start %s/%s:\n", c->name, c->instance);
+    fprintf(out, "#   processes  %u: supervisor, ingest, transform%s, sink%s\n", 2 + 2 * c->lanes, lanes, lanes);
+    fprintf(out, "#   lanes      %u%s\n", c->lanes,
+            c->lanes > 1 ? "; a partition belongs to the lane of its number modulo lanes" : "");
+    fputs("#   memory     ", out);
+    size_put(3 * c->lanes * c->ring_bytes, out);
+    fprintf(out, " of rings, and what librdkafka queues\n");
+    if (c->topic[0].partition_count != 0)
+        fprintf(out, "#   kafka      fixed partitions, commits under group %s\n", c->kafka.group_id);
+    else
+        fprintf(out, "#   kafka      group %s, static member %s-%s\n", c->kafka.group_id, c->name, c->instance);
+    fprintf(out, "#   redis      %s, %u connection%s\n", url, c->lanes, c->lanes == 1 ? "" : "s");
+    topics_put(c, out);
+}
+
+/* The key file is read by transform, perhaps as another user and on another machine: what is wrong with it is said here
+ * and decided there. */
+static void keys_warn(const struct config *c, FILE *out) {
+    struct err err = {0};
+    if (c->crypto.keys[0] == 0) return;
+    struct keys *keys = keys_load(c->crypto.keys, &err);
+    if (keys == NULL) fprintf(out, "warning: crypto.keys: %s\n", err.text);
+    keys_free(keys);
+}
+
+static int check(const char *file) {
+    static struct config config; /* too large for a stack */
+    struct err err = {0};
+    if (file == NULL) file = config_find();
+    if (file == NULL)
+        return command_config(NULL, &err.code) == NULL ? err.code : EX_SOFTWARE; /* says what is missing */
+    if (strcmp(file, "-") == 0) file = "/dev/stdin";
+    if (config_load_warned(file, &config, stderr, &err) != 0) {
+        fprintf(stderr, "%s\n", err.text);
+        return err.code;
+    }
+    keys_warn(&config, stderr);
+    printf("# %s is valid. The effective configuration:\n", file);
+    config_print(&config, stdout);
+    plan_put(&config, stdout);
+    return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+}
+
+int command_check(int argc, char **argv) {
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"reference", no_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    const char *file = NULL;
+    int o;
+    opterr = 0;
+    while ((o = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+        if (o == 'h') return fputs(help, stdout) < 0 ? EX_IOERR : EX_OK;
+        if (o == 'r') {
+            config_reference(stdout);
+            return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+        }
+        if (o != 'c') return command_misuse(argv[0], "unknown option or missing argument: %s", argv[optind - 1]);
+        file = optarg;
+    }
+    if (optind < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind]);
+    return check(file);
+}

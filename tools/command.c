@@ -1,0 +1,51 @@
+#include "tools/command.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+const struct config *command_config(const char *file, int *status) {
+    static struct config config; /* zeroed, and too large for a stack */
+    struct err err = {0};
+    if (file == NULL) file = config_find();
+    if (file == NULL) {
+        fprintf(stderr, "millrace: no -c FILE, and neither ./millrace.yaml nor /etc/millrace/millrace.yaml is there\n");
+        *status = EX_NOINPUT;
+        return NULL;
+    }
+    if (config_load(file, &config, &err) == 0) return &config;
+    fprintf(stderr, "%s\n", err.text);
+    *status = err.code;
+    return NULL;
+}
+
+int command_misuse(const char *command, const char *format, ...) {
+    va_list args;
+    fprintf(stderr, "millrace %s: ", command);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\nTry `millrace %s --help`.\n", command);
+    return EX_USAGE;
+}
+
+int command_exec(const char *program, char **argv) {
+    static const char *const places[] = {"", "../libexec/millrace/"};
+    char own[PATH_BYTES], path[2 * PATH_BYTES];
+    ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
+    own[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(own, '/');
+    if (slash != NULL) slash[1] = 0;
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        snprintf(path, sizeof path, "%s%s%s", own, places[i], program);
+        execv(path, argv);
+        if (errno == ENOENT) continue;
+        fprintf(stderr, "millrace: %s: %s\n", path, strerror(errno));
+        return EX_OSERR;
+    }
+    fprintf(stderr, "millrace: %s is neither beside this program nor in ../libexec/millrace\n", program);
+    return EX_UNAVAILABLE;
+}

@@ -1,0 +1,157 @@
+/* millrace get: one record from Redis, decrypted and decompressed. */
+#include <errno.h>
+#include <getopt.h>
+#include <hiredis/hiredis.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/time.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/keys.h"
+#include "tools/command.h"
+#include "transform/value.h"
+
+static const char help[] =
+    "usage: millrace get KEY [-c FILE] [--raw]\n"
+    "\n"
+    "Prints the value under KEY as it was published: decrypted and decompressed where it is stored so.\n"
+    "  -c FILE   configuration with Redis's address and the key file\n"
+    "  --raw     the bytes as they are stored\n"
+    "Exit status: 66 there is no such key, 65 the value is damaged or of another type, 69 Redis was not reached,\n"
+    "77 Redis or the key file denies access, 78 the key that encrypted it is not at hand.\n";
+
+__attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
+    va_list args;
+    fputs("millrace get: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return code;
+}
+
+static struct timeval milliseconds(uint32_t ms) {
+    return (struct timeval){.tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+}
+
+/* One command with its words. NULL when the connection failed. */
+static redisReply *ask(redisContext *redis, int words, const char **word, const size_t *len) {
+    return redisCommandArgv(redis, words, word, len);
+}
+
+/* Whether a command of the greeting went well; prints and sets *status when not. */
+static bool greeted(redisContext *redis, const char *name, redisReply *reply, int *status) {
+    bool ok = reply != NULL && reply->type != REDIS_REPLY_ERROR;
+    if (reply == NULL)
+        *status = complain(EX_UNAVAILABLE, "Redis: %s: %s", name, redis->errstr);
+    else if (!ok)
+        *status = complain(EX_NOPERM, "Redis: %s: %s", name, reply->str);
+    freeReplyObject(reply);
+    return ok;
+}
+
+static bool greet(redisContext *redis, const struct config *c, int *status) {
+    if (c->redis.password[0] != '\0') {
+        const char *word[3] = {"AUTH", c->redis.user, c->redis.password};
+        bool user = c->redis.user[0] != '\0';
+        if (!user) word[1] = c->redis.password;
+        if (!greeted(redis, "AUTH", ask(redis, user ? 3 : 2, word, NULL), status)) return false;
+    }
+    if (c->redis.db == 0) return true;
+    char db[16];
+    snprintf(db, sizeof db, "%u", c->redis.db);
+    return greeted(redis, "SELECT", ask(redis, 2, (const char *[]){"SELECT", db}, NULL), status);
+}
+
+static redisContext *redis_open(const struct config *c, int *status) {
+    struct timeval connect = milliseconds(c->redis.connect_timeout_ms),
+                   reply = milliseconds(c->redis.response_timeout_ms);
+    bool local = c->redis.scheme == REDIS_UNIX;
+    redisContext *redis = local ? redisConnectUnixWithTimeout(c->redis.path, connect)
+                                : redisConnectWithTimeout(c->redis.host, (int)c->redis.port, connect);
+    if (redis == NULL || redis->err != 0) {
+        const char *why = redis == NULL ? "no memory" : redis->errstr;
+        *status = local ? complain(EX_UNAVAILABLE, "Redis at %s: %s", c->redis.path, why)
+                        : complain(EX_UNAVAILABLE, "Redis at %s:%u: %s", c->redis.host, c->redis.port, why);
+    } else {
+        redisSetTimeout(redis, reply);
+        if (greet(redis, c, status)) return redis;
+    }
+    redisFree(redis);
+    return NULL;
+}
+
+static int print(const void *bytes, size_t len) {
+    if (fwrite(bytes, 1, len, stdout) != len) return complain(EX_IOERR, "standard output: %s", strerror(errno));
+    if (isatty(STDOUT_FILENO)) putchar('\n');
+    return fflush(stdout) == 0 ? EX_OK : complain(EX_IOERR, "standard output: %s", strerror(errno));
+}
+
+/* Decodes and prints. The key file is only looked at when the value is encrypted: plain ones are for everybody. */
+static int show(const struct config *c, const char *key, const uint8_t *stored, size_t len) {
+    struct err err = {0};
+    struct keys *keys = NULL;
+    bool encrypted = value_is_encoded(stored, len) && len > 5 && (stored[5] & VALUE_ENCRYPTED) != 0;
+    if (encrypted && c->crypto.keys[0] != '\0' && (keys = keys_load(c->crypto.keys, &err)) == NULL)
+        return complain(err.code == EX_NOINPUT ? EX_CONFIG : err.code, "%s", err.text);
+    uint8_t *value;
+    size_t value_len;
+    int status = value_decode(keys, key, strlen(key), stored, len, &value, &value_len, &err);
+    keys_free(keys);
+    if (status != 0) return complain(err.code, "%s: %s (--raw prints it as it is stored)", key, err.text);
+    status = print(value, value_len);
+    explicit_bzero(value, value_len);
+    free(value);
+    return status;
+}
+
+static int get(const struct config *c, const char *key, bool raw) {
+    int status = EX_OK;
+    redisContext *redis = redis_open(c, &status);
+    if (redis == NULL) return status;
+    redisReply *reply = ask(redis, 2, (const char *[]){"GET", key}, NULL);
+    if (reply == NULL)
+        status = complain(EX_UNAVAILABLE, "Redis: %s", redis->errstr);
+    else if (reply->type == REDIS_REPLY_NIL)
+        status = complain(EX_NOINPUT, "no such key: %s", key);
+    else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "WRONGTYPE", 9) == 0)
+        status = complain(EX_DATAERR, "%s is not a string: millrace has not stored it", key);
+    else if (reply->type == REDIS_REPLY_ERROR)
+        status = complain(strncmp(reply->str, "NO", 2) == 0 ? EX_NOPERM : EX_UNAVAILABLE, "Redis: %s", reply->str);
+    else if (reply->type != REDIS_REPLY_STRING)
+        status = complain(EX_UNAVAILABLE, "Redis: a reply of type %d to GET", reply->type);
+    else if (raw)
+        status = print(reply->str, (size_t)reply->len);
+    else
+        status = show(c, key, (const uint8_t *)reply->str, (size_t)reply->len);
+    freeReplyObject(reply);
+    redisFree(redis);
+    return status;
+}
+
+int command_get(int argc, char **argv) {
+    enum { OPTION_RAW = 256 };
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"raw", no_argument, NULL, OPTION_RAW},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    const char *file = NULL;
+    bool raw = false;
+    int o, status = EX_OK;
+    optind = 0; /* the whole scan anew: main may have looked at its own options */
+    opterr = 0;
+    while ((o = getopt_long(argc, argv, "c:h", options, NULL)) != -1) switch (o) {
+        case 'c': file = optarg; break;
+        case OPTION_RAW: raw = true; break;
+        case 'h': fputs(help, stdout); return EX_OK;
+        default: return command_misuse("get", "unknown option or missing argument: %s", argv[optind - 1]);
+        }
+    if (argc - optind != 1) return command_misuse("get", "exactly one KEY is needed");
+    prctl(PR_SET_DUMPABLE, 0); /* what it holds in memory must not end in a core dump */
+    const struct config *config = command_config(file, &status);
+    return config != NULL ? get(config, argv[optind], raw) : status;
+}

@@ -1,0 +1,81 @@
+/* millrace-transform: one lane's records from ingest to the sink. This file is the table of contents. */
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "base/log.h"
+#include "transform/transform.h"
+
+static struct worker worker;
+static struct ring_consumer in;
+static struct ring_producer out, rejects;
+static struct transform transform;
+
+static int ring_refused(const char *which, enum ring_grade grade, const struct err *err) {
+    worker_fail(&worker, "ring.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
+    return EXIT_DONT_RESTART;
+}
+
+/* Descriptors of a lane, in the order of shm/worker.h. Returns 0 or an exit status. */
+static int rings_attach(void) {
+    enum { IN = WORKER_FD_LANES, OUT = IN + 3, REJECTS = OUT + 3, INGEST_DOORBELL = REJECTS + 3, SINK_DOORBELL };
+    struct ring_fds in_fds = worker_ring_fds(IN), out_fds = worker_ring_fds(OUT),
+                    rejects_fds = worker_ring_fds(REJECTS);
+    struct err err = {0};
+    enum ring_grade grade = ring_consumer_attach(&in, &in_fds, INGEST_DOORBELL, &err);
+    if (grade != RING_ATTACHED) return ring_refused("ring from ingest", grade, &err);
+    grade = ring_producer_attach(&out, &out_fds, SINK_DOORBELL, &err);
+    if (grade != RING_ATTACHED) return ring_refused("ring to the sink", grade, &err);
+    grade = ring_producer_attach(&rejects, &rejects_fds, INGEST_DOORBELL, &err);
+    if (grade != RING_ATTACHED) return ring_refused("rejects ring", grade, &err);
+    return 0;
+}
+
+/* No core dump and no other process of this user may read the keys. Not before the rings are attached: mapping them may
+ * go through /proc, which is closed to a process that is not dumpable. */
+static void memory_close(void) {
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0);
+}
+
+/* Loads the keys, prepares the body, and forgets the keys: it has derived the one it uses. Returns 0 or an exit status.
+ */
+static int body_init(const struct ledger_ingest *ledger) {
+    struct err err = {0};
+    struct keys *keys = NULL;
+    const char *path = worker.config->crypto.keys;
+    if (path[0] != '\0') {
+        memory_close();
+        keys = keys_load(path, &err);
+        if (keys == NULL) {
+            worker_fail(&worker, "keys.refused", "%s", err.text);
+            return EXIT_DONT_RESTART;
+        }
+    }
+    struct transform_ports ports = {&worker, &in, &out, &rejects, ledger};
+    int status = transform_init(&transform, &ports, keys, &err);
+    keys_free(keys);
+    if (status == 0) return 0;
+    worker_fail(&worker, "transform.refused", "%s", err.text);
+    return EXIT_DONT_RESTART;
+}
+
+int main(int argc, char **argv) {
+    struct err err = {0};
+    worker_init(&worker, ROLE_TRANSFORM, argc, argv);
+    int status = rings_attach();
+    if (status != 0) return status;
+    const struct ledger_ingest *ledger = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
+    if (ledger == NULL) {
+        worker_fail(&worker, "ledger.cannot_attach", "%s", err.text);
+        return EXIT_DONT_RESTART;
+    }
+    status = body_init(ledger);
+    if (status != 0) return status;
+    worker_ready(&worker);
+    struct worker_body body = {
+        .self = &transform, .step = transform_step, .arm = transform_arm, .disarm = transform_disarm};
+    status = worker_run(&worker, &body);
+    transform_fini(&transform);
+    return status;
+}
