@@ -42,7 +42,7 @@ LIBS_ingest     := -lrdkafka
 LIBS_transform  := -lyajl -llz4 -lcrypto
 LIBS_sink       := -lhiredis
 LIBS_tools      := -lhiredis -llz4 -lcrypto -lyaml
-LIBS_demo       := -lrdkafka -lhiredis
+LIBS_demo       := -lrdkafka -lhiredis -llz4 -lcrypto
 LIBS_ALL        := -lrdkafka -lhiredis -lyajl -llz4 -lcrypto -lyaml
 
 FOLDERS  := base shm supervisor ingest transform sink tools

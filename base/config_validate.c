@@ -67,11 +67,6 @@ static int sasl_check(struct reader *r) {
     if (mechanism == NULL)
         return reader_complain(r, r->property_where[protocol_at],
                                "kafka.sasl.mechanism is required with security.protocol %s", protocol);
-    if (strcmp(mechanism, "OAUTHBEARER") == 0) {
-        if (property_value(c, "sasl.oauthbearer.method", &at) != NULL) return 0;
-        return reader_complain(r, r->property_where[at],
-                               "kafka.sasl.mechanism OAUTHBEARER needs sasl.oauthbearer.method: oidc");
-    }
     uint32_t ignored;
     if (property_value(c, "sasl.username", &ignored) != NULL && property_value(c, "sasl.password", &ignored) != NULL)
         return 0;
@@ -97,42 +92,43 @@ static int kafka_complete(struct reader *r) {
 }
 
 /* User and password may stand in the URL, in keys of their own, or (the password) in a file: in one place each. */
-static int redis_complete(struct reader *r) {
+static int redis_credentials(struct reader *r) {
     struct config_draft *d = r->draft;
     struct config *c = &d->config;
-    struct err err = {0};
     const struct scope *s = &r->root;
-    bool user_key = c->redis.user[0] != 0, password_key = c->redis.password[0] != 0;
-    struct config url = {0};
-    int bad = redis_url_parse(d->redis_url, &url, &err);
-    bool user_twice = user_key && url.redis.user[0] != 0;
-    int passwords = password_key + (url.redis.password[0] != 0) + (d->redis_password_file[0] != 0);
-    c->redis.scheme = url.redis.scheme;
-    c->redis.port = url.redis.port;
-    c->redis.db = url.redis.db;
-    memcpy(c->redis.host, url.redis.host, sizeof c->redis.host);
-    memcpy(c->redis.path, url.redis.path, sizeof c->redis.path);
-    if (!user_key) memcpy(c->redis.user, url.redis.user, sizeof c->redis.user);
-    if (!password_key) memcpy(c->redis.password, url.redis.password, sizeof c->redis.password);
-    explicit_bzero(&url, sizeof url);
+    struct err err = {0};
+    char user[sizeof c->redis.user], password[sizeof c->redis.password];
+    memcpy(user, c->redis.user, sizeof user); /* of the keys; the URL is read over them */
+    memcpy(password, c->redis.password, sizeof password);
+    c->redis.user[0] = c->redis.password[0] = 0;
+    bool file = d->redis_password_file[0] != 0;
+    bool bad = redis_url_parse(d->redis_url, c, &err) != 0;
+    bool user_twice = user[0] != 0 && c->redis.user[0] != 0;
+    bool password_twice = (password[0] != 0) + (c->redis.password[0] != 0) + file > 1;
+    if (user[0] != 0) memcpy(c->redis.user, user, sizeof user);
+    if (password[0] != 0) memcpy(c->redis.password, password, sizeof password);
+    explicit_bzero(password, sizeof password);
     if (bad) return reader_complain(r, scope_where(s, "redis.url"), "redis.url: %s", err.text);
     if (user_twice) return reader_complain(r, scope_where(s, "redis.user"), "redis.user: redis.url names a user too");
-    if (passwords > 1)
-        return reader_complain(
-            r, scope_where(s, d->redis_password_file[0] != 0 ? "redis.password_file" : "redis.password"),
-            "redis: the password is there twice (redis.url, redis.password, redis.password_file)");
-    if (d->redis_password_file[0] != 0 &&
-        config_secret_read(d->redis_password_file, c->redis.password, sizeof c->redis.password, &err) != 0)
+    if (password_twice)
+        return reader_complain(r, scope_where(s, file ? "redis.password_file" : "redis.password"),
+                               "redis: the password is there twice (redis.url, redis.password, redis.password_file)");
+    if (file && config_secret_read(d->redis_password_file, c->redis.password, sizeof c->redis.password, &err) != 0)
         return reader_complain(r, scope_where(s, "redis.password_file"), "redis.password_file: %s", err.text);
     if (c->redis.user[0] != 0 && c->redis.password[0] == 0)
-        return reader_complain(r, scope_where(s, user_key ? "redis.user" : "redis.url"),
+        return reader_complain(r, scope_where(s, user[0] != 0 ? "redis.user" : "redis.url"),
                                "redis: a user needs a password");
-    if (c->redis.in_flight < c->redis.batch)
-        return reader_complain(
-            r, scope_where(s, s->seen[scope_index(s, "redis.in_flight")] ? "redis.in_flight" : "redis.batch"),
-            "redis.in_flight is %u and redis.batch %u: at least one whole batch must be in flight", c->redis.in_flight,
-            c->redis.batch);
     return 0;
+}
+
+static int redis_complete(struct reader *r) {
+    const struct config *c = &r->draft->config;
+    const struct scope *s = &r->root;
+    if (redis_credentials(r) != 0) return -1;
+    if (c->redis.in_flight >= c->redis.batch) return 0;
+    return reader_complain(r, scope_where(s, scope_has(s, "redis.in_flight") ? "redis.in_flight" : "redis.batch"),
+                           "redis.in_flight is %u and redis.batch %u: at least one whole batch must be in flight",
+                           c->redis.in_flight, c->redis.batch);
 }
 
 /* -- doubts -------------------------------------------------------------------------------------------------------- */
@@ -233,10 +229,6 @@ static int template_check(struct reader *r, const struct scope *s, const char *k
 static int topic_check(struct reader *r, const struct scope *s) {
     const struct config_topic *t = s->base;
     bool header = t->operation_header[0] != 0, field = t->operation_field[0] != 0;
-    const char *operation = header ? "operation.header" : "operation.field";
-    if (t->mode == MODE_BULK && (header || field))
-        return reader_complain(r, scope_where(s, operation), "%s%s: only change topics have operations", s->label,
-                               operation);
     if (t->mode == MODE_BULK && t->old_key[0] != 0)
         return reader_complain(r, scope_where(s, "old_key"), "%sold_key: only change topics have updates", s->label);
     if (header && field)

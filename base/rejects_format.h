@@ -1,7 +1,7 @@
 /* The files of the rejects folder (data_dir/rejects): what ingest keeps of records that could not be handled.
  *
- * A folder holds segments named 00000001.rejects, 00000002.rejects, … (rejects_segment_name), mode 0600. Ingest appends
- * to the highest one and begins the next when it has passed REJECTS_SEGMENT_BYTES; nobody else writes. A segment is
+ * A folder holds segments named 00000001.rejects, 00000002.rejects and so on (rejects_segment_name), mode 0600. Ingest
+ * appends to the highest one and begins the next when it has passed REJECTS_SEGMENT_BYTES; nobody else writes. It is
  *
  *     struct rejects_segment, then entries one after the other, each
  *     struct rejects_entry · topic name · Kafka key · value · headers · zero bytes up to a multiple of 8

@@ -22,8 +22,7 @@ struct rejects_reader {
     uint64_t *segments; /* ascending */
     size_t segment_count, next;
     uint64_t segment;       /* being read, or read last; 0: there is none */
-    uint64_t
-        position; /* end of the last whole entry of that segment: where ingest appends. 0: not even its head is whole */
+    uint64_t position;      /* end of its last whole entry: where ingest appends; 0: not even its head is whole */
     uint64_t segment_bytes; /* size of that segment as found */
     uint64_t total_bytes;   /* of all segments begun so far */
     uint64_t damaged_bytes; /* skipped so far: torn tails, or a disk that lies */

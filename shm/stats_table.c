@@ -148,10 +148,11 @@ static void troubles_put(const struct stats *s, FILE *out) {
 
 void stats_render_table(const struct stats *s, FILE *out) {
     head_put(s, out);
-    fprintf(out, "\n%-14s %-10s %8s %7s %10s %10s %9s\n", "WORKER", "STATE", "PID", "STARTS", "ALIVE", "CPU", "MEMORY");
+    fprintf(out, "\n%-14s %-10s %8s %7s %10s %10s %9s\n", "WORKER", "STATE", "PID", "STARTS", "LAST SEEN", "CPU",
+            "MEMORY");
     for (uint32_t i = 1; i < s->header->block_count; i++) worker_put(s, stats_block(s, i), out);
     lanes_put(s, out);
-    fprintf(out, "\n%-40s %10s %14s  %s\n", "TOPIC", "PARTITIONS", "LAG", "MOST");
+    fprintf(out, "\n%-40s %10s %14s  %s\n", "TOPIC", "PARTITIONS", "LAG", "MOST BEHIND");
     for (uint32_t i = 0; i < s->header->topic_count; i++) topic_put(s, i, out);
     latency_put(s, out);
     troubles_put(s, out);

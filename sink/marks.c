@@ -112,6 +112,16 @@ static int reply_mark(const struct resp_reply *reply, struct mark *found) {
     return mark_parse(reply->text, reply->text_bytes, found) == 0 ? 1 : -1;
 }
 
+/* Redis is known to have everything before the start of the epoch: that much is released, so that ingest may commit it
+ * (a first start), and an idle partition does not look as if nothing were known of it. */
+static void floor_note(struct marks *m, uint32_t slot, uint32_t epoch) {
+    uint64_t noted, next;
+    twin_load(&m->ledger->slot[slot].released, &noted, &next);
+    if (noted == epoch) return;
+    int64_t start = atomic_load_explicit(&m->plan->slot[slot].start, memory_order_acquire);
+    twin_store(&m->ledger->slot[slot].released, epoch, (uint64_t)start);
+}
+
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found) {
     struct marks_slot *s = &m->slot[slot];
     uint32_t epoch = epoch_now(m, slot);
@@ -127,6 +137,7 @@ enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct 
     s->known = *found;
     s->checked_epoch = epoch;
     s->seen = true;
+    floor_note(m, slot, epoch);
     atomic_fetch_and_explicit(&m->ledger->slot[slot].flags, ~(uint64_t)LEDGER_LOST_WRITES, memory_order_release);
     return verdict;
 }

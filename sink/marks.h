@@ -76,8 +76,8 @@ static inline bool marks_checked(const struct marks *m, uint32_t slot, uint32_t 
 int64_t marks_floor(const struct marks *m, uint32_t slot);
 
 /* marks_judge_read judges the answer to GET (a string or nil), after everything sent before it has been executed.
- * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked, and
- * take back LEDGER_LOST_WRITES. *found gets the mark; found->next -1: nil. */
+ * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked, take
+ * back LEDGER_LOST_WRITES, and release the start of an epoch of which nothing was released yet. *found gets the mark; found->next -1: nil. */
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
 
 /* marks_judge_old judges the old mark that SET XX GET returned, against what was known when the command was encoded.

@@ -42,20 +42,18 @@ int session_read(struct session *s, struct failure *f) {
 
 int session_write(struct session *s, struct failure *f) {
     struct err err = {0};
-    int moved = 0;
-    while (encode_unsent(&s->out) > 0) {
-        ssize_t n = s->stream.write(s->stream.context, encode_at(&s->out), encode_unsent(&s->out), &err);
-        if (n < 0) {
-            s->peer_gone = true;
-            return failure_set(f, REPLY_RECONNECT, "%s", err.text);
-        }
-        if (n == 0) break;
-        encode_sent(&s->out, (size_t)n);
-        s->count.bytes_sent += (uint64_t)n;
-        moved = 1;
+    if (encode_unsent(&s->out) == 0) return 0;
+    /* Once: a write that was cut short found the socket full, and the next would only be told so. */
+    ssize_t n = s->stream.write(s->stream.context, encode_at(&s->out), encode_unsent(&s->out), &err);
+    if (n == 0) return 0;
+    if (n < 0) {
+        s->peer_gone = true;
+        return failure_set(f, REPLY_RECONNECT, "%s", err.text);
     }
-    if (moved) s->progress_ns = clock_ns(s->clock);
-    return moved;
+    encode_sent(&s->out, (size_t)n);
+    s->count.bytes_sent += (uint64_t)n;
+    s->progress_ns = clock_ns(s->clock);
+    return 1;
 }
 
 int session_reply(struct session *s, struct failure *f) {

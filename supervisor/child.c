@@ -15,6 +15,10 @@
 
 enum { BACKOFF_MS_FIRST = 50, STOP_MS = 5000, POISON_WINDOW = 1000 };
 
+/* A hung worker burns when it had this share of one processor: more than a stopped one ever shows, and no more than one
+ * that spins gets on a machine with several times as much to do as it has processors. */
+enum { BURNING_SHARE = 10 };
+
 const char *child_state_name(enum child_state state) {
     static const char *const names[] = {"down", "starting", "up", "stopping", "backoff", "failed"};
     static_assert(sizeof names / sizeof names[0] == CHILD_STATE_COUNT, "a name per state");
@@ -77,13 +81,18 @@ static bool poison_breaker(struct child_poison *q, uint64_t number, uint32_t lim
     return near > limit;
 }
 
+/* Whether the process had attached. Before that, the record in hand is the one its predecessor left there. */
+static bool attached(const struct child *c) {
+    return atomic_load_explicit(&c->block->ready, memory_order_acquire) == c->starts;
+}
+
 /* Counts the death against the record in hand. Returns true when there was one. May leave c->failure set. */
 static bool poison_count(struct child *c, const struct child_context *x) {
     const struct plumbing_ring *in = plumbing_input(x->plumbing, c->role, c->lane);
     struct ring_snapshot s;
     struct err err;
     if (in == NULL || ring_observe(&in->ro, &s, &err) != RING_ATTACHED) return false;
-    if (s.in_hand == 0 || !self_inflicted(c)) return false;
+    if (s.in_hand == 0 || !self_inflicted(c) || !attached(c)) return false;
     struct child_poison *q = &c->poison;
     q->attempts = q->number == s.in_hand ? q->attempts + 1 : 1;
     q->number = s.in_hand;
@@ -278,7 +287,8 @@ void child_reap(struct child *c, const struct child_context *x) {
     enum child_event event = EVENT_DIED;
     if (exited && c->exit_code == EXIT_ASKED) event = EVENT_LEFT;
     if (exited && c->exit_code == EXIT_DONT_RESTART) event = EVENT_REFUSED;
-    stats_add(x->local, event == EVENT_LEFT ? M_supervisor_child_exit : M_supervisor_child_died, 1);
+    bool asked = event == EVENT_LEFT && (c->draining || c->state == CHILD_STOPPING);
+    stats_add(x->local, asked ? M_supervisor_child_exit : M_supervisor_child_died, 1);
     child_handle(c, event, x);
 }
 
@@ -300,7 +310,7 @@ static void heartbeat_look(struct child *c, const struct child_context *x, bool 
     uint64_t silent = now - c->heartbeat_since_ns;
     if (c->hung || silent < x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS) return;
     c->hung = true;
-    c->burning = cpu_ns(c->pid) - c->cpu_at_heartbeat_ns > silent / 2;
+    c->burning = cpu_ns(c->pid) - c->cpu_at_heartbeat_ns > silent / BURNING_SHARE;
     stats_add(x->local, M_supervisor_child_hung, 1);
     log_warn("supervisor.child_hung", "%s[%d] pid %d: no heartbeat for %llu ms%s, killing it", role_name(c->role),
              lane_of(c), (int)c->pid, (unsigned long long)(silent / NS_PER_MS),
@@ -310,8 +320,9 @@ static void heartbeat_look(struct child *c, const struct child_context *x, bool 
 
 void child_look(struct child *c, const struct child_context *x, bool forgive) {
     uint64_t now = clock_ns(x->clock);
-    if (c->state == CHILD_STARTING && atomic_load_explicit(&c->block->ready, memory_order_acquire) == c->starts)
-        child_handle(c, EVENT_READY, x);
+    if (c->state == CHILD_STARTING && attached(c)) child_handle(c, EVENT_READY, x);
+    if (c->state == CHILD_STARTING && forgive && c->due_ns != 0)
+        c->due_ns = now + x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS;
     if (c->pid > 0) heartbeat_look(c, x, forgive, now);
     if (c->due_ns != 0 && now >= c->due_ns) child_handle(c, EVENT_DUE, x);
 }

@@ -34,7 +34,8 @@ enum child_event {
     CHILD_EVENT_COUNT
 };
 
-enum { DEATHS_MAX = 64, POISON_MAX = 64 };
+/* As many as the largest restart.limit and poison.limit need: fewer, and those limits could never be reached. */
+enum { DEATHS_MAX = 1000, POISON_MAX = 1001 };
 
 /* What is counted against one record, and the records already given up. */
 struct child_poison {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "shm/worker.h"
@@ -76,5 +77,6 @@ pid_t spawn_worker(const char *folder, const struct config *config, enum role ro
     if (*pidfd >= 0) return pid;
     err_set(err, errno, "pidfd_open: %s", strerror(errno));
     kill(pid, SIGKILL); /* ours and not reaped: the number cannot have been reused */
+    waitpid(pid, NULL, 0);
     return -1;
 }

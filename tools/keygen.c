@@ -23,9 +23,8 @@ static const char help[] =
     "       millrace keygen --add FILE     add a key, which becomes the current one; old ones still decrypt\n"
     "       millrace keygen --list FILE    show ids and dates, never keys  [--json]\n"
     "\n"
-    "A running instance uses a new key after its next restart. Keep a copy of the file in a safe place: values that "
-    "were\n"
-    "encrypted with a lost key are lost.\n";
+    "A running instance uses a new key after its next restart. Keep a copy of the file in a safe place: values that\n"
+    "were encrypted with a lost key are lost.\n";
 
 static const char preamble[] =
     "# Keys of millrace, made by `millrace keygen`. Whoever can read this file can read the values in Redis.\n"
@@ -135,7 +134,7 @@ static ssize_t text_read(const char *path, char *out, size_t room, struct stat *
 }
 
 static int extended_write(const char *path, const struct key *key, char *text, char *extended) {
-    char temporary[PATH_BYTES + 8];
+    char temporary[PATH_MAX + 8];
     struct stat st;
     ssize_t len = text_read(path, text, KEYS_FILE_BYTES_MAX, &st);
     if (len < 0) return complain_errno(path);

@@ -8,12 +8,8 @@
 
 #include "transform/utf8.h"
 
-enum {
-    ARENA_ALIGN = 16,
-    ARENA_FIXED_BYTES = 1 << 16,
-    ARENA_KEEP_BYTES = 1 << 20,
-    COPY_BYTES = REDIS_KEY_BYTES_MAX + 1
-};
+enum { ARENA_ALIGN = 16, ARENA_FIXED_BYTES = 1 << 16, ARENA_KEEP_BYTES = 1 << 20 };
+enum { COPY_BYTES = REDIS_KEY_BYTES_MAX + 1 };
 
 /* The parser's memory for one record: handed out upwards, forgotten as a whole. Its two growing buffers double, so
  * together they take at most eight times the longest text; pages that no record needed are never touched. */

@@ -18,8 +18,8 @@ static int ring_refused(const char *which, enum ring_grade grade, const struct e
 /* Descriptors of a lane, in the order of shm/worker.h. Returns 0 or an exit status. */
 static int rings_attach(void) {
     enum { IN = WORKER_FD_LANES, OUT = IN + 3, REJECTS = OUT + 3, INGEST_DOORBELL = REJECTS + 3, SINK_DOORBELL };
-    struct ring_fds in_fds = worker_ring_fds(IN), out_fds = worker_ring_fds(OUT),
-                    rejects_fds = worker_ring_fds(REJECTS);
+    struct ring_fds in_fds = worker_ring_fds(IN), out_fds = worker_ring_fds(OUT);
+    struct ring_fds rejects_fds = worker_ring_fds(REJECTS);
     struct err err = {0};
     enum ring_grade grade = ring_consumer_attach(&in, &in_fds, INGEST_DOORBELL, &err);
     if (grade != RING_ATTACHED) return ring_refused("ring from ingest", grade, &err);
@@ -38,8 +38,7 @@ static void memory_close(void) {
     prctl(PR_SET_DUMPABLE, 0);
 }
 
-/* Loads the keys, prepares the body, and forgets the keys: it has derived the one it uses. Returns 0 or an exit status.
- */
+/* Loads the keys, prepares the body, and forgets the keys, for it has derived the one it uses. 0 or an exit status. */
 static int body_init(const struct ledger_ingest *ledger) {
     struct err err = {0};
     struct keys *keys = NULL;

@@ -33,8 +33,7 @@ int xaes_sealer_init(struct xaes_sealer *s, const uint8_t key[XAES_KEY_BYTES], c
 void xaes_nonce_next(struct xaes_sealer *s, uint8_t nonce[XAES_NONCE_BYTES]);
 
 /* xaes_seal encrypts in[0, len) to out[0, len) and writes the tag. in == out is allowed, other overlap is not.
- * nonce: from xaes_nonce_next, used once. len in [0, 2^31). Does not allocate, cannot fail (a failing cipher aborts).
- */
+ * nonce: from xaes_nonce_next, used once. len in [0, 2^31). Does not allocate, cannot fail (a failing one aborts). */
 void xaes_seal(struct xaes_sealer *s, const uint8_t nonce[XAES_NONCE_BYTES], const struct xaes_data *data,
                const uint8_t *in, size_t len, uint8_t *out, uint8_t tag[XAES_TAG_BYTES]);
 

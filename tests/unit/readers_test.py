@@ -1,8 +1,9 @@
 """Checks that the Python reader and docs/formats.md agree with what the C code writes.
 
     readers_test.py              the examples of docs/formats.md
-    readers_test.py FOLDER       also the cases that tests/unit/transform/readers.c has put there: N.key, N.value, N.stored,
-                                 with the file `keys`; leaves N.python, the same value encrypted by Python, for C to read
+    readers_test.py FOLDER       also the cases that tests/unit/transform/readers.c has put there: N.key, N.value,
+                                 N.stored, with the file `keys`; leaves N.python, the same value encrypted by Python,
+                                 for C to read
 
 Exit status 0 when all agree; says what does not.
 """
@@ -52,7 +53,8 @@ def check_documentation():
     expect(refused(bytes.fromhex(block["stored-both"]), b"card:1001:8", keys), "moved to another key")
 
     sealed = bytes.fromhex(block["sealed"])
-    origin = bytes.fromhex("28e38e7c8fa58000800300000000002a") + b"cards.change" + (3).to_bytes(4, "big") + (42).to_bytes(8, "big")
+    place = b"cards.change" + (3).to_bytes(4, "big") + (42).to_bytes(8, "big")
+    origin = bytes.fromhex("28e38e7c8fa58000800300000000002a") + place
     packed = AESGCM(reader.xaes_key(keys[1], sealed[16:28])).decrypt(sealed[28:40], sealed[40:], sealed[:40] + origin)
     expect(len(packed) == int.from_bytes(sealed[12:16], "big"), "length of the packed parts")
     lengths = [int.from_bytes(packed[i:i + 4], "big") for i in (0, 4, 8)]

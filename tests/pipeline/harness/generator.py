@@ -119,9 +119,12 @@ class Load(threading.Thread):
             self.began = time.monotonic()
             self.publish()
         except BaseException as e:  # handed to finish(), which raises it in the test
-            self.failure = e
+            self.fail(e)
         finally:
             self.ended = time.monotonic()
+
+    def fail(self, failure):
+        self.failure = self.failure or failure  # the first is the cause of the others
 
     def publish(self):
         producer = Producer({"bootstrap.servers": self.broker.bootstrap, "enable.idempotence": True, "acks": "all",
@@ -153,9 +156,9 @@ class Load(threading.Thread):
 
         def delivered(error, message):
             if error is not None:
-                self.failure = AssertionError(f"not delivered: {error}")
+                self.fail(AssertionError(f"{place}: {offset} was not delivered: {error}"))
             elif message.offset() != offset:
-                self.failure = AssertionError(f"{place}: offset {message.offset()} instead of {offset}")
+                self.fail(AssertionError(f"{place}: offset {message.offset()} instead of {offset}"))
         while True:
             try:
                 producer.produce(topic, value, account, partition=partition, headers=headers, on_delivery=delivered)

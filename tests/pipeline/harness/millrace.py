@@ -112,7 +112,8 @@ class Millrace:
         """Everything up to ends ({(topic, partition): next offset}) is in Redis and committed."""
         def done(stats):
             now = {(p["topic"], p["partition"]): p for p in stats["partitions"]}
-            return all(place in now and now[place]["committed"] == end and now[place]["released"] == end
+            # -1: nothing has come since the start, so nothing had to be released.
+            return all(place in now and now[place]["committed"] == end and now[place]["released"] in (end, -1)
                        for place, end in ends.items())
         return self.wait_for(done, timeout, "all partitions applied and committed", 0.2)
 

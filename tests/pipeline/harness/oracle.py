@@ -38,7 +38,7 @@ def read_log(broker, topics, partitions, timeout=120):
         open_ends, deadline = dict(ends), time.monotonic() + timeout
         while open_ends:
             assert time.monotonic() < deadline, f"still reading {open_ends}"
-            for m in consumer.consume(5000, 1.0):
+            for m in consumer.consume(5000, 0.2):
                 if m.error():
                     assert m.error().code() == KafkaError._PARTITION_EOF, m.error()
                     open_ends.pop((m.topic(), m.partition()), None)

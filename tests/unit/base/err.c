@@ -46,7 +46,8 @@ Test(check, does_nothing_when_it_holds) { CHECK(1 + 1 == 2); }
 
 static void hook_says(const char *text) {
     /* The test fails with another signal when the text is not what operators are promised. */
-    if (strstr(text, "tests/unit/base/err.c:") == NULL || strstr(text, ": check failed: 1 + 1 == 3") == NULL) raise(SIGUSR1);
+    if (strstr(text, "tests/unit/base/err.c:") == NULL || strstr(text, ": check failed: 1 + 1 == 3") == NULL)
+        raise(SIGUSR1);
     if (write(STDERR_FILENO, "hook ran\n", 9) < 0) raise(SIGUSR1);
 }
 

@@ -52,8 +52,9 @@ Test(log, text_line_has_time_level_instance_role_lane_event_place_and_message, .
     struct log_at at = {"cards.bulk", 3, 5000000000};
     log_init("cards/node1", "sink", 2, 0, LOG_INFO);
     log_warn_at("sink.late", &at, "%d behind", 7);
-    cr_assert(matches(all_written(), "^" TIME " WARN  cards/node1 sink\\[2\\] sink\\.late topic=cards\\.bulk partition=3 "
-                                     "offset=5000000000 7 behind\n$"),
+    cr_assert(matches(all_written(),
+                      "^" TIME " WARN  cards/node1 sink\\[2\\] sink\\.late topic=cards\\.bulk partition=3 "
+                      "offset=5000000000 7 behind\n$"),
               "%s", text);
 }
 
@@ -67,7 +68,8 @@ Test(log, json_line_has_the_same_fields, .init = stderr_is_pipe) {
     struct log_at at = {"t", 0, -1};
     log_init("node1", "transform", 0, 1, LOG_INFO);
     log_info_at("transform.rejected", &at, "reason %s", "key_null");
-    cr_assert(matches(all_written(), "^\\{\"time\":\"" TIME "\",\"level\":\"info\",\"instance\":\"node1\",\"role\":\"transform\",\"lane\":0,"
+    cr_assert(matches(all_written(), "^\\{\"time\":\"" TIME
+                                     "\",\"level\":\"info\",\"instance\":\"node1\",\"role\":\"transform\",\"lane\":0,"
                                      "\"event\":\"transform.rejected\",\"topic\":\"t\",\"partition\":0,\"offset\":-1,"
                                      "\"message\":\"reason key_null\"\\}\n$"),
               "%s", text);
@@ -96,7 +98,8 @@ Test(log, text_that_is_not_utf8_is_escaped_and_good_utf8_is_kept, .init = stderr
     log_init("n", "r", -1, 0, LOG_INFO);
     log_info("a.b", "%s", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80 \xff \xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80 \xe2\x82");
     cr_assert(strstr(all_written(), "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80 \\xff \\xc0\\xaf \\xed\\xa0\\x80 "
-                                    "\\xf4\\x90\\x80\\x80 \\xe2\\x82\n") != NULL, "%s", text);
+                                    "\\xf4\\x90\\x80\\x80 \\xe2\\x82\n") != NULL,
+              "%s", text);
 }
 
 Test(log, json_escapes_quotes_and_backslashes, .init = stderr_is_pipe) {
@@ -242,7 +245,8 @@ Test(log, lines_of_threads_do_not_mix, .timeout = 20) {
     cr_assert(fd >= 0 && dup2(fd, STDERR_FILENO) == STDERR_FILENO);
     log_init("n", "r", -1, 0, LOG_INFO);
     pthread_t threads[4];
-    const char *words[4] = {"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccc", "dddddddddddddddddddd"};
+    const char *words[4] = {"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccc",
+                            "dddddddddddddddddddd"};
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, talker, (void *)(uintptr_t)words[i]);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
     ssize_t n = pread(fd, text, sizeof text - 1, 0);

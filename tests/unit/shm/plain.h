@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PLAIN_TESTS_MAX = 64 };
@@ -53,6 +54,7 @@ int main(void) {
     int passed = 0;
     for (int i = 0; i < plain_test_count; i++) {
         int status = 0;
+        time_t start = time(NULL);
         pid_t pid = fork();
         if (pid == 0) {
             plain_tests[i].run();
@@ -60,6 +62,7 @@ int main(void) {
         }
         if (pid > 0 && waitpid(pid, &status, 0) == pid && status == 0) passed++;
         else fprintf(stderr, "[FAIL] %s: status %x\n", plain_tests[i].name, (unsigned)status);
+        if (time(NULL) - start > 5) fprintf(stderr, "%s took %ld s\n", plain_tests[i].name, (long)(time(NULL) - start));
     }
     fprintf(stderr, "[====] Synthesis: Tested: %d | Passing: %d | Failing: %d | Crashing: 0\n", plain_test_count, passed,
             plain_test_count - passed);

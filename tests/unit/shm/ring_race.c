@@ -130,7 +130,7 @@ Test(ring_race, a_million_records_of_all_lengths_pass_between_sleepers_without_a
 
 Test(ring_race, every_record_alone_in_its_batch_wakes_a_sleeper, .timeout = 120) {
     static struct race race = {.records = 200000, .batch_max = 1};
-    race_run(1 << 20, &race);
+    race_run(1 << 16, &race);
 }
 
 Test(ring_race, a_producer_that_sleeps_for_the_only_release_is_woken_by_it, .timeout = 120) {
@@ -142,9 +142,9 @@ Test(ring_race, a_producer_that_sleeps_for_the_only_release_is_woken_by_it, .tim
 /* Two threads that answer each other over two rings: whenever one publishes, the other is going to sleep, and nothing
  * that comes later makes up for a wake-up that is lost. */
 #ifdef __SANITIZE_THREAD__
-enum { ANSWERS = 20000 };
+enum { ANSWERS = 3000 };
 #else
-enum { ANSWERS = 200000 };
+enum { ANSWERS = 100000 };
 #endif
 
 struct answering {
@@ -155,21 +155,28 @@ struct answering {
     bool begins;
 };
 
-/* The scheduler likes to put two that wake each other on one processor, where they never run at the same time. */
-static void processor_take(unsigned n) {
+/* The scheduler likes to put two that wake each other on one processor, where they never run at the same time. false:
+ * there is only one. */
+static bool processor_take(unsigned n) {
     cpu_set_t allowed, one;
     CPU_ZERO(&one);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return false;
     for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &allowed) && n-- == 0) CPU_SET(cpu, &one);
-    sched_setaffinity(0, sizeof one, &one);
+    return sched_setaffinity(0, sizeof one, &one) == 0;
+}
+
+/* How often to look before going to sleep: mostly until the other side has answered, now and then so often that the other
+ * side answers at just that moment. */
+static uint32_t looks_before_sleep(uint64_t *seed, bool two_processors) {
+    return two_processors && random_below(seed, 4) > 0 ? 100000 : random_below(seed, 1u << random_below(seed, 11));
 }
 
 static void *answer(void *arg) {
     struct answering *a = arg;
-    processor_take(a->begins ? 0 : 1);
     struct race *race = a->race;
     uint64_t seed = a->begins ? 11 : 12;
+    bool two_processors = processor_take(a->begins ? 0 : 1);
     if (a->begins) {
         ring_reserve(a->out, 8);
         ring_stage(a->out, 8, 1);
@@ -177,9 +184,11 @@ static void *answer(void *arg) {
     }
     while (a->in->number < ANSWERS && atomic_load_explicit(&race->stop, memory_order_relaxed) == 0) {
         struct ring_item item;
-        if (ring_peek(a->in, &item, NULL) != RING_OK) {
-            /* As long as the other side needs to answer, more or less: it publishes while this one is going to sleep. */
-            for (uint32_t spin = random_below(&seed, 8000); spin > 0; spin--) random_next(&seed);
+        uint32_t looks = looks_before_sleep(&seed, two_processors);
+        enum ring_state state;
+        while ((state = ring_peek(a->in, &item, NULL)) == RING_EMPTY && looks > 0) looks--;
+        RIGHT(state != RING_BROKEN);
+        if (state == RING_EMPTY) {
             if (!ring_consumer_arm(a->in)) RIGHT(sleep_on(a->bell, &race->stop));
             ring_consumer_disarm(a->in);
             continue;
@@ -207,6 +216,58 @@ Test(ring_race, two_that_answer_each_other_are_never_both_asleep, .timeout = 120
     cr_assert_eq(back.c.number, ANSWERS);
     pair_drop(&there);
     pair_drop(&back);
+}
+
+static void *fill(void *arg) {
+    struct race *race = arg;
+    struct ring_producer *p = &race->r.p;
+    uint64_t seed = 21;
+    bool two_processors = processor_take(0);
+    while (p->number < race->records && atomic_load_explicit(&race->stop, memory_order_relaxed) == 0) {
+        uint32_t looks = looks_before_sleep(&seed, two_processors);
+        while (!ring_has_room(p, 240) && looks > 0) looks--;
+        if (!ring_has_room(p, 240)) {
+            if (!ring_producer_arm(p, 240)) RIGHT(sleep_on(race->r.producer_bell, &race->stop));
+            ring_producer_disarm(p);
+            continue;
+        }
+        while (ring_reserve(p, 240) != NULL) ring_stage(p, 240, 1);
+        ring_publish(p);
+    }
+    return NULL;
+}
+
+static void *empty_at_once(void *arg) {
+    struct race *race = arg;
+    struct ring_consumer *c = &race->r.c;
+    uint64_t seed = 22;
+    bool two_processors = processor_take(1);
+    while (c->number_released < race->records && atomic_load_explicit(&race->stop, memory_order_relaxed) == 0) {
+        struct ring_item item, last = {0};
+        uint32_t looks = looks_before_sleep(&seed, two_processors);
+        while (ring_peek(c, &last, NULL) == RING_EMPTY && looks > 0) looks--;
+        while (ring_peek(c, &item, NULL) == RING_OK) last = item;
+        if (last.number != 0) {
+            ring_release(c, last.end, last.number);
+            continue;
+        }
+        if (!ring_consumer_arm(c)) RIGHT(sleep_on(race->r.consumer_bell, &race->stop));
+        ring_consumer_disarm(c);
+    }
+    return NULL;
+}
+
+Test(ring_race, a_ring_filled_and_emptied_at_once_never_has_both_ends_asleep, .timeout = 120) {
+    static struct race race = {.records = 16 * (uint64_t)ANSWERS};
+    race.r = pair_make(SMALL, 0);
+    pthread_t a, b;
+    cr_assert_eq(pthread_create(&a, NULL, fill, &race), 0);
+    cr_assert_eq(pthread_create(&b, NULL, empty_at_once, &race), 0);
+    pthread_join(a, NULL);
+    pthread_join(b, NULL);
+    cr_assert_eq(race.wrong_line, 0, "both asleep after %llu records", (unsigned long long)race.r.c.number);
+    cr_assert_geq(race.r.c.number_released, race.records);
+    pair_drop(&race.r);
 }
 
 static void *observe(void *arg) {

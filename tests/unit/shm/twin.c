@@ -75,7 +75,7 @@ Test(twin, readers_of_a_racing_writer_see_whole_values_in_order, .timeout = 60) 
     pthread_t writer;
     cr_assert_eq(pthread_create(&writer, NULL, write_all_the_time, &race), 0);
     uint64_t last = 0, different = 0;
-    for (int i = 0; i < 2000000; i++) {
+    for (int i = 0; i < 2000000 || different < 100; i++) {
         uint64_t a = load_whole(&race.t);
         cr_assert_geq(a, last);
         different += a > last;
@@ -83,7 +83,6 @@ Test(twin, readers_of_a_racing_writer_see_whole_values_in_order, .timeout = 60) 
     }
     atomic_store(&race.stop, 1);
     pthread_join(writer, NULL);
-    cr_assert_gt(different, 100, "the writer hardly ran");
 }
 
 Test(twin, a_twin_outlives_a_hundred_killed_writers, .timeout = 60) {

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <ftw.h>
 #include <hiredis/hiredis.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -142,6 +144,18 @@ __attribute__((unused)) static void redis_words(struct rig_redis *r, const char 
         cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got, expected); \
     } while (0)
 
+/* Makes the server listen on a free port of 127.0.0.1, too. Returns the port. */
+__attribute__((unused)) static uint16_t redis_listen_tcp(struct rig_redis *r) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(bind(fd, (struct sockaddr *)&a, len) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0);
+    close(fd);
+    redis_is(r, "OK", "CONFIG SET bind 127.0.0.1");
+    redis_is(r, "OK", "CONFIG SET port %u", ntohs(a.sin_port));
+    return ntohs(a.sin_port);
+}
+
 /* -- a sink between a ring and that server ------------------------------------------------------------------------------ */
 
 struct rig {
@@ -204,6 +218,17 @@ __attribute__((unused)) static void rig_init(struct rig *r, const struct rig_red
         atomic_store(&r->plan->slot[i].flags, LEDGER_ASSIGNED | LEDGER_FIRST_START);
     }
     atomic_store(&r->plan->count, partitions);
+    rig_attach(r);
+}
+
+/* Another ring in place of the first, before anything was put into it. */
+__attribute__((unused)) static void rig_ring(struct rig *r, uint64_t capacity) {
+    struct err err = {0};
+    sink_free(&r->sink);
+    ring_consumer_detach(&r->ring);
+    ring_producer_detach(&r->producer);
+    cr_assert_eq(ring_create(&r->fds, "t", capacity, 0, 8, &err), 0, "%s", err.text);
+    cr_assert_eq(ring_producer_attach(&r->producer, &r->fds, -1, &err), RING_ATTACHED, "%s", err.text);
     rig_attach(r);
 }
 

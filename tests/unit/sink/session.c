@@ -1,7 +1,4 @@
 /* The greeting: who is let in, what is refused, and how the sink says so. */
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include "tests/unit/sink/rig.h"
 
 static struct rig_redis redis;
@@ -237,19 +234,11 @@ Test(session, redis_that_is_not_there_is_a_state_and_not_a_failure) {
 
 /* `localhost` has an IPv6 address on most machines, and this server only an IPv4 one. */
 Test(session, every_address_of_a_host_name_is_tried) {
-    char port[8];
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof a;
-    cr_assert(bind(fd, (struct sockaddr *)&a, len) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0);
-    close(fd);
-    snprintf(port, sizeof port, "%u", ntohs(a.sin_port));
-    redis_is(&redis, "OK", "CONFIG SET bind 127.0.0.1");
-    redis_is(&redis, "OK", "CONFIG SET port %s", port);
+    uint16_t port = redis_listen_tcp(&redis);
     rig_init(&rig, &redis, 1);
     rig_crash(&rig);
     rig.config.redis.scheme = REDIS_TCP;
-    rig.config.redis.port = ntohs(a.sin_port);
+    rig.config.redis.port = port;
     snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "localhost");
     rig_attach(&rig);
     traffic();

@@ -658,7 +658,7 @@ static uint64_t rejected_after_hangs(const char *line, int n) {
     struct instance *i = instance_make(ROLE_TRANSFORM);
     plan(i->folder, "transform", line);
     i->context.clock = &clock_real;
-    i->config.heartbeat_timeout_ms = 400;
+    i->config.heartbeat_timeout_ms = 600;
     i->config.restart.limit = 1000;
     i->config.restart.backoff_ms_max = 10;
     i->config.poison.attempts = (uint32_t)n;

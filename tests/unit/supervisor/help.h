@@ -100,16 +100,30 @@ static void plan_list(const struct plan_worker *p) {
                                (flags & O_ACCMODE) == O_RDONLY ? "ro" : "rw", target);
     }
     closedir(d);
+    FILE *status = fopen("/proc/self/status", "re");
+    while (status != NULL && fgets(target, sizeof target, status) != NULL)
+        if (strncmp(target, "SigBlk", 6) == 0) at += (size_t)snprintf(text + at, sizeof text - at, "%s", target);
+    if (status != NULL) fclose(status);
     for (char **e = environ; *e != NULL; e++) at += (size_t)snprintf(text + at, sizeof text - at, "env %s\n", *e);
     for (int i = 0; i < p->argc; i++) at += (size_t)snprintf(text + at, sizeof text - at, "arg %s\n", p->argv[i]);
     FILE *f = fopen(path, "we");
     if (f == NULL || fwrite(text, 1, at, f) != at || fclose(f) != 0) _exit(94);
 }
 
+/* data_dir/left-ROLE: on which mode this worker left, and when. */
+_Noreturn static void plan_leave(const struct plan_worker *p, enum control_mode mode) {
+    char path[2 * PATH_BYTES];
+    snprintf(path, sizeof path, "%s/left-%s", p->folder, role_name(p->role));
+    FILE *f = fopen(path, "we");
+    if (f == NULL || fprintf(f, "%d %llu\n", (int)mode, (unsigned long long)clock_ns(&clock_real)) < 0 || fclose(f) != 0)
+        _exit(87);
+    _exit(EXIT_ASKED);
+}
+
 static void plan_serve(struct plan_worker *p, bool drains, bool leaves) {
     for (;;) {
         enum control_mode mode = worker_mode(&p->w);
-        if ((mode == CONTROL_DRAIN && drains) || (mode == CONTROL_LEAVE && leaves)) _exit(EXIT_ASKED);
+        if ((mode == CONTROL_DRAIN && drains) || (mode == CONTROL_LEAVE && leaves)) plan_leave(p, mode);
         plan_beat(p);
     }
 }
@@ -155,6 +169,13 @@ static void plan_word(struct plan_worker *p, const char *word) {
 #undef WORD
 }
 
+static void plan_die_with_test(void) {
+    struct stats s;
+    struct err err;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (stats_map(&s, WORKER_FD_STATS, &err) != 0 || atomic_load(&stats_block(&s, 0)->pid) != (uint32_t)getppid()) _exit(88);
+}
+
 /* Runs before main: under a worker's name this program is that worker. */
 __attribute__((constructor)) static void plan_run(int argc, char **argv) {
     static struct plan_worker p;
@@ -177,7 +198,7 @@ __attribute__((constructor)) static void plan_run(int argc, char **argv) {
     line[0] = 0;
     for (uint64_t n = plan_argument(&p, "--starts"); n > 0 && fgets(line, sizeof line, f) != NULL; n--) {}
     fclose(f);
-    if (strstr(line, "attach") == NULL) prctl(PR_SET_PDEATHSIG, SIGKILL); /* `attach` sees to that as real workers do */
+    if (strstr(line, "attach") == NULL) plan_die_with_test(); /* `attach` sees to that as real workers do */
     char *rest = NULL;
     for (char *word = strtok_r(line, " \n", &rest); word != NULL; word = strtok_r(NULL, " \n", &rest))
         plan_word(&p, word);

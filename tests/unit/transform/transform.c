@@ -1,5 +1,6 @@
 #include "transform/transform.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <sysexits.h>
 
@@ -549,6 +550,33 @@ Test(transform, a_successor_repeats_nothing_and_loses_nothing) {
         for (int moment = 0; moment <= 3; moment++) die_and_succeed(records, moment);
 }
 
+/* The doorbell of the sink is a pipe without reader here: the signal arrives in the middle of the publication, and
+ * looks at what is visible then. */
+static uint64_t rejects_tail_then, in_head_then;
+static void look(int signal_number) {
+    (void)signal_number;
+    rejects_tail_then = atomic_load(&rejects.page->tail);
+    in_head_then = atomic_load(&in.page->head);
+}
+
+Test(transform, originals_come_before_their_markers_and_the_release_last) {
+    int ends[2];
+    lane_make(SMALL, SMALL, SMALL);
+    transform_start();
+    cr_assert_eq(pipe(ends), 0);
+    close(ends[0]);
+    signal(SIGPIPE, look);
+    out.peer_doorbell = ends[1];
+    cr_assert_not(ring_consumer_arm(&sink));
+    uint64_t before = atomic_load(&rejects.page->tail);
+    in_head_then = 1;
+    give_of(.value = "bad");
+    transform_step(&transform);
+    cr_assert_neq(rejects_tail_then, before, "the marker was visible before its original");
+    cr_assert_eq(in_head_then, 0, "the input was released before the marker was visible");
+    cr_assert_neq(atomic_load(&in.page->head), 0);
+}
+
 Test(transform, a_successor_counts_only_its_own) {
     lane_make(SMALL, SMALL, SMALL);
     transform_start();
@@ -575,8 +603,11 @@ Test(transform, the_number_that_crashed_workers_is_rejected_unread) {
     transform_step(&transform);
     cr_assert_eq(take(&sink).view.head.op, RECORD_ADD);
     marker_expect(2, RECORD_REJECT, REASON_CRASH);
+    struct taken t;
+    cr_assert_not(take_from(&sink, &t), "published at once, before the next record is looked at");
+    transform_step(&transform);
     cr_assert_eq(take(&sink).view.head.op, RECORD_ADD);
-    struct taken t = take(&rejected);
+    t = take(&rejected);
     cr_assert_eq(t.view.head.reason, REASON_CRASH);
     part_expect(t.view.kafka_key, t.view.head.kafka_key_bytes, "poison");
     part_expect(t.view.value, t.view.head.value_bytes, "{\"id\":2}");

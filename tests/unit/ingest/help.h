@@ -1,0 +1,667 @@
+/* What the tests of ingest/ share: a Kafka in memory behind the port, a clock that moves when told, real rings whose
+ * other ends the test plays (transform and sink in one), and an ingest that can be dropped without any clean-up, as a
+ * kill would, and followed by a successor. */
+#ifndef MILLRACE_TESTS_UNIT_INGEST_HELP_H
+#define MILLRACE_TESTS_UNIT_INGEST_HELP_H
+
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/rejects_read.h"
+#include "ingest/ingest.h"
+#include "shm/record.h"
+
+static inline uint64_t random_next(uint64_t *state) { /* xorshift64*, Marsaglia and Vigna */
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * 0x2545f4914f6cdd1dULL;
+}
+static inline uint32_t random_below(uint64_t *state, uint32_t n) { return (uint32_t)(random_next(state) >> 33) % n; }
+
+/* -- Kafka ------------------------------------------------------------------------------------------------------------ */
+
+enum { SIM_PARTITIONS_MAX = 40, SIM_EVENTS_MAX = 64, SIM_TOPICS = 2 };
+
+enum answer { ANSWER_OK, ANSWER_FAILS, ANSWER_NEVER_DONE, ANSWER_NEVER_LOST, ANSWER_REFUSED, ANSWER_LATER };
+
+struct sim_message {
+    int64_t offset, timestamp_ms;
+    uint8_t *key, *value; /* NULL: null */
+    uint32_t key_bytes, value_bytes, header_bytes;
+    uint8_t headers[160]; /* encoded */
+    uint32_t headers_claimed; /* when not 0: what headers() says they take */
+};
+
+struct sim_partition {
+    uint32_t topic;
+    int32_t partition;
+    struct sim_message *log;
+    uint32_t count, room;
+    int64_t low, end;  /* watermarks; end may lie beyond the last message */
+    int64_t committed; /* of the group; -1 none */
+    bool assigned;     /* to the member under test, by assign() */
+    int64_t position;  /* of its fetcher */
+    bool end_told;
+    int fail_code; /* the next fetch fails once with this code; 0 none */
+    uint32_t fetched;
+};
+
+struct sim {
+    struct sim_partition partition[SIM_PARTITIONS_MAX];
+    uint32_t count;
+    struct kafka_event *event; /* queue of SIM_EVENTS_MAX */
+    uint32_t event_first, event_count;
+    enum answer answer;              /* to commits from now on */
+    struct kafka_event *later;       /* ANSWER_LATER: what to answer when the test says so */
+    int committed_fails, watermarks_fail, assign_fails; /* so many calls fail from now on */
+    uint32_t commits, assigns, unassigns, held; /* held: messages taken and not done */
+    uint32_t commit_calls;
+    bool reversed_topics; /* unused topics come first in answers */
+    void (*before)(void *context, const char *call); /* at every call of the port */
+    void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
+    void *context;
+};
+
+static inline struct sim_partition *sim_at(struct sim *s, uint32_t topic, int32_t partition) {
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->partition[i].topic == topic && s->partition[i].partition == partition) return &s->partition[i];
+    cr_assert_fail("no such partition");
+    return NULL;
+}
+
+static inline struct sim_partition *sim_partition_add(struct sim *s, uint32_t topic, int32_t partition) {
+    cr_assert_lt(s->count, SIM_PARTITIONS_MAX);
+    struct sim_partition *p = &s->partition[s->count++];
+    *p = (struct sim_partition){.topic = topic, .partition = partition, .committed = -1};
+    return p;
+}
+
+/* The message at an offset of a partition has always the same content: keys and values of all kinds. */
+static inline struct sim_message *sim_put(struct sim_partition *p, int64_t offset, int32_t value_bytes, int32_t key_bytes) {
+    cr_assert_geq(offset, p->end);
+    if (p->count == p->room) {
+        p->room = p->room ? 2 * p->room : 64;
+        p->log = realloc(p->log, p->room * sizeof *p->log);
+    }
+    struct sim_message *m = &p->log[p->count++];
+    *m = (struct sim_message){.offset = offset, .timestamp_ms = 1700000000000 + offset};
+    uint64_t seed = (uint64_t)offset * 1000003 + (uint64_t)p->partition * 7919 + p->topic + 1;
+    if (key_bytes >= 0) {
+        m->key = malloc((size_t)key_bytes + 1);
+        m->key_bytes = (uint32_t)key_bytes;
+        for (uint32_t i = 0; i < m->key_bytes; i++) m->key[i] = (uint8_t)random_next(&seed);
+    }
+    if (value_bytes >= 0) {
+        m->value = malloc((size_t)value_bytes + 1);
+        m->value_bytes = (uint32_t)value_bytes;
+        for (uint32_t i = 0; i < m->value_bytes; i++) m->value[i] = (uint8_t)random_next(&seed);
+    }
+    p->end = offset + 1;
+    p->end_told = false;
+    return m;
+}
+
+/* Appends n messages of mixed sizes; gaps > 0: offsets jump by up to so many. */
+static inline void sim_fill(struct sim_partition *p, int n, uint32_t gaps, uint64_t *seed) {
+    for (; n > 0; n--) {
+        int64_t offset = p->end + (gaps > 0 ? random_below(seed, gaps) : 0);
+        int32_t value = random_below(seed, 10) == 0 ? -1 : (int32_t)random_below(seed, 120);
+        int32_t key = random_below(seed, 10) == 0 ? -1 : (int32_t)random_below(seed, 20);
+        struct sim_message *m = sim_put(p, offset, value, key);
+        if (random_below(seed, 3) == 0) m->header_bytes = (uint32_t)record_header_put(m->headers, "op", 2, "add", 3);
+    }
+}
+
+/* Offsets at the end that hold no message: control records, or compacted away. */
+static inline void sim_gap(struct sim_partition *p, int64_t n) {
+    p->end += n;
+    p->end_told = false;
+}
+
+static inline const struct sim_message *sim_first_from(const struct sim_partition *p, int64_t offset) {
+    uint32_t low = 0, high = p->count;
+    while (low < high) {
+        uint32_t mid = (low + high) / 2;
+        if (p->log[mid].offset < offset) low = mid + 1;
+        else high = mid;
+    }
+    return low < p->count ? &p->log[low] : NULL;
+}
+
+static inline struct kafka_event *sim_event(struct sim *s, enum kafka_event_type type) {
+    cr_assert_lt(s->event_count, SIM_EVENTS_MAX);
+    struct kafka_event *e = &s->event[(s->event_first + s->event_count++) % SIM_EVENTS_MAX];
+    e->type = type;
+    e->lost = false;
+    e->ok = true;
+    e->count = 0;
+    snprintf(e->text, sizeof e->text, "%s", type == KAFKA_TROUBLE || type == KAFKA_FATAL ? "trouble" : "");
+    return e;
+}
+
+static inline void sim_list_add(struct kafka_event *e, const struct sim_partition *p) {
+    e->list[e->count++] = (struct kafka_partition){p->topic, p->partition, -1};
+}
+
+/* The group gives all partitions whose bit is set in mask (by index). */
+static inline void sim_give(struct sim *s, uint64_t mask) {
+    struct kafka_event *e = sim_event(s, KAFKA_ASSIGN);
+    for (uint32_t i = 0; i < s->count; i++)
+        if (mask >> i & 1) sim_list_add(e, &s->partition[i]);
+}
+
+static inline void sim_take_away(struct sim *s, bool lost) {
+    struct kafka_event *e = sim_event(s, KAFKA_REVOKE);
+    e->lost = lost;
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->partition[i].assigned) sim_list_add(e, &s->partition[i]);
+}
+
+static inline void sim_call(struct sim *s, const char *call) {
+    if (s->before != NULL) s->before(s->context, call);
+}
+
+static inline bool sim_poll(void *self, struct kafka_event *out) {
+    struct sim *s = self;
+    sim_call(s, "poll");
+    if (s->event_count == 0) return false;
+    const struct kafka_event *e = &s->event[s->event_first % SIM_EVENTS_MAX];
+    out->type = e->type;
+    out->lost = e->lost;
+    out->ok = e->ok;
+    out->count = e->count;
+    memcpy(out->list, e->list, e->count * sizeof e->list[0]);
+    memcpy(out->text, e->text, sizeof out->text);
+    s->event_first++;
+    s->event_count--;
+    return true;
+}
+
+static inline int sim_committed(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "committed");
+    if (s->committed_fails > 0 && s->committed_fails--) return err_set(err, 2, "no answer");
+    for (uint32_t i = 0; i < n; i++) list[i].offset = sim_at(s, list[i].topic, list[i].partition)->committed;
+    return 0;
+}
+
+static inline int sim_watermarks(void *self, const struct kafka_partition *at, int64_t *low, int64_t *high, struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "watermarks");
+    if (s->watermarks_fail > 0 && s->watermarks_fail--) return err_set(err, 2, "no answer");
+    *low = sim_at(s, at->topic, at->partition)->low;
+    *high = sim_at(s, at->topic, at->partition)->end;
+    return 0;
+}
+
+static inline void sim_watermarks_seen(void *self, const struct kafka_partition *at, int64_t *low, int64_t *high) {
+    *low = sim_at(self, at->topic, at->partition)->low;
+    *high = sim_at(self, at->topic, at->partition)->end;
+}
+
+static inline void sim_member_gone(struct sim *s) {
+    for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
+    s->event_count = 0;
+    s->held = 0;
+}
+
+static inline int sim_assign(void *self, const struct kafka_partition *list, uint32_t n, void **handle, struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "assign");
+    if (s->assign_fails > 0 && s->assign_fails--) return err_set(err, 2, "not now");
+    for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
+    for (uint32_t i = 0; i < n; i++) {
+        struct sim_partition *p = sim_at(s, list[i].topic, list[i].partition);
+        cr_assert_geq(list[i].offset, 0, "a partition is read from offset %lld", (long long)list[i].offset);
+        p->assigned = true;
+        p->position = list[i].offset;
+        p->end_told = false;
+        handle[i] = p;
+    }
+    s->assigns++;
+    return 0;
+}
+
+static inline int sim_unassign(void *self, struct err *err) {
+    struct sim *s = self;
+    (void)err;
+    sim_call(s, "unassign");
+    for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
+    s->unassigns++;
+    return 0;
+}
+
+static inline enum kafka_fetch sim_fetch(void *self, void *handle, struct kafka_message *out, struct err *err) {
+    struct sim *s = self;
+    struct sim_partition *p = handle;
+    sim_call(s, "fetch");
+    cr_assert(p->assigned, "a partition that is not assigned is read");
+    out->offset = p->position;
+    if (p->fail_code != 0) {
+        err_set(err, p->fail_code, "fetch failed");
+        p->fail_code = 0;
+        return KAFKA_FAILED;
+    }
+    if (p->position < p->low) {
+        if (p->end_told) return KAFKA_NOTHING;
+        p->end_told = true;
+        err_set(err, 1, "offset out of range");
+        return KAFKA_FAILED;
+    }
+    const struct sim_message *m = sim_first_from(p, p->position);
+    if (m == NULL) {
+        if (p->end_told) return KAFKA_NOTHING;
+        p->end_told = true;
+        p->position = p->end;
+        out->offset = p->end;
+        return KAFKA_END;
+    }
+    *out = (struct kafka_message){.key = m->key,
+                                  .value = m->value,
+                                  .key_bytes = m->key_bytes,
+                                  .value_bytes = m->value_bytes,
+                                  .offset = m->offset,
+                                  .timestamp_ms = m->timestamp_ms,
+                                  .handle = (void *)(uintptr_t)m};
+    p->position = m->offset + 1;
+    p->fetched++;
+    s->held++;
+    return KAFKA_MESSAGE;
+}
+
+static inline uint32_t sim_headers(void *self, const struct kafka_message *m, uint8_t *out, uint32_t room) {
+    const struct sim_message *of = m->handle;
+    sim_call(self, "headers");
+    if (of->headers_claimed != 0) {
+        cr_assert_gt(of->headers_claimed, room);
+        return of->headers_claimed;
+    }
+    memcpy(out, of->headers, of->header_bytes);
+    return of->header_bytes;
+}
+
+static inline void sim_done(void *self, struct kafka_message *m) {
+    struct sim *s = self;
+    sim_call(s, "done");
+    cr_assert_gt(s->held, 0);
+    cr_assert_not_null(m->handle);
+    s->held--;
+}
+
+static inline void sim_commit_take(struct sim *s, const struct kafka_partition *list, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct sim_partition *p = sim_at(s, list[i].topic, list[i].partition);
+        if (s->on_commit != NULL) s->on_commit(s->context, p, list[i].offset);
+        p->committed = list[i].offset;
+    }
+    s->commits++;
+}
+
+static inline int sim_commit(void *self, const struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct sim *s = self;
+    enum answer answer = s->answer;
+    sim_call(s, "commit");
+    s->commit_calls++;
+    cr_assert_gt(n, 0);
+    if (answer == ANSWER_REFUSED) return err_set(err, 2, "refused");
+    if (answer == ANSWER_OK || answer == ANSWER_NEVER_DONE) sim_commit_take(s, list, n);
+    if (answer == ANSWER_NEVER_DONE || answer == ANSWER_NEVER_LOST) return 0;
+    struct kafka_event *e = answer == ANSWER_LATER ? s->later : sim_event(s, KAFKA_COMMITTED);
+    e->type = KAFKA_COMMITTED;
+    e->ok = answer != ANSWER_FAILS;
+    e->count = n;
+    memcpy(e->list, list, n * sizeof *list);
+    if (!e->ok) snprintf(e->text, sizeof e->text, "failed");
+    return 0;
+}
+
+/* The answer that was held back arrives; the broker took it at the time of the call or takes it now. */
+static inline void sim_answer_now(struct sim *s) {
+    struct kafka_event *e = sim_event(s, KAFKA_COMMITTED);
+    *e = *s->later;
+    sim_commit_take(s, e->list, e->count);
+}
+
+/* -- the bench: shared memory, the other ends, one ingest at a time --------------------------------------------------- */
+
+struct bench_clock {
+    uint64_t now_ns;
+    void (*before)(void *context, const char *call);
+    void *context;
+};
+
+static inline uint64_t bench_monotonic_ns(void *context) {
+    struct bench_clock *c = context;
+    if (c->before != NULL) c->before(c->context, "clock");
+    return c->now_ns;
+}
+static inline int64_t bench_wall_ms(void *context) {
+    return 1700000000000 + (int64_t)(((struct bench_clock *)context)->now_ns / NS_PER_MS);
+}
+static inline void bench_random(void *context, void *out, size_t len) {
+    (void)context;
+    memset(out, 7, len);
+}
+
+struct bench {
+    char folder[64];
+    struct config config;
+    struct sim kafka;
+    struct bench_clock time;
+    struct clock_port clock;
+    struct control *control;
+    struct stats stats;
+    int ledger_fd, sink_fd[LANES_MAX];
+    struct ring_fds to_transform[LANES_MAX], rejects[LANES_MAX];
+    struct ledger_ingest *ledger;
+    struct ledger_sink *sink[LANES_MAX];
+    struct ring_consumer in[LANES_MAX];           /* as transform */
+    struct ring_producer rejects_out[LANES_MAX]; /* as transform */
+    bool others_attached;
+    struct worker worker;
+    struct ingest *g; /* NULL: none runs */
+    struct kafka_port port;
+};
+
+static inline uint64_t rejects_incarnation(uint32_t lane) { return 0xabc000 + lane; }
+
+static inline void bench_config(struct bench *b, uint32_t lanes) {
+    struct config *c = &b->config;
+    c->abi = CONFIG_ABI;
+    snprintf(c->name, sizeof c->name, "unit");
+    snprintf(c->instance, sizeof c->instance, "node");
+    snprintf(c->run_dir, sizeof c->run_dir, "%s", b->folder);
+    snprintf(c->data_dir, sizeof c->data_dir, "%s", b->folder);
+    snprintf(c->kafka.group_id, sizeof c->kafka.group_id, "group");
+    c->lanes = lanes;
+    c->start = START_EARLIEST;
+    c->rejects.max_bytes = 1 << 20;
+    c->kafka.session_timeout_ms = 10000;
+    c->topic_count = SIM_TOPICS;
+    snprintf(c->topic[0].name, TOPIC_BYTES, "bulk");
+    snprintf(c->topic[1].name, TOPIC_BYTES, "change");
+}
+
+static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
+    struct bench *b = calloc(1, sizeof *b);
+    struct err err = {0};
+    int fd;
+    snprintf(b->folder, sizeof b->folder, "/tmp/millrace-unit-XXXXXX");
+    cr_assert_not_null(mkdtemp(b->folder));
+    bench_config(b, lanes);
+    log_init("node", "ingest", -1, 0, LOG_ERROR);
+    cr_assert_eq(stats_create(&b->stats, &b->config, &fd, &err), 0, "%s", err.text);
+    close(fd);
+    b->control = calloc(1, sizeof *b->control);
+    b->ledger_fd = ledger_ingest_create(&err);
+    b->ledger = ledger_ingest_map(b->ledger_fd, false, &err);
+    for (uint32_t i = 0; i < lanes; i++) {
+        cr_assert_eq(ring_create(&b->to_transform[i], "out", ring_bytes, 2 * PARTITIONS_MAX, 0x111 + i, &err), 0, "%s", err.text);
+        cr_assert_eq(ring_create(&b->rejects[i], "rejects", ring_bytes, 1, rejects_incarnation(i), &err), 0);
+        b->sink_fd[i] = ledger_sink_create(i, &err);
+        b->sink[i] = ledger_sink_map(b->sink_fd[i], true, &err);
+        cr_assert_eq(ring_consumer_attach(&b->in[i], &b->to_transform[i], -1, &err), RING_ATTACHED);
+        cr_assert_eq(ring_producer_attach(&b->rejects_out[i], &b->rejects[i], -1, &err), RING_ATTACHED);
+    }
+    b->time.now_ns = 1000 * NS_PER_S;
+    b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_random, &b->time};
+    b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
+    b->kafka.later = calloc(1, sizeof *b->kafka.later);
+    b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
+                                  sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit};
+    return b;
+}
+
+static inline int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at) {
+    (void)st, (void)type, (void)at;
+    return remove(path);
+}
+
+static inline void folder_remove(const char *folder) { nftw(folder, entry_remove, 16, FTW_DEPTH | FTW_PHYS); }
+
+/* A process ends, in whatever way: nothing is told to anybody. */
+static inline void ingest_dies(struct bench *b) {
+    if (b->g == NULL) return;
+    for (uint32_t i = 0; i < b->config.lanes; i++) {
+        if (b->g->lane[i].out.page != NULL) ring_producer_detach(&b->g->lane[i].out);
+        if (b->g->lane[i].rejects.page != NULL) ring_consumer_detach(&b->g->lane[i].rejects);
+        if (b->g->lane[i].sink != NULL) munmap((void *)(uintptr_t)b->g->lane[i].sink, sizeof *b->g->lane[i].sink);
+    }
+    if (b->g->ledger != NULL) munmap(b->g->ledger, sizeof *b->g->ledger);
+    if (b->g->store.fd > 0) close(b->g->store.fd);
+    if (b->g->store.folder_fd > 0) close(b->g->store.folder_fd);
+    free(b->g);
+    b->g = NULL;
+    sim_member_gone(&b->kafka);
+}
+
+static inline void bench_drop(struct bench *b) {
+    ingest_dies(b);
+    folder_remove(b->folder);
+}
+
+/* What main.c does, with the bench's ports. b->g stands before the first attach, so that a death in here leaves no leak. */
+static inline void ingest_starts(struct bench *b) {
+    struct err err = {0};
+    uint64_t incarnation[LANES_MAX];
+    cr_assert_null(b->g);
+    struct ingest *g = b->g = calloc(1, sizeof *g);
+    struct worker *w = &b->worker;
+    *w = (struct worker){.role = ROLE_INGEST, .block_index = 1, .config = &b->config, .control = b->control,
+                         .stats = b->stats, .clock = &b->clock, .attention = -1, .starts = w->starts + 1};
+    w->block = stats_block(&b->stats, 1);
+    stats_local_init(&w->local, w->block);
+    g->store.fd = g->store.folder_fd = -1;
+    g->ledger = ledger_ingest_map(b->ledger_fd, true, &err);
+    for (uint32_t i = 0; i < b->config.lanes; i++) {
+        cr_assert_eq(ring_producer_attach(&g->lane[i].out, &b->to_transform[i], -1, &err), RING_ATTACHED, "%s", err.text);
+        cr_assert_eq(ring_consumer_attach(&g->lane[i].rejects, &b->rejects[i], -1, &err), RING_ATTACHED, "%s", err.text);
+        g->lane[i].sink = ledger_sink_map(b->sink_fd[i], false, &err);
+        incarnation[i] = g->lane[i].rejects.incarnation;
+    }
+    cr_assert_eq(rejects_store_open(&g->store, b->config.data_dir, b->config.rejects.max_bytes, incarnation,
+                                    b->config.lanes, &b->clock, &err), 0, "%s", err.text);
+    ingest_init(g, w, &b->port);
+}
+
+static inline void pass_ms(struct bench *b, uint64_t ms) { b->time.now_ns += ms * NS_PER_MS; }
+
+static inline enum step step(struct bench *b) {
+    enum step s = ingest_step(b->g);
+    stats_flush(&b->worker.local);
+    return s;
+}
+
+/* Steps until nothing moves any more (the clock stands still), but no more than many. Returns the last one's answer. */
+static inline enum step settle(struct bench *b) {
+    enum step s = STEP_BUSY;
+    for (int quiet = 0, n = 0; quiet < 3; n++) {
+        cr_assert_lt(n, 100000, "it is busy for ever");
+        s = step(b);
+        if (s == STEP_DONE || s == STEP_FAILED) return s;
+        quiet = s == STEP_BUSY ? 0 : quiet + 1;
+    }
+    return s;
+}
+
+static inline void mode_set(struct bench *b, enum control_mode mode) { atomic_store(&b->control->mode[1], mode); }
+
+/* -- transform and sink, as the test plays them ------------------------------------------------------------------------ */
+
+struct taken {
+    struct record head;
+    uint64_t number, end;
+};
+
+static inline void same_bytes(const uint8_t *a, uint32_t na, const uint8_t *b, uint32_t nb, const char *what, int64_t offset) {
+    cr_assert_eq(na, nb, "%s of offset %lld: %u bytes for %u", what, (long long)offset, na, nb);
+    cr_assert(na == 0 || memcmp(a, b, na) == 0, "%s of offset %lld is altered", what, (long long)offset);
+}
+
+static inline void content_check(struct bench *b, const struct record_view *v) {
+    struct sim_partition *p = sim_at(&b->kafka, v->head.topic, v->head.partition);
+    const struct sim_message *m = sim_first_from(p, v->head.offset);
+    cr_assert(m != NULL && m->offset == v->head.offset, "offset %lld was never published", (long long)v->head.offset);
+    same_bytes(v->kafka_key, v->head.kafka_key_bytes, m->key, m->key_bytes, "key", m->offset);
+    same_bytes(v->value, v->head.value_bytes, m->value, m->value_bytes, "value", m->offset);
+    same_bytes(v->headers, v->head.headers_bytes, m->headers, m->header_bytes, "headers", m->offset);
+    cr_assert_eq((v->head.flags & RECORD_KEY_NULL) != 0, m->key == NULL);
+    cr_assert_eq((v->head.flags & RECORD_VALUE_NULL) != 0, m->value == NULL);
+    cr_assert_eq(v->head.timestamp_ms, m->timestamp_ms);
+    cr_assert_eq(v->head.redis_key_bytes + v->head.old_key_bytes, 0);
+}
+
+/* The next record of a lane, its content checked against what was published. False: there is none. */
+static inline bool take_next(struct bench *b, uint32_t lane, struct taken *t) {
+    struct ring_item item;
+    struct record_view v;
+    struct err err = {0};
+    enum ring_state s = ring_peek(&b->in[lane], &item, &err);
+    cr_assert_neq(s, RING_BROKEN, "%s", err.text);
+    if (s == RING_EMPTY) return false;
+    cr_assert_eq(item.type, RECORD_DATA);
+    cr_assert_eq(record_open(item.body, item.len, &v), 0, "record %llu", (unsigned long long)item.number);
+    cr_assert_lt(v.head.slot, PARTITIONS_MAX);
+    const struct ledger_ingest_slot *slot = &b->ledger->slot[v.head.slot];
+    cr_assert(slot->topic == v.head.topic && slot->partition == v.head.partition, "the slot is another partition's");
+    cr_assert_eq(ledger_lane(v.head.partition, b->config.lanes), lane, "in the wrong lane");
+    if (v.head.op == RECORD_RAW)
+        content_check(b, &v);
+    else
+        cr_assert_eq(record_bytes(&v.head), sizeof v.head);
+    *t = (struct taken){v.head, item.number, item.end};
+    return true;
+}
+
+/* What the sink does with it: applied and released, unless it is of an older epoch. */
+static inline void release(struct bench *b, uint32_t lane, const struct taken *t) {
+    uint32_t epoch = atomic_load(&b->ledger->slot[t->head.slot].epoch);
+    if (t->head.epoch == epoch) twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
+    ring_release(&b->in[lane], t->end, t->number);
+}
+
+/* Takes and releases up to n records of a lane; returns how many there were. */
+static inline uint32_t apply(struct bench *b, uint32_t lane, uint32_t n) {
+    struct taken t;
+    uint32_t i = 0;
+    for (; i < n && take_next(b, lane, &t); i++) release(b, lane, &t);
+    return i;
+}
+
+static inline uint32_t apply_all(struct bench *b) {
+    uint32_t n = 0;
+    for (uint32_t lane = 0; lane < b->config.lanes; lane++) n += apply(b, lane, UINT32_MAX);
+    return n;
+}
+
+/* Takes the next record and expects it to be this one; it is released too. */
+static inline struct taken expect_record(struct bench *b, uint32_t lane, uint32_t topic, int32_t partition, int64_t offset) {
+    struct taken t;
+    cr_assert(take_next(b, lane, &t), "no record; expected offset %lld", (long long)offset);
+    cr_assert(t.head.topic == topic && t.head.partition == partition, "a record of %u[%d]", t.head.topic, t.head.partition);
+    cr_assert_eq(t.head.offset, offset, "offset %lld for %lld", (long long)t.head.offset, (long long)offset);
+    release(b, lane, &t);
+    return t;
+}
+
+static inline void expect_nothing(struct bench *b, uint32_t lane) {
+    struct taken t;
+    cr_assert(!take_next(b, lane, &t), "offset %lld of %u[%d] came", (long long)t.head.offset, t.head.topic, t.head.partition);
+}
+
+/* Puts an original on the rejects ring, as transform does before the marker. */
+static inline uint64_t reject(struct bench *b, uint32_t lane, const struct record *of, uint32_t value_bytes) {
+    struct record r = *of;
+    r.op = RECORD_REJECT;
+    r.reason = REASON_JSON_INVALID;
+    r.kafka_key_bytes = r.headers_bytes = 0;
+    r.value_bytes = value_bytes;
+    uint8_t *at = ring_reserve(&b->rejects_out[lane], (uint32_t)record_bytes(&r));
+    cr_assert_not_null(at);
+    memcpy(at, &r, sizeof r);
+    for (uint32_t i = 0; i < value_bytes; i++) at[sizeof r + i] = (uint8_t)(r.offset + i);
+    uint64_t number = ring_stage(&b->rejects_out[lane], (uint32_t)record_bytes(&r), RECORD_DATA);
+    ring_publish(&b->rejects_out[lane]);
+    return number;
+}
+
+static inline int64_t released_of(struct bench *b, uint32_t slot, uint32_t *epoch) {
+    uint64_t e, next;
+    twin_load(&b->sink[ledger_lane(b->ledger->slot[slot].partition, b->config.lanes)]->slot[slot].released, &e, &next);
+    if (epoch != NULL) *epoch = (uint32_t)e;
+    return (int64_t)next;
+}
+
+static inline uint32_t slot_at(struct bench *b, uint32_t topic, int32_t partition) {
+    uint32_t n = atomic_load(&b->ledger->count);
+    for (uint32_t i = 0; i < n; i++)
+        if (b->ledger->slot[i].topic == topic && b->ledger->slot[i].partition == partition) return i;
+    cr_assert_fail("the partition has no slot");
+    return 0;
+}
+
+static inline const struct ledger_ingest_slot *ledger_of(struct bench *b, uint32_t topic, int32_t partition) {
+    return &b->ledger->slot[slot_at(b, topic, partition)];
+}
+static inline uint32_t epoch_of(struct bench *b, uint32_t topic, int32_t partition) {
+    return atomic_load(&ledger_of(b, topic, partition)->epoch);
+}
+
+/* n partitions of topic 0 (numbers 0 …), each with `messages` messages, all given to a fresh ingest. */
+static inline struct bench *bench_reading(uint32_t lanes, uint64_t ring_bytes, int partitions, int messages) {
+    struct bench *b = bench_make(lanes, ring_bytes);
+    uint64_t seed = 99;
+    for (int i = 0; i < partitions; i++) sim_fill(sim_partition_add(&b->kafka, 0, i), messages, 0, &seed);
+    ingest_starts(b);
+    sim_give(&b->kafka, UINT64_MAX);
+    return b;
+}
+
+static inline uint64_t counted(const struct bench *b, enum metric m) { return b->worker.local.value[m]; }
+
+static inline const char *reason_shown(struct bench *b) {
+    static char text[STATS_TEXT_BYTES];
+    stats_text_get(&b->worker.block->reason, text);
+    return text;
+}
+
+/* The rejects folder as a reader sees it. */
+struct kept {
+    uint32_t count;
+    struct rejects_entry head[4096];
+    uint64_t damaged_bytes, total_bytes;
+};
+
+static inline struct kept *kept_read(const char *data_dir) {
+    struct kept *k = calloc(1, sizeof *k);
+    struct rejects_reader reader;
+    struct rejects_record record;
+    struct err err = {0};
+    char folder[96];
+    snprintf(folder, sizeof folder, "%s/rejects", data_dir);
+    cr_assert_eq(rejects_open(&reader, folder, &err), 0, "%s", err.text);
+    int r;
+    while ((r = rejects_next(&reader, &record, &err)) == 1) {
+        cr_assert_lt(k->count, 4096);
+        k->head[k->count++] = record.head;
+    }
+    cr_assert_eq(r, 0, "%s", err.text);
+    k->damaged_bytes = reader.damaged_bytes;
+    k->total_bytes = reader.total_bytes;
+    rejects_close(&reader);
+    return k;
+}
+
+#endif
