@@ -221,7 +221,7 @@ void config_reference(FILE *out) {
           "\n"
           "`topics:` is a list; each entry has the keys below. `defaults:` holds the same keys for all topics,\n"
           "`name`, `key` and `partitions` excepted; what a topic says itself comes first, and a bulk topic takes no\n"
-          "operation and no `old_key` from it.\n"
+          "`old_key` from it.\n"
           "\n",
           out);
     rows_put(config_topic_keys, config_topic_key_count, out);

@@ -198,11 +198,10 @@ static bool key_in(const char *name, const char *const *names) {
     return false;
 }
 
-/* Takes from `defaults` what the topic does not say and can use: a bulk topic has no operation and no old key, and of
- * header and field a topic has the one it names itself. */
+/* Takes from `defaults` what the topic does not say and can use: a bulk topic has no old key, and of header and field a
+ * topic has the one it names itself. */
 static void topic_inherit(struct reader *r, struct scope *s) {
     static const char *const operation[] = {"operation.header", "operation.field", NULL};
-    static const char *const change_only[] = {"operation.header", "operation.field", "old_key", NULL};
     const struct scope *d = &r->defaults;
     struct config_topic *t = s->base;
     bool own_operation = scope_has(s, "operation.header") || scope_has(s, "operation.field");
@@ -210,7 +209,7 @@ static void topic_inherit(struct reader *r, struct scope *s) {
     for (size_t i = 0; i < s->count; i++) {
         const struct config_key *k = &s->keys[i];
         if (s->seen[i] || !d->seen[i] || !type_valued(k->type)) continue;
-        if ((own_operation && key_in(k->name, operation)) || (bulk && key_in(k->name, change_only))) continue;
+        if ((own_operation && key_in(k->name, operation)) || (bulk && strcmp(k->name, "old_key") == 0)) continue;
         memcpy((char *)s->base + k->offset, (const char *)d->base + k->offset, k->size);
         s->seen[i] = true;
         s->where[i] = d->where[i];

@@ -14,6 +14,8 @@ void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *ka
     g->kafka = *kafka;
     g->first_assignment = true;
     g->commit_due_ns = clock_ns(g->clock) + NS_PER_S;
+    for (uint32_t i = 0; i < g->config->lanes; i++)
+        atomic_store_explicit(&w->block->lane_published[i], g->lane[i].out.number, memory_order_release);
     assignment_restore(g);
 }
 
@@ -51,7 +53,6 @@ static void rings_account(struct ingest *g) {
     uint64_t published = 0, bytes = 0, full = 0, wakeups = 0;
     for (uint32_t i = 0; i < g->config->lanes; i++) {
         struct ring_producer *p = &g->lane[i].out;
-        atomic_store_explicit(&g->worker->block->lane_published[i], p->number_published, memory_order_release);
         published += p->count.published;
         bytes += p->count.bytes;
         full += p->count.full;

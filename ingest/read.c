@@ -160,6 +160,12 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
     return n;
 }
 
+/* The number is noted before the ring shows it: nobody finds the next stage ahead of this one. */
+static void publish(struct ingest *g, struct lane *l) {
+    atomic_store_explicit(&g->worker->block->lane_published[l - g->lane], l->out.number, memory_order_release);
+    ring_publish(&l->out);
+}
+
 static bool read_lane(struct ingest *g, struct lane *l, uint64_t now, int64_t wall_ms) {
     uint32_t record_max = ring_record_max(l->out.capacity);
     bool busy = false;
@@ -167,7 +173,7 @@ static bool read_lane(struct ingest *g, struct lane *l, uint64_t now, int64_t wa
     for (uint32_t k = 0; k < l->slot_count && !l->full; k++) {
         uint32_t slot = l->slot[(l->turn + k) % l->slot_count];
         if (read_partition(g, l, slot, now, wall_ms) > 0) busy = true;
-        ring_publish(&l->out);
+        publish(g, l);
         l->full = !ring_has_room(&l->out, record_max);
     }
     if (l->slot_count > 0) l->turn = (l->turn + 1) % l->slot_count;
@@ -183,7 +189,7 @@ bool read_step(struct ingest *g, bool *blocked) {
         struct lane *l = &g->lane[i];
         if (!g->holding) busy |= read_lane(g, l, now, wall_ms);
         *blocked |= l->full || g->holding;
-        ring_publish(&l->out);
+        publish(g, l);
     }
     return busy;
 }

@@ -78,15 +78,13 @@ uint64_t view_published(const struct stats_block *b) {
     return atomic_load_explicit(&b->published, memory_order_acquire);
 }
 
-/* From the end of the chain to its beginning: what is read first can only be behind what is read later. A stage notes
- * its number here after it has passed the record on, so the next one may be ahead of the note; then that one is right. */
+/* From the end of the chain to its beginning: what is read first can only be behind what is read later. Ingest and
+ * transform note a number before they pass the record on, the sink after it has released it. */
 struct lane_numbers view_lane(const struct stats *s, uint32_t lane) {
     struct lane_numbers n;
     n.sink = view_published(stats_block(s, stats_block_index(ROLE_SINK, lane)));
     n.transform = view_published(stats_block(s, stats_block_index(ROLE_TRANSFORM, lane)));
     n.ingest = atomic_load_explicit(&stats_block(s, 1)->lane_published[lane], memory_order_acquire);
-    if (n.transform < n.sink) n.transform = n.sink;
-    if (n.ingest < n.transform) n.ingest = n.transform;
     return n;
 }
 

@@ -51,7 +51,9 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
         err_set(&err, EINVAL, "made by another build");
         refuse("configuration", &err);
     }
-    log_init(w->config->instance, role_name(role), lane, w->config->log.format == LOG_JSON, w->config->log.level);
+    char where[2 * NAME_BYTES];
+    snprintf(where, sizeof where, "%.63s/%.63s", w->config->name, w->config->instance);
+    log_init(where, role_name(role), lane, w->config->log.format == LOG_JSON, w->config->log.level);
     if (stats_map(&w->stats, WORKER_FD_STATS, &err) != 0) refuse("stats", &err);
     w->control = workspace_map(WORKER_FD_CONTROL, sizeof *w->control, false, NULL, &err);
     if (w->control == NULL) refuse("control page", &err);

@@ -29,7 +29,9 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", err.text);
         return err.code;
     }
-    log_init(s.config.instance, role_name(ROLE_SUPERVISOR), -1, s.config.log.format == LOG_JSON, s.config.log.level);
+    char where[2 * NAME_BYTES];
+    snprintf(where, sizeof where, "%.63s/%.63s", s.config.name, s.config.instance);
+    log_init(where, role_name(ROLE_SUPERVISOR), -1, s.config.log.format == LOG_JSON, s.config.log.level);
     own_folder(folder);
     if (supervisor_init(&s, folder, &err) != 0) {
         log_error("supervisor.cannot_start", "%s", err.text);

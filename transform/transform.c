@@ -45,11 +45,17 @@ static int sealer_init(struct transform *t, const struct keys *keys, struct err 
     return xaes_sealer_init(&t->sealer, keys_current(keys)->bytes, prefix, err);
 }
 
+/* Noted before the ring shows it: nobody finds the next stage ahead of this one. */
+static void published_note(const struct transform *t) {
+    atomic_store_explicit(&t->port.worker->block->published, t->port.out->number, memory_order_release);
+}
+
 int transform_init(struct transform *t, const struct transform_ports *ports, const struct keys *keys, struct err *err) {
     memset(t, 0, sizeof *t);
     t->port = *ports;
     t->config = ports->worker->config;
     t->passed_on = ports->out->number;
+    published_note(t);
     t->shown = STATE_COUNT;
     CHECK(ports->rejects->aux_count > AUX_LAST_ORIGIN);
     bool wants_json = false;
@@ -287,11 +293,11 @@ static void stats_account(struct transform *t) {
     t->counted.full = full;
     t->counted.empty = empty;
     t->counted.wakeups = wakeups;
-    atomic_store_explicit(&t->port.worker->block->published, out->number_published, memory_order_relaxed);
 }
 
 /* The order is what a successor relies on: originals of rejects, then markers and records, then the input. */
 static void flush(struct transform *t) {
+    published_note(t);
     ring_publish(t->port.rejects);
     ring_publish(t->port.out);
     if (t->done_number != 0) ring_release(t->port.in, t->done_end, t->done_number);

@@ -62,6 +62,20 @@ static void delivered(rd_kafka_t *kafka, const rd_kafka_message_t *message, void
     else p->failed++;
 }
 
+/* The client asks for the leaders of a topic it hears of for the first time only once a second: ask now. */
+static int topics_know(struct producer *p, struct err *err) {
+    for (int i = 0; i < 2; i++) {
+        const struct rd_kafka_metadata *metadata;
+        p->topic[i] = rd_kafka_topic_new(p->kafka, topics[i], NULL);
+        rd_kafka_resp_err_t e = p->topic[i] != NULL ? rd_kafka_metadata(p->kafka, 0, p->topic[i], &metadata, 5000)
+                                                    : rd_kafka_last_error();
+        if (e != RD_KAFKA_RESP_ERR_NO_ERROR)
+            return err_set(err, EX_UNAVAILABLE, "topic %s of the embedded broker: %s", topics[i], rd_kafka_err2str(e));
+        rd_kafka_metadata_destroy(metadata);
+    }
+    return 0;
+}
+
 int producer_init(struct producer *p, const char *address, struct err *err) {
     /* One request in flight keeps the order of retries; the mock would duplicate for an idempotent producer. */
     const char *const properties[][2] = {{"bootstrap.servers", address},
@@ -81,7 +95,7 @@ int producer_init(struct producer *p, const char *address, struct err *err) {
     rd_kafka_conf_set_dr_msg_cb(conf, delivered);
     rd_kafka_conf_set_opaque(conf, p);
     p->kafka = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
-    if (p->kafka != NULL) return 0;
+    if (p->kafka != NULL) return topics_know(p, err);
     rd_kafka_conf_destroy(conf);
     return err_set(err, EX_UNAVAILABLE, "no producer: %s", error);
 }
@@ -91,7 +105,7 @@ int producer_send(struct producer *p, const struct card_record *r, struct err *e
     const char *word = words[r->operation];
     for (;;) {
         rd_kafka_resp_err_t e = rd_kafka_producev(
-            p->kafka, RD_KAFKA_V_TOPIC(topics[r->bulk ? 0 : 1]), RD_KAFKA_V_PARTITION(r->partition),
+            p->kafka, RD_KAFKA_V_RKT(p->topic[r->bulk ? 0 : 1]), RD_KAFKA_V_PARTITION(r->partition),
             RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY((void *)(uintptr_t)r->account, strlen(r->account)),
             RD_KAFKA_V_VALUE((void *)(uintptr_t)r->value, r->value_bytes), RD_KAFKA_V_HEADER("op", word, -1),
             RD_KAFKA_V_END);
@@ -132,6 +146,8 @@ void producer_free(struct producer *p) {
     if (p->kafka == NULL) return;
     rd_kafka_purge(p->kafka, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     rd_kafka_flush(p->kafka, 1000);
+    for (int i = 0; i < 2; i++)
+        if (p->topic[i] != NULL) rd_kafka_topic_destroy(p->topic[i]);
     rd_kafka_destroy(p->kafka);
     p->kafka = NULL;
 }

@@ -24,7 +24,8 @@ int broker_start(struct process *p, const char *executable, const char *log, cha
                  struct err *err);
 
 struct producer {
-    void *kafka; /* rd_kafka_t */
+    void *kafka;    /* rd_kafka_t */
+    void *topic[2]; /* rd_kafka_topic_t */
     uint64_t delivered, failed;
     uint64_t sent[2][CARDS_PARTITIONS]; /* by topic (bulk, change) and partition */
 };

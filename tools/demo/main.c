@@ -40,8 +40,8 @@ struct demo {
     struct pipeline pipeline;
     uint32_t published;
     bool killed;
-    uint64_t start_ns, end_ns;       /* from the first record published to the last one applied */
-    uint64_t shown_ns, shown_applied; /* at the last progress line */
+    uint64_t start_ns, end_ns; /* from the first record published to the last one applied */
+    uint64_t shown_ns;         /* the last progress line */
 };
 
 /* -- a folder of its own ---------------------------------------------------------------------------------------------------- */
@@ -100,7 +100,7 @@ static const char *thousands(uint64_t n, char out[32]) {
 static void progress(struct demo *d, bool last) {
     uint64_t now = now_ns();
     uint64_t every = (d->terminal ? PROGRESS_TERMINAL_MS : PROGRESS_LINE_MS) * NS_PER_MS;
-    if (!last && d->shown_ns != 0 && now - d->shown_ns < every) return;
+    if (!last && now - d->shown_ns < every) return;
     char published[32], applied[32], rate[32];
     uint64_t n = pipeline_applied(&d->pipeline);
     double seconds = (double)(now - d->start_ns) / (double)NS_PER_S;
@@ -132,7 +132,7 @@ static void worker_kill(struct demo *d) {
     if (pid == 0) return; /* between two lives: with the next record */
     d->killed = true;
     if (d->terminal) progress(d, true);
-    printf("           SIGKILL to %s, process %d\n", name, (int)pid);
+    printf("           killed the %s (process %d) with SIGKILL\n", name, (int)pid);
     fflush(stdout);
 }
 
@@ -177,11 +177,12 @@ static int publish(struct demo *d, struct cards *cards, struct fold *fold, uint3
 
 static int run(struct demo *d, struct fold *fold, struct err *err) {
     static struct cards cards;
-    char all[32], bulk[32], changes[32];
-    printf("Publishing %s card records: a bulk load of %s, then %s changes (new values, new keys, deletes).\n",
-           thousands(CARDS_RECORDS, all), thousands(CARDS_BULK, bulk), thousands(CARDS_RECORDS - CARDS_BULK, changes));
+    char all[32], rate[32], bulk[32], changes[32];
+    printf("Publishing %s card records, %s a second: a bulk load of %s, then %s changes (new values, new keys, deletes).\n",
+           thousands(CARDS_RECORDS, all), thousands(CARDS_RECORDS * 1000 / PUBLISH_MS, rate), thousands(CARDS_BULK, bulk),
+           thousands(CARDS_RECORDS - CARDS_BULK, changes));
     cards_init(&cards, d->seed);
-    d->start_ns = now_ns();
+    d->start_ns = d->shown_ns = now_ns();
     /* Between topics there is no order: the changes begin when the load is in the cache. */
     if (publish(d, &cards, fold, CARDS_BULK, err) != 0 || applied_wait(d, DRAIN_MS, err) != 0) return -1;
     if (publish(d, &cards, fold, CARDS_RECORDS, err) != 0 || applied_wait(d, DRAIN_MS, err) != 0) return -1;

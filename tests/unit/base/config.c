@@ -43,7 +43,7 @@ Test(config, smallest_file_gets_every_default) {
     cr_assert(c.lanes == 1 && c.start == START_ERROR && c.spin_us == 0);
     cr_assert_eq(c.ring_bytes, 16 << 20);
     cr_assert(c.drain_timeout_ms == 30000 && c.heartbeat_timeout_ms == 10000);
-    cr_assert(c.restart.limit == 5 && c.restart.window_ms == 60000 && c.restart.backoff_ms_max == 5000);
+    cr_assert(c.restart.limit == 10 && c.restart.window_ms == 60000 && c.restart.backoff_ms_max == 5000);
     cr_assert(c.poison.attempts == 3 && c.poison.limit == 10);
     cr_assert_eq(c.rejects.max_bytes, 1 << 30);
     cr_assert(c.log.format == LOG_TEXT && c.metrics.textfile[0] == 0 && c.metrics.interval_ms == 15000);
@@ -465,9 +465,15 @@ Test(config, topics_take_from_defaults_what_they_do_not_say) {
     cr_assert_str_eq(a->operation_header, "op");
     cr_assert_str_eq(a->old_key, "{old}");
     cr_assert(b->mode == MODE_BULK && b->ttl_ms == 0 && !b->encrypt && b->compress == COMPRESS_LZ4);
-    cr_assert(b->operation_header[0] == 0 && b->old_key[0] == 0, "a bulk topic has no operation and no old key");
+    cr_assert(b->old_key[0] == 0, "a bulk topic has no old key");
+    cr_assert_str_eq(b->operation_header, "op");
     cr_assert(d->operation_header[0] == 0 && d->old_key[0] == 0, "its own field and its empty old key come first");
     cr_assert_str_eq(d->operation_field, "f");
+}
+
+Test(config, bulk_topic_may_have_an_operation_so_that_others_than_inserts_are_rejected) {
+    accept(WITH_TOPIC("    mode: bulk\n    key: x\n    operation: {header: op}\n"));
+    cr_assert_str_eq(c.topic[0].operation_header, "op");
 }
 
 Test(config, defaults_may_stand_behind_the_topics) {

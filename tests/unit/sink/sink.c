@@ -144,6 +144,23 @@ Test(sink, record_of_an_earlier_epoch_is_neither_applied_nor_counted_as_released
     redis_is(&redis, "1 1 2 i1", "GET " RIG_MARK(0));
 }
 
+Test(sink, answer_that_comes_after_the_epoch_was_raised_releases_nothing_of_the_new_one) {
+    rig_add(&rig, 0, "a", "1");
+    rig_run(&rig);
+    kill(redis.pid, SIGSTOP);
+    rig_add(&rig, 0, "a", "2");
+    rig_add(&rig, 1, "b", "2");
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 2000, rig.sink.line.flight.records == 2);
+    atomic_store(&rig.plan->slot[0].epoch, 2);
+    kill(redis.pid, SIGCONT);
+    RIG_UNTIL(&rig, 2000, rig_done(&rig));
+    uint64_t epoch, next;
+    twin_load(&rig.ledger->slot[0].released, &epoch, &next);
+    cr_assert(epoch == 1 && next == 1, "epoch %lu, next %lu", epoch, next);
+    cr_assert_eq(rig_released(&rig, 1), 1);
+}
+
 Test(sink, large_and_empty_values_and_binary_keys_arrive_unaltered) {
     static struct rig big; /* a ring whose records may be larger than 1 MB */
     rig_init(&big, &redis, 1);

@@ -154,15 +154,6 @@ Test(stats, what_is_unknown_is_minus_one, .init = instance_make, .fini = instanc
     yajl_tree_free(v);
 }
 
-Test(stats, stage_that_has_not_noted_its_number_yet_is_not_shown_behind_the_next, .init = instance_make,
-     .fini = instance_drop) {
-    stats_block(&s, stats_block_index(ROLE_SINK, 0))->published = 1005; /* of 990 and 1000 */
-    yajl_val v = json(rendered(stats_render_json)), l = item(v, "lanes", 0);
-    cr_assert(number_at(l, "ingest_published", NULL) == 1005 && number_at(l, "transform_published", NULL) == 1005);
-    cr_assert(number_at(l, "sink_published", NULL) == 1005 && number_at(l, "released", NULL) == 1005);
-    yajl_tree_free(v);
-}
-
 Test(stats, lag_is_never_below_zero, .init = instance_make, .fini = instance_drop) {
     partition_set(0, 0, 0, 100, 90); /* the watermark is older than the position */
     yajl_val v = json(rendered(stats_render_json));

@@ -1,0 +1,133 @@
+/* Keep: from the rejects rings to the store; released only when durable, stored once. */
+#include "tests/unit/ingest/help.h"
+
+enum { RING = 65536 };
+
+static struct bench *bench_with(uint32_t lanes) {
+    struct bench *b = bench_reading(lanes, RING, (int)lanes, 50);
+    settle(b);
+    return b;
+}
+
+/* n rejects of a lane, of records 1000, 1001, … */
+static void rejects(struct bench *b, uint32_t lane, int n, uint32_t value_bytes) {
+    struct record r = {.topic = 1, .slot = (uint16_t)lane, .partition = (int32_t)lane, .epoch = 1, .timestamp_ms = 5};
+    for (int i = 0; i < n; i++) {
+        r.offset = 1000 + i;
+        r.id[0] = (uint8_t)i;
+        reject(b, lane, &r, value_bytes);
+    }
+}
+
+static uint64_t released(struct bench *b, uint32_t lane) {
+    struct ring_snapshot s;
+    struct err err;
+    cr_assert_eq(ring_observe(&b->rejects[lane], &s, &err), RING_ATTACHED);
+    return s.released;
+}
+
+Test(keep, stores_every_reject_of_every_lane_as_it_came) {
+    struct bench *b = bench_with(2);
+    rejects(b, 0, 7, 100);
+    rejects(b, 1, 5, 0);
+    settle(b);
+    cr_assert_eq(released(b, 0), 7);
+    cr_assert_eq(released(b, 1), 5);
+    struct kept *k = kept_read(b->folder);
+    cr_assert_eq(k->count, 12);
+    uint64_t next[2] = {1, 1};
+    for (uint32_t i = 0; i < k->count; i++) {
+        const struct rejects_entry *e = &k->head[i];
+        cr_assert_eq(e->number, next[e->lane]++);
+        cr_assert_eq(e->incarnation, rejects_incarnation(e->lane));
+        cr_assert_eq(e->offset, 999 + (int64_t)e->number);
+        cr_assert_eq(e->reason, REASON_JSON_INVALID);
+        cr_assert_eq(e->value_bytes, e->lane == 0 ? 100 : 0);
+        cr_assert_eq(e->partition, (int32_t)e->lane);
+    }
+    cr_assert_eq(counted(b, M_ingest_reject_stored), 12);
+    bench_drop(b);
+}
+
+Test(keep, releases_nothing_that_did_not_fit_and_keeps_it_later) {
+    struct bench *b = bench_with(1);
+    b->g->store.max_bytes = 1000; /* room for a few */
+    rejects(b, 0, 20, 100);
+    settle(b);
+    uint64_t kept = released(b, 0);
+    cr_assert(kept > 0 && kept < 20, "%d", (int)kept);
+    cr_assert_eq(kept_read(b->folder)->count, kept);
+    cr_assert_leq(kept_read(b->folder)->total_bytes, 1000);
+    cr_assert_str_eq(reason_shown(b), "rejects full");
+    cr_assert_eq(atomic_load(&b->worker.block->state), STATE_BLOCKED);
+    b->g->store.max_bytes = 1 << 20;
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(released(b, 0), 20);
+    cr_assert_eq(kept_read(b->folder)->count, 20);
+    cr_assert_eq(atomic_load(&b->worker.block->state), STATE_RUNNING);
+    bench_drop(b);
+}
+
+Test(keep, goes_on_by_itself_when_an_operator_has_made_room) {
+    struct bench *b = bench_with(1);
+    b->g->store.max_bytes = 1000;
+    rejects(b, 0, 20, 100);
+    settle(b);
+    uint64_t before = released(b, 0);
+    char path[128];
+    snprintf(path, sizeof path, "%s/rejects/00000001.rejects", b->folder);
+    cr_assert_eq(unlink(path), 0); /* exported and removed, as the message asks for */
+    for (int s = 0; s < 3; s++) {
+        pass_ms(b, 1000);
+        settle(b);
+    }
+    uint64_t after = released(b, 0);
+    cr_assert_gt(after, before, "it stays blocked although there is room");
+    cr_assert_eq(kept_read(b->folder)->count, after - before, "what was released is in no file");
+    bench_drop(b);
+}
+
+Test(keep, does_not_store_again_what_a_predecessor_stored_and_did_not_release) {
+    struct bench *b = bench_with(1);
+    rejects(b, 0, 5, 50);
+    struct ring_item item;
+    struct record_view r;
+    struct err err;
+    for (int i = 0; i < 3; i++) { /* stored, synced, and then it dies */
+        cr_assert_eq(ring_peek(&b->g->lane[0].rejects, &item, &err), RING_OK);
+        cr_assert_eq(record_open(item.body, item.len, &r), 0);
+        cr_assert_eq(rejects_store_append(&b->g->store, 0, item.number, &r, "change", &err), REJECTS_STORED);
+    }
+    cr_assert_eq(rejects_store_sync(&b->g->store, &err), 0);
+    ingest_dies(b);
+    ingest_starts(b);
+    settle(b);
+    cr_assert_eq(released(b, 0), 5);
+    struct kept *k = kept_read(b->folder);
+    cr_assert_eq(k->count, 5);
+    for (uint32_t i = 0; i < 5; i++) cr_assert_eq(k->head[i].number, i + 1);
+    cr_assert_eq(counted(b, M_ingest_reject_repeat), 3);
+    cr_assert_eq(counted(b, M_ingest_reject_stored), 2);
+    bench_drop(b);
+}
+
+Test(keep, works_before_there_is_an_assignment) {
+    struct bench *b = bench_with(1);
+    rejects(b, 0, 5, 50);
+    ingest_dies(b);
+    ingest_starts(b); /* the broker is away */
+    settle(b);
+    cr_assert_eq(released(b, 0), 5);
+    bench_drop(b);
+}
+
+Test(keep, takes_more_than_a_burst) {
+    struct bench *b = bench_with(1);
+    for (int i = 0; i < 5; i++) {
+        rejects(b, 0, 150, 10);
+        settle(b);
+    }
+    cr_assert_eq(kept_read(b->folder)->count, 750);
+    bench_drop(b);
+}
