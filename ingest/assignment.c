@@ -94,28 +94,42 @@ static bool resume(struct ingest *g, uint32_t slot, int64_t broker) {
     return true;
 }
 
+/* Whether the group has commits in a topic: 1 yes, 0 no, -1 no answer. Those of other members count, and are asked for:
+ * what was added to a topic has the highest numbers, so the older partitions are those below. */
+static int topic_has_commits(struct ingest *g, const struct kafka_partition *at, const struct kafka_event *e, struct err *err) {
+    static struct kafka_partition below[PARTITIONS_MAX];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->count; i++)
+        if (e->list[i].topic == at->topic && e->list[i].offset >= 0) return 1;
+    while (n < PARTITIONS_MAX && n < (uint32_t)at->partition) {
+        below[n] = (struct kafka_partition){at->topic, (int32_t)n, -1};
+        n++;
+    }
+    if (n > 0 && g->kafka.committed(g->kafka.self, below, n, err) != 0) return -1;
+    for (uint32_t i = 0; i < n; i++)
+        if (below[i].offset >= 0) return 1;
+    return 0;
+}
+
 /* A partition without a commit: the operator's choice, unless the group has commits in the same topic; then the partition
  * was added to it, and all it holds is to be read. 0 ok, 1 ask again later, -1 give up (reason in err). */
-static int first_start(struct ingest *g, const struct kafka_partition *at, bool topic_has_commits, int64_t *start,
+static int first_start(struct ingest *g, const struct kafka_partition *at, const struct kafka_event *e, int64_t *start,
                        struct err *err) {
     int64_t low, high;
-    if (!topic_has_commits && g->config->start == START_ERROR) {
+    int added = topic_has_commits(g, at, e, err);
+    if (added < 0) return 1;
+    if (!added && g->config->start == START_ERROR) {
         err_set(err, 1, "group %s has no committed offset for %s[%d]: choose `start: earliest` or `start: latest` for the "
                         "first start", g->config->kafka.group_id, g->config->topic[at->topic].name, at->partition);
         return -1;
     }
     if (g->kafka.watermarks(g->kafka.self, at, &low, &high, err) != 0) return 1;
-    *start = topic_has_commits || g->config->start == START_EARLIEST ? low : high;
+    *start = added || g->config->start == START_EARLIEST ? low : high;
     return 0;
 }
 
-static bool topic_has_commits(const struct kafka_event *e, uint32_t topic) {
-    for (uint32_t i = 0; i < e->count; i++)
-        if (e->list[i].topic == topic && e->list[i].offset >= 0) return true;
-    return false;
-}
-
-/* Decides where one partition of the assignment begins. Same results as first_start. */
+/* Decides where one partition of the assignment begins. Same results as first_start. The commit of a new epoch is noted
+ * last: from then on a successor takes the partition for ours, and must not find the epoch of before. */
 static int partition_begin(struct ingest *g, struct kafka_partition *at, const struct kafka_event *e, struct err *err) {
     uint32_t slot = slot_get(g, at);
     if (slot == UINT32_MAX) return err_set(err, 1, "more than %d partitions have been assigned", PARTITIONS_MAX);
@@ -127,22 +141,22 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     }
     int64_t start = at->offset;
     bool first = at->offset < 0;
-    int r = first ? first_start(g, at, topic_has_commits(e, at->topic), &start, err) : 0;
+    int r = first ? first_start(g, at, e, &start, err) : 0;
     if (r != 0) return r;
-    commit_known(g, slot, at->offset);
     epoch_raise(g, slot, start);
     flags_set(g, slot, LEDGER_ASSIGNED | (first ? LEDGER_FIRST_START : 0));
+    commit_known(g, slot, at->offset);
     struct log_at where = {g->config->topic[at->topic].name, at->partition, start};
     log_info_at("ingest.partition_begin", &where, "epoch %u, lane %u%s", p->epoch, p->lane,
                 first ? ", first start" : "");
     return 0;
 }
 
-/* After the first assignment, what a predecessor held and this process did not get belongs to somebody else. */
+/* After the first assignment, whatever this process did not get belongs to somebody else. Also what a predecessor had
+ * given up already: it may have died before it raised the epoch. */
 static void others_give_up(struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
-        bool held = (atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0;
-        if (g->partition[i].assigned || !held) continue;
+        if (g->partition[i].assigned || g->partition[i].epoch == 0) continue;
         flags_set(g, i, 0);
         epoch_end(g, i);
     }

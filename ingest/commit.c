@@ -16,8 +16,8 @@ static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at
     return UINT32_MAX;
 }
 
-/* A reject that is not durable yet holds its partition's commit back: cap[slot] becomes its offset. `released` was read
- * before the rings are looked at, and transform publishes a reject before the marker that the sink releases: so the rings
+/* A reject that is not durable yet holds its partition's commit back: cap[slot] becomes its offset. One of an earlier
+ * epoch does not: the record was read again since, or somebody else has dealt with it. `released` was read before the rings are looked at, and transform publishes a reject before the marker that the sink releases: so the rings
  * hold all rejects that matter. */
 static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     struct ring_item item;
@@ -27,6 +27,7 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
         struct ring_consumer *c = &g->lane[lane].rejects;
         while (ring_peek(c, &item, &err) == RING_OK) {
             CHECK(record_open(item.body, item.len, &r) == 0 && r.head.slot < PARTITIONS_MAX);
+            if (r.head.epoch != g->partition[r.head.slot].epoch) continue;
             if (r.head.offset < cap[r.head.slot]) cap[r.head.slot] = r.head.offset;
         }
         ring_rewind(c);

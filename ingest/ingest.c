@@ -80,12 +80,18 @@ static void state_show(struct ingest *g, enum control_mode mode) {
         worker_state(g->worker, STATE_RUNNING, "%s", "");
 }
 
+/* Whether there are partitions that this process or a predecessor holds: what was read of them is to be committed. */
+static bool holds_any(const struct ingest *g) {
+    for (uint32_t i = 0; i < g->partition_count; i++)
+        if ((atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0) return true;
+    return false;
+}
+
 /* Asked to leave: what is released is committed once more, for a bounded time. */
 static bool may_leave(struct ingest *g, enum control_mode mode, uint64_t now) {
     if (mode == CONTROL_RUN) return false;
-    bool nothing_mine = g->membership == MEMBER_WAITING && g->partition_count == 0;
     bool no_membership = g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING;
-    if (nothing_mine) return true;
+    if (g->membership == MEMBER_WAITING && !holds_any(g)) return true;
     if (mode == CONTROL_DRAIN && (no_membership || !assignment_drained(g))) return false;
     if (no_membership) return true;
     if (!g->leaving) {

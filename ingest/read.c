@@ -77,6 +77,14 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     return true;
 }
 
+static void read_account(struct ingest *g, const struct kafka_message *m, uint64_t bytes, int64_t wall_ms) {
+    stats_add(g->stats, M_ingest_record_read, 1);
+    stats_add(g->stats, M_ingest_byte_read, bytes);
+    if (m->timestamp_ms >= 0)
+        stats_observe(g->stats, H_ingest_kafka_to_ingest,
+                      wall_ms > m->timestamp_ms ? (uint64_t)(wall_ms - m->timestamp_ms) * NS_PER_MS : 0);
+}
+
 /* One message into the ring. False: nothing was done, the store has to take its reject first. */
 static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t slot, const struct kafka_message *m,
                  uint64_t now, int64_t wall_ms) {
@@ -87,11 +95,6 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
     r.kafka_key_bytes = m->key_bytes;
     r.value_bytes = m->value_bytes;
     r.headers_bytes = g->kafka.headers(g->kafka.self, m, headers, sizeof headers);
-    stats_add(g->stats, M_ingest_record_read, 1);
-    stats_add(g->stats, M_ingest_byte_read, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes);
-    if (m->timestamp_ms >= 0)
-        stats_observe(g->stats, H_ingest_kafka_to_ingest,
-                      wall_ms > m->timestamp_ms ? (uint64_t)(wall_ms - m->timestamp_ms) * NS_PER_MS : 0);
     if (r.headers_bytes > sizeof headers || record_bytes(&r) > ring_record_max(l->out.capacity)) {
         if (!oversize(g, l, &r)) return false;
     } else {
@@ -99,13 +102,16 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
         put(l, &r, m, headers);
     }
     advance(l, p, slot, m->offset + 1);
+    read_account(g, m, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes, wall_ms);
     return true;
 }
 
 /* The end of a partition lies beyond its last record when what follows are control records or compacted ones. A marker
- * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. */
+ * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. So does the place
+ * where a first start began when there was nothing to read: without a commit, the next start would begin elsewhere. */
 static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int64_t end, uint64_t now) {
-    if (end <= p->next) return;
+    bool begun = p->committed >= 0 || ring_aux_get(&l->out, 2 * slot) == p->epoch || end == 0;
+    if (end < p->next || (end == p->next && begun)) return;
     struct record r = record_begin(p, slot, end - 1, now);
     r.op = RECORD_SKIP;
     put(l, &r, NULL, NULL);

@@ -1,5 +1,6 @@
 #include "ingest/rejects.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -105,6 +106,36 @@ static int segment_begin(struct rejects_store *s, struct err *err) {
     return 0;
 }
 
+/* Bytes of the segments that are there now: an operator makes room by removing some. */
+static uint64_t folder_bytes(const struct rejects_store *s) {
+    uint64_t sum = 0;
+    struct stat st;
+    int fd = openat(s->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (d == NULL) {
+        if (fd >= 0) close(fd);
+        return s->total_bytes;
+    }
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        if (fstatat(s->folder_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            sum += (uint64_t)st.st_size;
+    closedir(d);
+    return sum;
+}
+
+/* Whether so many bytes more would pass max_bytes. */
+static bool full(struct rejects_store *s, uint64_t bytes) {
+    if (s->total_bytes + bytes <= s->max_bytes) return false;
+    s->total_bytes = folder_bytes(s);
+    return s->total_bytes + bytes > s->max_bytes;
+}
+
+/* Writing goes on in a segment that an operator has removed, and nobody would ever find it there. */
+static bool segment_removed(const struct rejects_store *s) {
+    struct stat st;
+    return fstat(s->fd, &st) == 0 && st.st_nlink == 0;
+}
+
 /* A write that was cut short is taken back, so that the segment always ends with a whole entry while we live. */
 static int entry_write(struct rejects_store *s, struct iovec *part, int parts, size_t total, struct err *err) {
     ssize_t n = writev(s->fd, part, parts);
@@ -148,8 +179,9 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
     if (number != 0 && number <= s->seen[lane].number) return REJECTS_REPEAT;
     struct rejects_entry e = entry_of(s, lane, number, r, topic);
     size_t parts_bytes = sizeof e + e.topic_bytes + (size_t)e.key_bytes + e.value_bytes + e.headers_bytes;
-    if (s->total_bytes + e.total_bytes > s->max_bytes) return REJECTS_FULL;
-    if (s->fd >= 0 && s->segment_bytes >= REJECTS_SEGMENT_BYTES) {
+    bool next_segment = s->fd < 0 || s->segment_bytes >= REJECTS_SEGMENT_BYTES;
+    if (full(s, e.total_bytes + (next_segment ? sizeof(struct rejects_segment) : 0))) return REJECTS_FULL;
+    if (s->fd >= 0 && next_segment) {
         if (rejects_store_sync(s, err) != 0) return REJECTS_ERROR;
         segment_leave(s);
     }
@@ -172,6 +204,9 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
 int rejects_store_sync(struct rejects_store *s, struct err *err) {
     if (s->dirty && !s->left_dirty && fdatasync(s->fd) != 0) {
         err_set(err, errno, "fdatasync of the rejects folder: %s", strerror(errno));
+        segment_leave(s);
+    } else if (s->dirty && !s->left_dirty && segment_removed(s)) {
+        err_set(err, ENOENT, "the segment that was being written to has been removed from the rejects folder");
         segment_leave(s);
     } else if (s->left_dirty) {
         err_set(err, EIO, "a segment of the rejects folder could not be finished");

@@ -1,7 +1,7 @@
 /* Encode: commands for Redis, one behind the other in one contiguous send buffer.
  *
- * Every function that writes CHECKs its room: the caller asks for it with encode_room before a batch, by the upper bounds
- * below, so that a batch is always whole in the buffer. */
+ * Every function that writes CHECKs its room: the caller asks for it with encode_room before a batch, by the upper
+ * bounds below, so that a batch is always whole in the buffer. */
 #ifndef MILLRACE_SINK_ENCODE_H
 #define MILLRACE_SINK_ENCODE_H
 
@@ -11,11 +11,8 @@
 
 #include "base/err.h"
 
-enum {
-    /* Bytes of any one record's commands beyond its keys and value (the new key is counted once, used once). */
-    ENCODE_RECORD_OVERHEAD = 192,
-    ENCODE_SMALL_BYTES = 8192, /* bound of any command about marks */
-};
+/* Bytes of any one record's commands beyond its keys and value. */
+enum { ENCODE_RECORD_OVERHEAD = 192 };
 
 struct encode_buffer {
     uint8_t *bytes;

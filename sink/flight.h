@@ -1,8 +1,8 @@
 /* Flight: what was sent and not answered yet, in the order in which Redis will answer.
  *
  * A batch is a run of records of the ring with the replies it still waits for and the partitions it touches. Three
- * queues sized once: batches, expected replies (one byte each), touches. Between the replies of batches may stand answers
- * about marks that belong to no batch. Only the sink's own process sees it. */
+ * queues sized once: batches, expected replies (one byte each), touches. Between the replies of batches may stand
+ * answers about marks that belong to no batch. Only the sink's own process sees it. */
 #ifndef MILLRACE_SINK_FLIGHT_H
 #define MILLRACE_SINK_FLIGHT_H
 
@@ -65,7 +65,8 @@ void flight_clear(struct flight *f);
 struct batch *flight_begin(struct flight *f, uint64_t first);
 void flight_expect(struct flight *f, enum expect kind);
 
-/* flight_touch notes that the batch covers the partition of slot up to mark; later touches of a batch replace earlier. */
+/* flight_touch notes that the batch covers the partition of slot up to mark; later touches of a batch replace
+ * earlier. */
 void flight_touch(struct flight *f, uint32_t slot, struct mark mark);
 
 /* flight_end: the batch ends at this record. */

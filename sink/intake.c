@@ -33,7 +33,8 @@ void intake_rewind(struct intake *in) {
 /* The ledger is ingest's word on which partition a slot is: a record that disagrees was not made by our transform. */
 static bool head_valid(const struct intake *in, const struct record *r) {
     uint32_t slots = atomic_load_explicit(&in->plan->count, memory_order_acquire);
-    if (r->slot >= slots || r->slot >= PARTITIONS_MAX || r->topic >= in->config->topic_count || r->offset < 0) return false;
+    if (r->slot >= slots || r->slot >= PARTITIONS_MAX || r->topic >= in->config->topic_count || r->offset < 0)
+        return false;
     const struct ledger_ingest_slot *s = &in->plan->slot[r->slot];
     return s->topic == r->topic && s->partition == r->partition && r->op != RECORD_RAW;
 }
@@ -85,7 +86,7 @@ static void take(struct intake *in, const struct intake_item *item, uint64_t now
     in->bytes += item->len;
 }
 
-/* Whether the record that was held for its mark may go now. Its epoch may have passed meanwhile: then it is a marker. */
+/* Whether the record that was held for its mark may go now; when its epoch has passed meanwhile, it is a marker. */
 static bool held_free(struct intake *in) {
     uint32_t epoch = atomic_load_explicit(&in->plan->slot[in->held.slot].epoch, memory_order_acquire);
     if (in->held.epoch != epoch) {

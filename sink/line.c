@@ -8,13 +8,13 @@
 
 enum {
     SEND_SOFT_BYTES = 256 << 10, /* unsent bytes beyond which nothing more is encoded */
-    ENCODE_MARK_BYTES = MARK_KEY_BYTES + MARK_TEXT_BYTES + 64,
+    MARK_COMMAND_BYTES = MARK_KEY_BYTES + MARK_TEXT_BYTES + 64,
     OUT_SLACK_BYTES = 6 << 20,
 };
-/* The send buffer takes what may be unsent, a batch that ends with one largest record, and either the marks of a batch or
- * the questions about all marks with the creation of each. Pages that are never used cost nothing. */
+/* The send buffer takes what may be unsent, a batch that ends with one largest record, and either the marks of a
+ * batch or the questions about all marks with the creation of each. Pages that are never used cost nothing. */
 static_assert(OUT_SLACK_BYTES > SEND_SOFT_BYTES + INTAKE_BYTES_MAX + BATCH_MAX * ENCODE_RECORD_OVERHEAD +
-                                    4 * PARTITIONS_MAX * ENCODE_MARK_BYTES, "the send buffer takes the worst batch");
+                                    4 * PARTITIONS_MAX * MARK_COMMAND_BYTES, "the send buffer takes the worst batch");
 
 int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
               struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
@@ -47,7 +47,7 @@ static struct log_at at_slot(const struct line *l, uint32_t slot, int64_t offset
     return (struct log_at){.topic = l->config->topic[p->topic].name, .partition = p->partition, .offset = offset};
 }
 
-/* -- sending ---------------------------------------------------------------------------------------------------------- */
+/* -- sending ------------------------------------------------------------------------------------------------------ */
 
 static void count_command(struct line *l, enum expect kind) {
     flight_expect(&l->flight, kind);
@@ -191,7 +191,7 @@ static void ask_mark(struct line *l, uint32_t slot) {
 }
 
 void line_ask_marks(struct line *l, bool all) {
-    size_t room = 3UL * PARTITIONS_MAX * ENCODE_MARK_BYTES; /* a question, and perhaps a creation and one more question */
+    size_t room = 3UL * PARTITIONS_MAX * MARK_COMMAND_BYTES; /* a question, perhaps a creation and a second question */
     if (flight_asking(&l->flight) || !encode_room(&l->session.out, room)) return;
     uint32_t slots = atomic_load_explicit(&l->plan->count, memory_order_acquire);
     bool waits = l->intake.stop == INTAKE_UNMARKED;
@@ -217,7 +217,7 @@ static bool batch_fits(struct line *l) {
     uint32_t partitions = in->count < PARTITIONS_MAX ? in->count : PARTITIONS_MAX;
     return encode_unsent(&l->session.out) < SEND_SOFT_BYTES &&
            encode_room(&l->session.out, in->bytes + (size_t)in->count * ENCODE_RECORD_OVERHEAD +
-                                            (size_t)partitions * ENCODE_MARK_BYTES);
+                                            (size_t)partitions * MARK_COMMAND_BYTES);
 }
 
 static void release_answered(struct line *l);
@@ -241,7 +241,7 @@ int line_send(struct line *l, uint32_t limit, struct failure *f) {
     return r < 0 ? -1 : moved || r > 0;
 }
 
-/* -- releasing -------------------------------------------------------------------------------------------------------- */
+/* -- releasing ---------------------------------------------------------------------------------------------------- */
 
 static void observe_latency(struct line *l, const struct batch *b) {
     struct stats_local *local = &l->worker->local;
@@ -283,9 +283,9 @@ static void release_answered(struct line *l) {
     }
 }
 
-/* -- answers ---------------------------------------------------------------------------------------------------------- */
+/* -- answers ------------------------------------------------------------------------------------------------------ */
 
-/* A mark that shows a loss. What is in Redis and what should be there goes to the log, and the ledger keeps the flag. */
+/* A mark that is not as it must be. Both values go to the log; of a loss, the ledger keeps the flag. */
 static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, int64_t expected, struct mark found,
                     struct failure *f) {
     struct log_at at = at_slot(l, slot, expected);
@@ -294,19 +294,20 @@ static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, in
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     if (verdict == MARK_FOREIGN) {
         LOG_LINE(LOG_ERROR, "sink.mark_foreign", &at, "the key of this partition's mark holds something else");
-        return failure_set(f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?", at.topic,
-                           at.partition);
+        return failure_set(f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?",
+                           at.topic, at.partition);
     }
     if (verdict == MARK_MISSING) {
-        LOG_LINE(LOG_ERROR, "sink.mark_missing", &at, "the group has commits and Redis has no mark: either this Redis is "
-                 "not the one that was written, or set redis.when_marks_missing: trust_kafka for one start");
+        LOG_LINE(LOG_ERROR, "sink.mark_missing", &at,
+                 "the group has commits and Redis has no mark: is this the Redis that was written? docs/redis.md says "
+                 "what the choices are");
         return failure_set(f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic,
                            at.partition);
     }
     atomic_fetch_or_explicit(&l->ledger->slot[slot].flags, LEDGER_LOST_WRITES, memory_order_release);
-    LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at, "Redis has lost writes it acknowledged: next offset in Redis %s, "
-             "expected at least %lld; stop the instance, set the group's offset of this partition back to what Redis has "
-             "(no mark: to the start of the data), and start it again", has, (long long)expected);
+    LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
+             "Redis has lost writes it acknowledged: next offset in Redis %s, expected at least %lld; docs/redis.md "
+             "says how to feed them again", has, (long long)expected);
     return failure_set(f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
                        (long long)expected);
 }
@@ -355,7 +356,8 @@ static void answer_mark(struct line *l, uint32_t slot) {
     int64_t expected = marks_checked(&l->marks, slot, epoch) ? known.next : marks_floor(&l->marks, slot);
     enum mark_verdict verdict = marks_judge_read(&l->marks, slot, &l->session.resp.reply, &found);
     struct failure f;
-    if (verdict == MARK_GOOD || !marks_mine(&l->marks, slot, l->worker->lane)) return; /* taken away: not ours to judge */
+    if (verdict == MARK_GOOD || !marks_mine(&l->marks, slot, l->worker->lane))
+        return; /* taken away: not ours to judge */
     if (verdict == MARK_OTHER) {
         mark_other(l, slot, known, found);
     } else if (verdict == MARK_CREATE || verdict == MARK_TRUST) {
@@ -417,6 +419,7 @@ int line_settle(struct line *l, struct failure *f) {
         while ((r = session_reply(&l->session, f)) > 0) {
             const struct batch *b;
             while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) flight_pop(&l->flight);
+            stats_add(&l->worker->local, M_sink_redis_error_reply, l->session.resp.reply.error);
             flight_answer(&l->flight, &slot);
             moved = 1;
         }

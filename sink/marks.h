@@ -1,11 +1,11 @@
 /* Marks: what tells that Redis has lost writes it acknowledged.
  *
- * One key per partition, `millrace:mark:GROUP:TOPIC:PARTITION`, with the text `1 NEXT EPOCH INSTANCE`: every record of the
- * partition before offset NEXT is in Redis. It is written behind the data of every batch, in the same ordered stream, by
- * SET XX GET: a mark that is gone stays gone, and the old one comes back to be compared with what was written last. A
- * Redis that went back in time (failover, a lost tail of the AOF, a flush) went back with its marks.
+ * One key per partition, `millrace:mark:GROUP:TOPIC:PARTITION`, with the text `1 NEXT EPOCH INSTANCE`: every record
+ * of the partition before offset NEXT is in Redis. It is written behind the data of every batch, in the same ordered
+ * stream, by SET XX GET: a mark that is gone stays gone, and the old one comes back to be compared with what was
+ * written last. A Redis that went back in time (failover, a lost tail of the AOF, a flush) went back with its marks.
  *
- * Nothing here talks to Redis: sink/sink.c does, and asks here what the answers mean. Marks ahead of the ledger are
+ * Nothing here talks to Redis: sink/line.c does, and asks here what the answers mean. Marks ahead of the ledger are
  * normal after a crash, when records are sent again. */
 #ifndef MILLRACE_SINK_MARKS_H
 #define MILLRACE_SINK_MARKS_H
@@ -76,8 +76,9 @@ static inline bool marks_checked(const struct marks *m, uint32_t slot, uint32_t 
 int64_t marks_floor(const struct marks *m, uint32_t slot);
 
 /* marks_judge_read judges the answer to GET (a string or nil), after everything sent before it has been executed.
- * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked, take
- * back LEDGER_LOST_WRITES, and release the start of an epoch of which nothing was released yet. *found gets the mark; found->next -1: nil. */
+ * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked,
+ * take back LEDGER_LOST_WRITES, and release the start of an epoch of which nothing was released yet. *found gets the
+ * mark; found->next -1: nil. */
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
 
 /* marks_judge_old judges the old mark that SET XX GET returned, against what was known when the command was encoded.

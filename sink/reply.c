@@ -37,15 +37,16 @@ static const struct reply_rule rules[] = {
     {"ERR invalid DB index", REPLY_CONFIG, "the database of redis.url does not exist"},
     {"ERR SELECT is not allowed", REPLY_CONFIG, "this is a Redis Cluster, which this version does not support"},
     {"ERR syntax error", REPLY_CONFIG, "Redis is older than 6.2, or a proxy does not know SET with PXAT or GET"},
-    {"ERR wrong number of arguments", REPLY_CONFIG, "Redis, or a proxy before it, knows a command only in another form"},
+    {"ERR wrong number of arguments", REPLY_CONFIG,
+     "Redis, or a proxy before it, knows a command only in another form"},
     {"ERR Protocol error: invalid bulk length", REPLY_CONFIG, "a value is larger than Redis's proto-max-bulk-len"},
     {"ERR Protocol error: too big", REPLY_CONFIG, "a command is larger than Redis takes"},
 };
 
 static const struct reply_rule unknown = {"", REPLY_PASSING, "an error this version does not know; it is tried again"};
 
-/* EXEC is refused for the reason of the command that was, or for one of its own: `EXECABORT Transaction discarded because
- * of: NOPERM …`. */
+/* EXEC is refused for the reason of the command that was, or for one of its own: `EXECABORT Transaction discarded
+ * because of: NOPERM …`. */
 static const char *reason_of(const char *error) {
     static const char because[] = "because of: ";
     const char *at = strncmp(error, "EXECABORT ", 10) == 0 ? strstr(error, because) : NULL;

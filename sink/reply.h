@@ -1,8 +1,8 @@
 /* Reply: what an error of Redis means, and what the sink does about it. One table; docs/redis.md shows it.
  *
- * The sink's answer to every class keeps the order of records: nothing is skipped and nothing overtakes. No class blames
- * a record: SET, MSET and DEL work on a key of any type, so Redis refuses the time, the server or the user, never the
- * data. */
+ * The sink's answer to every class keeps the order of records: nothing is skipped and nothing overtakes. No class
+ * blames a record: SET, MSET and DEL work on a key of any type, so Redis refuses the time, the server or the user,
+ * never the data. */
 #ifndef MILLRACE_SINK_REPLY_H
 #define MILLRACE_SINK_REPLY_H
 
@@ -29,8 +29,8 @@ struct reply_rule {
     const char *meaning; /* a sentence for the operator */
 };
 
-/* reply_rule_of returns the rule for an error text (NUL-terminated, without the leading '-'). Never NULL: what is not in
- * the table is REPLY_PASSING with a slow retry, so that an unknown error is neither a storm nor a loss. */
+/* reply_rule_of returns the rule for an error text (NUL-terminated, without the leading '-'). Never NULL: what is not
+ * in the table is REPLY_PASSING with a slow retry, so that an unknown error is neither a storm nor a loss. */
 const struct reply_rule *reply_rule_of(const char *error);
 
 /* reply_failure fills f with class, what Redis said, and what it means. What Redis quotes back from a command (values,

@@ -1,5 +1,5 @@
-/* Resp: reads the reply stream of Redis. Replies are counted and described, never built: hiredis's reader parses, and its
- * callbacks fill one struct that is used again for every reply. Nothing is allocated per reply. */
+/* Resp: reads the reply stream of Redis. Replies are counted and described, never built: hiredis's reader parses, and
+ * its callbacks fill one struct that is used again for every reply. Nothing is allocated per reply. */
 #ifndef MILLRACE_SINK_RESP_H
 #define MILLRACE_SINK_RESP_H
 

@@ -27,7 +27,7 @@ void session_free(struct session *s) {
     s->chunk = NULL;
 }
 
-/* -- bytes ------------------------------------------------------------------------------------------------------------ */
+/* -- bytes -------------------------------------------------------------------------------------------------------- */
 
 int session_read(struct session *s, struct failure *f) {
     struct err err = {0};
@@ -76,7 +76,7 @@ void session_drop(struct session *s) {
     s->phase = SESSION_DOWN;
 }
 
-/* -- the greeting: one row a step ------------------------------------------------------------------------------------- */
+/* -- the greeting: one row a step --------------------------------------------------------------------------------- */
 
 enum { STEP_AUTH, STEP_SELECT, STEP_NAME, STEP_ID, STEP_LIST, STEP_KILL, STEP_INFO, STEP_POLICY, STEP_COUNT };
 
@@ -143,7 +143,8 @@ static enum greeting refused_name(struct session *s, struct failure *f) {
         return GREETING_FAILED;
     }
     if (!s->warned_unnamed)
-        log_warn("sink.unsafe_reconnect", "a stale connection may overwrite newer data after a reconnect: %s", said.text);
+        log_warn("sink.unsafe_reconnect", "a stale connection may overwrite newer data after a reconnect: %s",
+                 said.text);
     s->warned_unnamed = true;
     s->step = STEP_KILL;
     return GREETING_NEXT;
@@ -214,8 +215,10 @@ static bool fight_noticed(struct session *s) {
 static enum greeting answer_list(struct session *s, struct failure *f) {
     if (s->resp.reply.kind != RESP_STRING) return refused_name(s, f);
     if (fight_noticed(s)) {
-        failure_set(f, REPLY_FATAL, "another process uses the connection name %s and has ended ours twice within a minute: "
-                    "give every instance of the group its own `instance`", s->name);
+        failure_set(f, REPLY_FATAL,
+                    "another process uses the connection name %s and has ended ours twice within a minute: "
+                    "give every instance of the group its own `instance`",
+                    s->name);
         return GREETING_FAILED;
     }
     s->ended_by_peer = false;
@@ -286,7 +289,8 @@ static enum greeting answer_info(struct session *s, struct failure *f) {
     if (s->cluster[0] == '1') return misfit(f, REPLY_CONFIG, reply_rule_of("MOVED ")->meaning);
     if (strcmp(s->role, "slave") == 0) return misfit(f, REPLY_RECONNECT, reply_rule_of("READONLY ")->meaning);
     if (s->aof[0] == '0' && !s->warned_aof) {
-        log_warn("sink.redis_appendonly_off", "appendonly is off: what Redis acknowledged since its last snapshot is lost "
+        log_warn("sink.redis_appendonly_off",
+                 "appendonly is off: what Redis acknowledged since its last snapshot is lost "
                  "when it crashes; the marks will tell, and the lane will stop");
         s->warned_aof = true;
     }
@@ -325,14 +329,17 @@ static_assert(sizeof greeting_steps / sizeof greeting_steps[0] == STEP_COUNT, "a
 static int eviction_check(struct session *s, struct failure *f) {
     if (s->policy[0] == 0) {
         if (!s->warned_policy)
-            log_warn("sink.redis_policy_unknown", "maxmemory-policy is unknown: neither INFO nor CONFIG GET may be read");
+            log_warn("sink.redis_policy_unknown",
+                     "maxmemory-policy is unknown: neither INFO nor CONFIG GET may be read");
         s->warned_policy = true;
         return 0;
     }
     if (strcmp(s->policy, "noeviction") == 0) return 0;
     if (!s->config->redis.allow_eviction)
-        return failure_set(f, REPLY_CONFIG, "maxmemory-policy is %s, so Redis may throw records away by itself: set it to "
-                           "noeviction, or redis.allow_eviction: true", s->policy);
+        return failure_set(f, REPLY_CONFIG,
+                           "maxmemory-policy is %s, so Redis may throw records away by itself: set it to "
+                           "noeviction, or redis.allow_eviction: true",
+                           s->policy);
     if (!s->warned_eviction)
         log_warn("sink.redis_evicts", "maxmemory-policy is %s: Redis may throw records away by itself", s->policy);
     s->warned_eviction = true;
@@ -369,7 +376,7 @@ static int greeting_answer(struct session *s, struct failure *f) {
     return 1;
 }
 
-/* -- connecting ------------------------------------------------------------------------------------------------------- */
+/* -- connecting --------------------------------------------------------------------------------------------------- */
 
 int session_connect(struct session *s, struct failure *f) {
     struct err err = {0};

@@ -1,5 +1,6 @@
-/* Session: one connection to Redis at a time, from the first byte to the last: connecting, the greeting (who we are, the
- * end of every older connection of our name, is this Redis fit for the job), then a pipe for commands and replies.
+/* Session: one connection to Redis at a time, from the first byte to the last: connecting, the greeting (who we are,
+ * the end of every older connection of our name, is this Redis fit for the job), then a pipe for commands and
+ * replies.
  *
  * The greeting goes one command at a time, each answered before the next: AUTH, SELECT, CLIENT SETNAME, CLIENT ID,
  * CLIENT LIST, CLIENT KILL ID for every other of our name, INFO, CONFIG GET when INFO did not tell. No data goes out
@@ -19,7 +20,7 @@
 
 enum {
     SESSION_NAME_BYTES = 9 + TOPIC_BYTES + NAME_BYTES + 16,
-    SESSION_KILLS_MAX = 64, /* older connections ended per look at CLIENT LIST; it is looked at again while there are more */
+    SESSION_KILLS_MAX = 64, /* older connections ended per look at CLIENT LIST, which is read again when it was full */
 };
 #define SESSION_STRIKE_WINDOW_NS (60 * NS_PER_S) /* ended twice within it by a namesake: two instances fight */
 
@@ -52,8 +53,8 @@ struct session {
     } count;
 };
 
-/* session_init allocates buffers: out_bytes for commands. stream is copied; config and clock must outlive it. Nothing is
- * opened. 0, or -1 with err. session_free closes and gives back. */
+/* session_init allocates buffers: out_bytes for commands. stream is copied; config and clock must outlive it. Nothing
+ * is opened. 0, or -1 with err. session_free closes and gives back. */
 int session_init(struct session *s, const struct config *config, uint32_t lane, const struct clock_port *clock,
                  const struct stream_port *stream, size_t out_bytes, struct err *err);
 void session_free(struct session *s);

@@ -12,7 +12,12 @@
 
 int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
               struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
-    *s = (struct sink){.worker = worker, .state = SINK_DOWN};
+    *s = (struct sink){.worker = worker, .state = SINK_DOWN, .proven = ring->number_released > 0};
+    for (uint32_t i = 0; i < PARTITIONS_MAX && !s->proven; i++) {
+        uint64_t epoch, next;
+        twin_load(&ledger->slot[i].released, &epoch, &next);
+        s->proven = epoch != 0;
+    }
     atomic_store_explicit(&worker->block->published, ring->number_released, memory_order_release);
     return line_init(&s->line, worker, ring, plan, ledger, stream, err);
 }
@@ -21,7 +26,7 @@ void sink_free(struct sink *s) { line_free(&s->line); }
 
 static uint64_t now_ns(const struct sink *s) { return clock_ns(s->worker->clock); }
 
-/* -- failures --------------------------------------------------------------------------------------------------------- */
+/* -- failures ----------------------------------------------------------------------------------------------------- */
 
 /* Doubles from 10 ms, with jitter over the upper half, so that lanes do not come back in step. */
 static uint64_t backoff_ns(const struct sink *s, enum reply_class class) {
@@ -32,10 +37,10 @@ static uint64_t backoff_ns(const struct sink *s, enum reply_class class) {
     return ns / 2 + random % (ns / 2);
 }
 
-/* Nothing was ever released through this ring, and Redis refuses what is configured: a mistake in the configuration,
- * and the person who made it is still watching. Once a greeting came through, later ones only wait. */
+/* Nothing was ever released in this instance, and Redis refuses what is configured: a mistake in the configuration, and
+ * the person who made it is still watching. Once a greeting came through, later ones only wait. */
 static bool first_mistake(const struct sink *s, enum reply_class class) {
-    return class == REPLY_CONFIG && s->line.ring->number_released == 0 && (!s->fit || s->state == SINK_OPEN);
+    return class == REPLY_CONFIG && !s->proven && (!s->fit || s->state == SINK_OPEN);
 }
 
 static void drop(struct sink *s, enum sink_state next) {
@@ -44,8 +49,8 @@ static void drop(struct sink *s, enum sink_state next) {
     s->state = next;
 }
 
-/* The one place where the line stops. What follows is by class; in an open line PASSING and CONFIG are answers of Redis,
- * so the connection is good and is kept. */
+/* The one place where the line stops. What follows is by class; in an open line PASSING and CONFIG are answers of
+ * Redis, so the connection is good and is kept. */
 static enum step stand_still(struct sink *s, const struct failure *f) {
     s->failures++;
     s->announced = false;
@@ -76,7 +81,7 @@ static enum step silence(struct sink *s) {
     return stand_still(s, &f);
 }
 
-/* -- states ----------------------------------------------------------------------------------------------------------- */
+/* -- states ------------------------------------------------------------------------------------------------------- */
 
 static enum step step_down(struct sink *s) {
     struct failure f;
@@ -136,6 +141,7 @@ static bool idle(const struct sink *s) {
 /* After a look at what the step did: does the line work again? */
 static void take_heart(struct sink *s) {
     if (s->line.released != s->released || (s->failures > 0 && idle(s))) {
+        if (s->line.released > 0) s->proven = true;
         s->released = s->line.released;
         s->failures = 0;
         s->refused = false;
@@ -155,7 +161,8 @@ static enum step poisoned(struct sink *s) {
         LOG_LINE(LOG_ERROR, "sink.record_poison", &at, "this record has crashed the sink repeatedly");
     }
     drop(s, SINK_HALTED);
-    return worker_fail(s->worker, "sink.record_crashes", "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
+    return worker_fail(s->worker, "sink.record_crashes",
+                       "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
                        (unsigned long long)(s->line.ring->number_released + 1),
                        r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition,
                        (long long)r->offset);
@@ -222,7 +229,7 @@ enum step sink_step(void *self) {
     return step;
 }
 
-/* -- waiting ---------------------------------------------------------------------------------------------------------- */
+/* -- waiting ------------------------------------------------------------------------------------------------------ */
 
 /* With records under way the next answer wakes the sink, and what came in meanwhile goes out together; only a line with
  * nothing to wait for asks to be woken by the ring. */

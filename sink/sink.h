@@ -6,8 +6,8 @@
  *       +--------------------+-------------------+  +------- retry_at ------ PAUSED
  *                connection lost                 bad mark: OPEN -> HALTED
  *
- * Whatever goes wrong, the line stands still and goes on from the oldest unreleased record, in order. Nothing is skipped,
- * nothing is sent anywhere else. */
+ * Whatever goes wrong, the line stands still and goes on from the oldest unreleased record, in order. Nothing is
+ * skipped, nothing is sent anywhere else. */
 #ifndef MILLRACE_SINK_SINK_H
 #define MILLRACE_SINK_SINK_H
 
@@ -35,14 +35,15 @@ struct sink {
     uint64_t leave_by_ns; /* 0: not asked to leave */
     uint64_t released;    /* line.released as last seen */
     uint32_t failures;    /* in a row: since records were released, or the line was idle with good marks */
+    bool proven;          /* something was released in this instance, by this process or one before it */
     bool fit;             /* a greeting came through in this process: address, user and server are right */
-    bool refused;         /* an answer stopped the line, and nothing was released since: being connected proves nothing */
+    bool refused;         /* an answer stopped the line and nothing was released since: a connection proves nothing */
     bool announced;       /* that the worker is running */
 };
 
-/* sink_init: the ports are the worker (clock, configuration, stats, control), the ring attached as consumer, the regions
- * of the ledger (plan: ingest's, read-only; ledger: the lane's own), and the stream, which is copied. Everything is
- * allocated here; nothing is opened. All must outlive it. 0, or -1 with err. */
+/* sink_init: the ports are the worker (clock, configuration, stats, control), the ring attached as consumer, the
+ * regions of the ledger (plan: ingest's, read-only; ledger: the lane's own), and the stream, which is copied.
+ * Everything is allocated here; nothing is opened. All must outlive it. 0, or -1 with err. */
 int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
               struct ledger_sink *ledger, const struct stream_port *stream, struct err *err);
 

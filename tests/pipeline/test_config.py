@@ -205,11 +205,13 @@ def test_password_from_a_file_and_user_of_the_access_list(space):
     password = space.folder / "password"
     password.touch(0o600)
     password.write_text("pass:with@signs/%\n")
-    m = space.millrace(redis={"user": "mill", "password_file": str(password)}).start_ready()
+    m = space.millrace(redis={"url": f"redis://127.0.0.1:{server.port}/3", "user": "mill",
+                              "password_file": str(password)}).start_ready()
     load = space.load(500, keys=100)
     load.start()
     load.finish()
     m.wait_drained(load.next_offset)
+    server.db = 3
     space.judge(produced=500)
     with server.client() as client:
         clients = [c for c in client.client_list() if c["name"].startswith(f"millrace:{m.group}:node1:")]

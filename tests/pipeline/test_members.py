@@ -159,3 +159,70 @@ def test_same_name_is_refused_while_it_runs(space):
     assert m.drain() == 0
     m.start_ready()
     assert m.drain() == 0
+
+
+def test_two_with_the_same_identity_do_not_fight_for_ever(space):
+    """Same name and instance started from two folders, as two machines with one configuration would: one has to go."""
+    space.start_redis()
+    space.topic()
+    load = space.load(30_000, 15, keys=2000)
+    first = space.millrace("twin", group="twins", drain_timeout="3s").start_ready()
+    load.start()
+    first.wait_for(lambda s: first.metric("sink_record_applied", s) > 2000, 20, "some records")
+    second_folder = space.folder / "other machine"
+    second_folder.mkdir()
+    space.folder, kept = second_folder, space.folder
+    second = space.millrace("twin", group="twins", drain_timeout="3s").start()
+    space.folder = kept
+    wait_until(lambda: not (first.process.alive() and second.process.alive()), 60, "one of them to give up")
+    gone, stays = (first, second) if second.process.alive() else (second, first)
+    assert gone.wait_exit(5) not in (0, None)
+    assert any(word in gone.log_text() for word in ("fenced", "namesake", "same name")), gone.log_text()[-2000:]
+    load.finish()
+    stays.wait_drained(load.next_offset, 60)
+    space.judge(produced=30_000)
+    assert stays.drain() == 0
+
+
+def test_transactions_and_their_gaps(space):
+    """Aborted records are not applied, offsets jump over control records, and the end of the partition is committed."""
+    from confluent_kafka import Producer
+    space.start_redis()
+    t = space.topic(raw, "tx", partitions=1)
+    producer = Producer({"bootstrap.servers": space.broker.bootstrap, "transactional.id": t.name, "log_level": 0})
+    producer.init_transactions(20)
+    m = space.millrace().start_ready()
+    for n in range(12):
+        producer.begin_transaction()
+        for i in range(20):
+            producer.produce(t.name, f"{n}.{i}".encode(), f"k{i}".encode(), partition=0)
+        producer.flush(20)
+        if n % 3 == 2:
+            producer.abort_transaction(20)
+        else:
+            producer.commit_transaction(20)
+    high = space.broker.watermarks(t.name, 1)[0][1]
+    assert high == 12 * 21
+    m.wait_for(lambda s: s["partitions"] and s["partitions"][0]["committed"] == high, 20, "the end to be committed")
+    stats = m.stats()
+    assert m.metric("transform_record_in", stats) == 8 * 20 and stats["partitions"][0]["lag"] == 0
+    expected, _ = space.judge(produced=8 * 20)
+    assert expected[f"{t.name}/k0".encode()] == b"10.0"
+    assert m.drain() == 0
+
+
+def test_topic_that_is_made_later_is_read(space):
+    space.start_redis()
+    t = space.topic(raw, "here", partitions=1)
+    later = raw(f"t{space.number}.later")
+    space.topics.append(later)
+    m = space.millrace(kafka={"topic.metadata.refresh.interval.ms": 500}).start_ready()
+    publish_raw(space, t, [(0, b"a", b"1")])
+    m.wait_drained({(t.name, 0): 1}, 30)
+    space.broker.create_topics([later.name], 1)
+    publish_raw(space, later, [(0, b"b", b"2")])
+    m.wait_drained({(t.name, 0): 1, (later.name, 0): 1}, 40)
+    space.partitions = 1
+    space.judge(produced=2)
+    assert m.metric("supervisor_child_died") == 0
+    assert m.drain() == 0

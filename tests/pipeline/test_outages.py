@@ -221,6 +221,140 @@ def test_back_pressure_keeps_the_group_membership(space):
     assert m.drain() == 0
 
 
+def test_stalled_redis_never_brings_old_values_back(space):
+    """Redis stops with commands in its buffers, the sink connects anew and goes on, Redis wakes up: what lies in the old
+    connection must not be run after what came over the new one."""
+    server = space.start_redis("--appendonly", "no")
+    space.topic()
+    m = space.millrace(lanes=2, redis={"response_timeout": "300ms", "connect_timeout": "300ms"}).start_ready()
+    load = space.load(60_000, 15, keys=40)
+    checker = CommitChecker(space.broker, m.group, space.topics, 8, server, load.history, 5, pause=0.1)
+    load.start()
+    m.wait_for(lambda s: m.metric("sink_record_applied", s) > 1000, 20, "some records")
+    while load.live:
+        server.pause()
+        time.sleep(0.8)
+        server.resume()
+        time.sleep(0.6)
+        if not checker.is_alive():
+            checker.start()
+    server.pause()
+    time.sleep(1)
+    server.resume()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    checker.finish()
+    stats = m.stats()
+    assert m.metric("sink_redis_connect", stats) > 10 and m.metric("sink_redis_connection_killed", stats) > 0
+    assert m.metric("sink_mark_mismatch", stats) == 0 and m.metric("supervisor_child_died", stats) == 0
+    space.judge(produced=60_000)
+    assert m.drain() == 0
+
+
+def test_read_only_redis_stops_and_goes_on(space):
+    """A master that became a replica refuses writes; when it is master again the lane goes on in order."""
+    server = space.start_redis()
+    space.topic()
+    m = space.millrace().start_ready()
+    load = space.load(6000, 4, keys=500)
+    load.start()
+    m.wait_for(lambda s: m.metric("sink_record_applied", s) > 500, 20, "some records")
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", 1)
+        m.wait_for(lambda s: m.metric("sink_redis_error_reply", s) > 0, 15, "the refusal to be noticed")
+        load.finish()
+        time.sleep(1)
+        assert m.worker("sink", 0)["state"] in ("blocked", "connecting"), m.worker("sink", 0)
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    m.wait_drained(load.next_offset, 40)
+    space.judge(produced=6000)
+    assert m.metric("supervisor_child_died") == 0
+    assert m.drain() == 0
+
+
+def test_group_with_commits_and_redis_without_marks(space):
+    """Somebody emptied Redis, or pointed the instance at another one: the operator decides."""
+    server = space.start_redis()
+    space.topic()
+    m = space.millrace().start_ready()
+    load = space.load(1000, keys=100)
+    load.start()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    assert m.drain() == 0
+    with server.client() as client:
+        kept = {k: client.get(k) for k in client.scan_iter() if not k.startswith(b"millrace:")}
+        client.flushall()
+        m.start_ready()
+        m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "blocked", 15, "the lane to stop")
+        assert "when_marks_missing" in m.worker("sink", 0)["reason"] + m.log_text()
+        assert m.drain(timeout=60) in (0, 75)
+        assert client.dbsize() == 0
+        client.mset(kept)
+    m.write_config(redis={"when_marks_missing": "trust_kafka"})
+    m.start_ready()
+    more = space.load(500, keys=100, history=load.history, seed=99)
+    more.next_offset = dict(load.next_offset)
+    more.generator.card = dict(load.generator.card)
+    more.start()
+    more.finish()
+    m.wait_drained(more.next_offset)
+    space.judge(produced=1500)
+    assert m.drain() == 0
+
+
+def test_eviction_policy_is_looked_at_again_at_every_connect(space):
+    server = space.start_redis()
+    space.topic()
+    m = space.millrace().start_ready()
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.client_kill_filter(_type="normal", skipme=True)
+        m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "blocked", 20, "the lane to stop")
+        assert "maxmemory-policy" in m.worker("sink", 0)["reason"] + m.log_text()
+        client.config_set("maxmemory-policy", "noeviction")
+        m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "running", 20, "the lane to go on")
+    load = space.load(500, keys=100)
+    load.start()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    space.judge(produced=500)
+    assert m.drain() == 0
+
+
+def test_unreadable_eviction_policy_is_reported_as_unknown(space):
+    server = space.start_redis()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "mill", "on", ">pw", "~*", "+@all", "-config", "-info")
+    space.topic()
+    m = space.millrace(redis={"user": "mill", "password": "pw"}).start_ready()
+    load = space.load(500, keys=100)
+    load.start()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    assert "maxmemory-policy" in m.log_text() and "unknown" in m.log_text()
+    space.judge(produced=500)
+    assert m.drain() == 0
+
+
+def test_keys_of_another_type_are_overwritten(space):
+    server = space.start_redis()
+    space.topic()
+    load = space.load(2000, keys=60)
+    load.start()
+    load.finish()
+    with server.client() as client:
+        for i, key in enumerate(load.history.states):
+            client.rpush(key, "in the way") if i % 2 else client.hset(key, "in", "the way")
+    m = space.millrace().start_ready()
+    m.wait_drained(load.next_offset)
+    with server.client() as client:
+        gone = [k for k, (_, values) in load.history.states.items() if values[-1] is None and client.exists(k)]
+    assert not gone
+    space.judge(produced=2000)
+    assert m.drain() == 0
+
+
 def test_redis_out_of_memory_stops_and_goes_on_in_order(space):
     """SET fails while DEL still works: the line must stop, not skip."""
     server = space.start_redis("--maxmemory", "4mb")

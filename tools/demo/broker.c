@@ -10,7 +10,7 @@
 
 static const char *const topics[2] = {BROKER_TOPIC_BULK, BROKER_TOPIC_CHANGE};
 
-/* -- the broker --------------------------------------------------------------------------------------------------------- */
+/* -- the broker ---------------------------------------------------------------------------------------------------- */
 
 int broker_main(void) {
     char error[512];
@@ -53,7 +53,7 @@ int broker_start(struct process *p, const char *executable, const char *log, cha
     return r;
 }
 
-/* -- the producer ------------------------------------------------------------------------------------------------------- */
+/* -- the producer -------------------------------------------------------------------------------------------------- */
 
 static void delivered(rd_kafka_t *kafka, const rd_kafka_message_t *message, void *opaque) {
     (void)kafka;
@@ -122,7 +122,8 @@ void producer_poll(struct producer *p, int timeout_ms) { rd_kafka_poll(p->kafka,
 
 int producer_flush(struct producer *p, int timeout_ms, struct err *err) {
     if (rd_kafka_flush(p->kafka, timeout_ms) != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return err_set(err, EX_UNAVAILABLE, "the embedded broker has not acknowledged %d records", rd_kafka_outq_len(p->kafka));
+        return err_set(err, EX_UNAVAILABLE, "the embedded broker has not acknowledged %d records",
+                       rd_kafka_outq_len(p->kafka));
     if (p->failed == 0) return 0;
     return err_set(err, EX_UNAVAILABLE, "the embedded broker has refused %llu records", (unsigned long long)p->failed);
 }
@@ -133,10 +134,10 @@ int broker_check(struct producer *p, struct err *err) {
             int64_t low = -1, high = -1;
             rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(p->kafka, topics[t], i, &low, &high, 5000);
             if (e != RD_KAFKA_RESP_ERR_NO_ERROR)
-                return err_set(err, EX_UNAVAILABLE, "the embedded broker does not tell the offsets of %s[%d]: %s", topics[t],
-                               i, rd_kafka_err2str(e));
+                return err_set(err, EX_UNAVAILABLE, "the embedded broker does not tell the offsets of %s[%d]: %s",
+                               topics[t], i, rd_kafka_err2str(e));
             if (low != 0 || high != (int64_t)p->sent[t][i])
-                return err_set(err, EX_SOFTWARE, "the embedded broker holds %s[%d] from %lld to %lld, %llu were published",
+                return err_set(err, EX_SOFTWARE, "the embedded broker holds %s[%d] %lld to %lld, not the %llu sent",
                                topics[t], i, (long long)low, (long long)high, (unsigned long long)p->sent[t][i]);
         }
     return 0;

@@ -74,7 +74,8 @@ static int key_compare(redisContext *redis, const struct keys *keys, struct fold
     return 0;
 }
 
-int cache_compare(const char *folder, const struct keys *keys, struct fold *fold, struct difference *out, struct err *err) {
+int cache_compare(const char *folder, const struct keys *keys, struct fold *fold, struct difference *out,
+                  struct err *err) {
     *out = (struct difference){0};
     redisContext *redis = connect_to(folder, err);
     if (redis == NULL) return -1;
@@ -83,7 +84,8 @@ int cache_compare(const char *folder, const struct keys *keys, struct fold *fold
     do {
         redisReply *page = redisCommand(redis, "SCAN %s COUNT 1000", cursor);
         if (page == NULL || page->type != REDIS_REPLY_ARRAY || page->elements != 2) {
-            r = err_set(err, EX_UNAVAILABLE, "Redis: SCAN: %s", page != NULL && page->str != NULL ? page->str : redis->errstr);
+            const char *why = page != NULL && page->str != NULL ? page->str : redis->errstr;
+            r = err_set(err, EX_UNAVAILABLE, "Redis: SCAN: %s", why);
         } else {
             snprintf(cursor, sizeof cursor, "%s", page->element[0]->str);
             for (size_t i = 0; i < page->element[1]->elements && r == 0; i++)

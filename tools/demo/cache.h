@@ -19,6 +19,7 @@ struct difference {
 };
 
 /* cache_compare reads every key, decrypts every value and compares it with the fold, whose entries it marks as seen. */
-int cache_compare(const char *folder, const struct keys *keys, struct fold *fold, struct difference *out, struct err *err);
+int cache_compare(const char *folder, const struct keys *keys, struct fold *fold, struct difference *out,
+                  struct err *err);
 
 #endif

@@ -46,8 +46,8 @@ static void value_write(struct cards *c, struct card_record *r, const struct car
                      "\"branch\":\"branch %u\",\"contactless\":%s,\"online\":%s,\"cash\":%s}",
                      r->account, card->number, before, card->version, products[random_below(c, 4)],
                      states[random_below(c, 5)], 27 + random_below(c, 6), 1 + random_below(c, 12),
-                     500 * (1 + random_below(c, 20)), random_below(c, 10000), random_below(c, 100), random_below(c, 900),
-                     random_below(c, 2) ? "true" : "false", random_below(c, 2) ? "true" : "false",
+                     500 * (1 + random_below(c, 20)), random_below(c, 10000), random_below(c, 100),
+                     random_below(c, 900), random_below(c, 2) ? "true" : "false", random_below(c, 2) ? "true" : "false",
                      random_below(c, 2) ? "true" : "false");
     CHECK(n > 0 && (size_t)n < sizeof r->value);
     r->value_bytes = (size_t)n;
@@ -81,7 +81,7 @@ void cards_next(struct cards *c, struct card_record *out) {
     value_write(c, out, card, old);
 }
 
-/* -- the fold --------------------------------------------------------------------------------------------------------- */
+/* -- the fold ------------------------------------------------------------------------------------------------------ */
 
 /* The slot of the key, or the free one where it belongs (FNV-1a, linear probing). */
 static struct fold_entry *slot_of(struct fold *f, const char *key, size_t len) {

@@ -1,6 +1,6 @@
 /* What the demo publishes: made-up card records from a seed, and what a cache should hold after them.
  *
- * First a bulk load of CARDS_BULK adds, then changes: new values, cards that get another number (so that their Redis key
+ * First a bulk load of CARDS_BULK adds, then changes: new values, cards that get another number (so their Redis key
  * changes), deletes, and cards that are new. All records of an account go to one partition, so they have an order. */
 #ifndef MILLRACE_TOOLS_DEMO_CARDS_H
 #define MILLRACE_TOOLS_DEMO_CARDS_H

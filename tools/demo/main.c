@@ -1,4 +1,4 @@
-/* millrace-demo: the whole pipeline on this machine, with a broker and a Redis of its own, a worker killed half-way, and
+/* millrace-demo: the whole pipeline on this machine with a broker and a Redis of its own, a worker killed half-way, and
  * every key compared in the end. This file is its table of contents. */
 #include <errno.h>
 #include <ftw.h>
@@ -20,9 +20,9 @@
 static const char help[] =
     "usage: millrace demo [--seed N] [--keep]\n"
     "\n"
-    "Starts an embedded Kafka broker and a private Redis, publishes 20,000 card records (a bulk load, then changes and\n"
-    "deletes) over a few seconds, runs the pipeline, kills one of its workers half-way, and compares every key and value\n"
-    "in Redis with what was published.\n"
+    "Starts an embedded Kafka broker and a private Redis, publishes 20,000 card records (a bulk load, then changes\n"
+    "and deletes) over a few seconds, runs the pipeline, kills one of its workers half-way, and compares every key\n"
+    "and value in Redis with what was published.\n"
     "  --seed N  the same records and the same victim as another run's\n"
     "  --keep    leave the folder with configuration, logs and key file, and say where it is\n"
     "Exit status: 0 when nothing is missing, altered or unexpected.\n";
@@ -44,7 +44,7 @@ struct demo {
     uint64_t shown_ns;         /* the last progress line */
 };
 
-/* -- a folder of its own ---------------------------------------------------------------------------------------------------- */
+/* -- a folder of its own ------------------------------------------------------------------------------------------- */
 
 static int folder_make(struct demo *d, struct err *err) {
     const char *parent = getenv("TMPDIR");
@@ -81,7 +81,7 @@ static int programs_find(struct demo *d, struct err *err) {
     return err_set(err, EX_UNAVAILABLE, "there is no millrace beside %s", d->own);
 }
 
-/* -- the run ---------------------------------------------------------------------------------------------------------------- */
+/* -- the run ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t now_ns(void) { return clock_ns(&clock_real); }
 
@@ -100,7 +100,8 @@ static const char *thousands(uint64_t n, char out[32]) {
 static void progress(struct demo *d, bool last) {
     uint64_t now = now_ns();
     uint64_t every = (d->terminal ? PROGRESS_TERMINAL_MS : PROGRESS_LINE_MS) * NS_PER_MS;
-    if (!last && now - d->shown_ns < every) return;
+    if (last && !d->terminal) every = PROGRESS_TERMINAL_MS * NS_PER_MS; /* not the same line twice */
+    if ((!last || !d->terminal) && now - d->shown_ns < every) return;
     char published[32], applied[32], rate[32];
     uint64_t n = pipeline_applied(&d->pipeline);
     double seconds = (double)(now - d->start_ns) / (double)NS_PER_S;
@@ -178,9 +179,10 @@ static int publish(struct demo *d, struct cards *cards, struct fold *fold, uint3
 static int run(struct demo *d, struct fold *fold, struct err *err) {
     static struct cards cards;
     char all[32], rate[32], bulk[32], changes[32];
-    printf("Publishing %s card records, %s a second: a bulk load of %s, then %s changes (new values, new keys, deletes).\n",
-           thousands(CARDS_RECORDS, all), thousands(CARDS_RECORDS * 1000 / PUBLISH_MS, rate), thousands(CARDS_BULK, bulk),
-           thousands(CARDS_RECORDS - CARDS_BULK, changes));
+    printf("Publishing %s card records, %s a second: a bulk load of %s, then %s changes\n"
+           "(new values, new keys, deletes).\n",
+           thousands(CARDS_RECORDS, all), thousands(CARDS_RECORDS * 1000 / PUBLISH_MS, rate),
+           thousands(CARDS_BULK, bulk), thousands(CARDS_RECORDS - CARDS_BULK, changes));
     cards_init(&cards, d->seed);
     d->start_ns = d->shown_ns = now_ns();
     /* Between topics there is no order: the changes begin when the load is in the cache. */
@@ -191,7 +193,7 @@ static int run(struct demo *d, struct fold *fold, struct err *err) {
     return 0;
 }
 
-/* -- the verdict --------------------------------------------------------------------------------------------------------------- */
+/* -- the verdict --------------------------------------------------------------------------------------------------- */
 
 static void row(const char *name, uint64_t n) {
     char text[32];

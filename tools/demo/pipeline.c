@@ -17,6 +17,7 @@ static const char configuration[] =
     "run_dir: \"%s/run\"\n"
     "data_dir: \"%s/data\"\n"
     "ring_bytes: 4MiB\n"
+    "drain_timeout: 5s\n"
     "start: earliest\n"
     "kafka:\n"
     "  bootstrap.servers: \"%s\"\n"
@@ -67,7 +68,7 @@ static int keys_make(const struct pipeline *p, struct err *err) {
     return keygen.status == 0 ? 0 : err_set(err, EX_SOFTWARE, "millrace keygen ends with status %d", keygen.status);
 }
 
-/* -- what the segment says ------------------------------------------------------------------------------------------------ */
+/* -- what the segment says ----------------------------------------------------------------------------------------- */
 
 static enum worker_state state_of(const struct stats_block *b) {
     return (enum worker_state)atomic_load_explicit(&b->state, memory_order_acquire);
@@ -81,7 +82,8 @@ static int all_running(const struct pipeline *p, struct err *err) {
         char reason[STATS_TEXT_BYTES];
         stats_text_get(&b->reason, reason);
         if (state == STATE_FAILED || state == STATE_BLOCKED)
-            return err_set(err, EX_SOFTWARE, "%s is %s: %s", role_name((enum role)b->role), worker_state_name(state), reason);
+            return err_set(err, EX_SOFTWARE, "%s is %s: %s", role_name((enum role)b->role), worker_state_name(state),
+                           reason);
         if (state != STATE_RUNNING) return 0;
     }
     return 1;

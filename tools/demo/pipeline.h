@@ -32,7 +32,7 @@ uint64_t pipeline_restarts(const struct pipeline *p);
 /* The workers are numbered from 0. */
 uint32_t pipeline_workers(const struct pipeline *p);
 
-/* pipeline_kill sends SIGKILL to a worker; name gets what to call it. Returns its process id, 0 when it has none now. */
+/* pipeline_kill sends SIGKILL to a worker; name gets what to call it. Returns its process id, 0 when it has none. */
 pid_t pipeline_kill(struct pipeline *p, uint32_t worker, char name[32]);
 
 /* pipeline_stop asks it to drain, and expects exit status 0. */

@@ -19,6 +19,7 @@ void interrupt_watch(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGPIPE, &action, NULL); /* nobody reads any more */
 }
 
 bool interrupted(void) { return interrupt_seen != 0; }

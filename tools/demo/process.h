@@ -24,7 +24,7 @@ bool process_ended(struct process *p, int timeout_ms);
 /* process_stop: SIGTERM, and SIGKILL when that was not enough in patience_ms. Nothing when it is not running. */
 void process_stop(struct process *p, int patience_ms);
 
-/* Set by SIGINT, SIGTERM and SIGHUP: everything that waits gives up. */
+/* Set by SIGINT, SIGTERM, SIGHUP and SIGPIPE: everything that waits gives up. */
 void interrupt_watch(void);
 bool interrupted(void);
 

@@ -15,7 +15,7 @@ class RedisServer:
         self.args, self.password, self.name = [str(a) for a in args], password, name
         self.port = 0 if unix else free_port()
         self.socket = self.folder / "redis.sock" if unix else None
-        self.process = None
+        self.process, self.db = None, 0
 
     def url(self, password=True):
         secret = f":{self.password}@" if self.password and password else ""
@@ -46,7 +46,7 @@ class RedisServer:
 
     def client(self):
         """A connection of the tests' own. Replies are bytes."""
-        more = {"password": self.password, "socket_timeout": 20, "socket_connect_timeout": 5}
+        more = {"password": self.password, "socket_timeout": 20, "socket_connect_timeout": 5, "db": self.db}
         if self.socket:
             return redis.Redis(unix_socket_path=str(self.socket), **more)
         return redis.Redis(host="127.0.0.1", port=self.port, **more)

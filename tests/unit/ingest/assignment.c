@@ -130,7 +130,7 @@ Test(assignment, waits_for_a_broker_that_does_not_answer) {
     begin(b, 7);
     for (int i = 0; i < 30 && b->kafka.assigns == 0; i++) {
         cr_assert_neq(settle(b), STEP_FAILED);
-        cr_assert_eq(atomic_load(&b->worker.block->state), STATE_CONNECTING);
+        if (b->kafka.assigns == 0) cr_assert_eq(atomic_load(&b->worker.block->state), STATE_CONNECTING);
         pass_ms(b, 200);
     }
     settle(b);

@@ -65,20 +65,25 @@ struct sim {
     uint32_t event_first, event_count;
     enum answer answer;              /* to commits from now on */
     struct kafka_event *later;       /* ANSWER_LATER: what to answer when the test says so */
+    bool fenced;                     /* somebody else has the partitions: commits of this member fail */
     int committed_fails, watermarks_fail, assign_fails; /* so many calls fail from now on */
     uint32_t commits, assigns, unassigns, held; /* held: messages taken and not done */
     uint32_t commit_calls;
-    bool reversed_topics; /* unused topics come first in answers */
     void (*before)(void *context, const char *call); /* at every call of the port */
     void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
     void *context;
 };
 
-static inline struct sim_partition *sim_at(struct sim *s, uint32_t topic, int32_t partition) {
+static inline struct sim_partition *sim_find(struct sim *s, uint32_t topic, int32_t partition) {
     for (uint32_t i = 0; i < s->count; i++)
         if (s->partition[i].topic == topic && s->partition[i].partition == partition) return &s->partition[i];
-    cr_assert_fail("no such partition");
     return NULL;
+}
+
+static inline struct sim_partition *sim_at(struct sim *s, uint32_t topic, int32_t partition) {
+    struct sim_partition *p = sim_find(s, topic, partition);
+    cr_assert_not_null(p, "no partition %u[%d]", topic, partition);
+    return p;
 }
 
 static inline struct sim_partition *sim_partition_add(struct sim *s, uint32_t topic, int32_t partition) {
@@ -193,7 +198,10 @@ static inline int sim_committed(void *self, struct kafka_partition *list, uint32
     struct sim *s = self;
     sim_call(s, "committed");
     if (s->committed_fails > 0 && s->committed_fails--) return err_set(err, 2, "no answer");
-    for (uint32_t i = 0; i < n; i++) list[i].offset = sim_at(s, list[i].topic, list[i].partition)->committed;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sim_partition *p = sim_find(s, list[i].topic, list[i].partition);
+        list[i].offset = p != NULL ? p->committed : -1;
+    }
     return 0;
 }
 
@@ -215,6 +223,7 @@ static inline void sim_member_gone(struct sim *s) {
     for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
     s->event_count = 0;
     s->held = 0;
+    s->fenced = false;
 }
 
 static inline int sim_assign(void *self, const struct kafka_partition *list, uint32_t n, void **handle, struct err *err) {
@@ -231,6 +240,8 @@ static inline int sim_assign(void *self, const struct kafka_partition *list, uin
         handle[i] = p;
     }
     s->assigns++;
+    s->fenced = false;
+    sim_call(s, "assign done");
     return 0;
 }
 
@@ -240,6 +251,7 @@ static inline int sim_unassign(void *self, struct err *err) {
     sim_call(s, "unassign");
     for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
     s->unassigns++;
+    sim_call(s, "unassign done");
     return 0;
 }
 
@@ -278,6 +290,7 @@ static inline enum kafka_fetch sim_fetch(void *self, void *handle, struct kafka_
     p->position = m->offset + 1;
     p->fetched++;
     s->held++;
+    sim_call(s, "fetched");
     return KAFKA_MESSAGE;
 }
 
@@ -311,12 +324,13 @@ static inline void sim_commit_take(struct sim *s, const struct kafka_partition *
 
 static inline int sim_commit(void *self, const struct kafka_partition *list, uint32_t n, struct err *err) {
     struct sim *s = self;
-    enum answer answer = s->answer;
+    enum answer answer = s->fenced ? ANSWER_FAILS : s->answer;
     sim_call(s, "commit");
     s->commit_calls++;
     cr_assert_gt(n, 0);
     if (answer == ANSWER_REFUSED) return err_set(err, 2, "refused");
     if (answer == ANSWER_OK || answer == ANSWER_NEVER_DONE) sim_commit_take(s, list, n);
+    sim_call(s, "commit done");
     if (answer == ANSWER_NEVER_DONE || answer == ANSWER_NEVER_LOST) return 0;
     struct kafka_event *e = answer == ANSWER_LATER ? s->later : sim_event(s, KAFKA_COMMITTED);
     e->type = KAFKA_COMMITTED;

@@ -164,6 +164,8 @@ static inline size_t data_at(uint32_t aux_count) {
 }
 
 /* Where slot i of a page is. */
-static inline size_t slot_at(int i) { return offsetof(struct ring_producer_page, slot) + (size_t)i * sizeof(struct ring_slot); }
+static inline size_t slot_at(int i) {
+    return offsetof(struct ring_producer_page, slot) + (size_t)i * sizeof(struct ring_slot);
+}
 
 #endif

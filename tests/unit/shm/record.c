@@ -13,7 +13,7 @@ static uint64_t random_next(uint64_t *state) {
     return *state * 0x2545f4914f6cdd1dULL;
 }
 
-/* -- ABI ---------------------------------------------------------------------------------------------------------------- */
+/* -- ABI ----------------------------------------------------------------------------------------------------------- */
 
 Test(record, layout_is_what_version_1_says) {
     cr_assert_eq(RECORD_VERSION, 1);
@@ -46,11 +46,12 @@ Test(record, operations_and_reasons_have_names_of_their_own) {
     cr_assert_not_null(record_reason_name((enum record_reason)99));
 }
 
-/* -- opening -------------------------------------------------------------------------------------------------------------- */
+/* -- opening ------------------------------------------------------------------------------------------------------- */
 
 static size_t example(uint8_t *out) {
     struct record r = {.op = RECORD_UPDATE, .topic = 2, .slot = 3, .partition = 7, .epoch = 1, .offset = 99,
-                       .kafka_key_bytes = 3, .redis_key_bytes = 5, .old_key_bytes = 4, .value_bytes = 6, .headers_bytes = 2};
+                       .kafka_key_bytes = 3, .redis_key_bytes = 5, .old_key_bytes = 4, .value_bytes = 6,
+                       .headers_bytes = 2};
     memcpy(out, &r, sizeof r);
     memcpy(out + sizeof r, "kkkRRRRRooooVVVVVVhh", 20);
     return sizeof r + 20;
@@ -167,7 +168,7 @@ Test(record, random_bytes_open_only_when_the_lengths_add_up) {
     cr_assert_gt(opened, 1000);
 }
 
-/* -- ids ------------------------------------------------------------------------------------------------------------------ */
+/* -- ids ----------------------------------------------------------------------------------------------------------- */
 
 Test(record, a_derived_id_is_the_same_at_every_delivery_and_a_version_8_uuid) {
     uint8_t a[16], b[16];
@@ -232,13 +233,14 @@ Test(record, what_is_no_uuid_is_refused) {
     const char *bad[] = {"00112233-4455-6677-8899-aabbccddeefg", "00112233x4455-6677-8899-aabbccddeeff",
                          "0011223344556677-8899-aabbccddeeff--", "00112233-4455-6677-8899-aabbccddeef ",
                          "-0112233-4455-6677-8899-aabbccddeeff", "00112233-4455-6677-8899aabbccddeeff-"};
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) cr_assert_eq(record_id_parse(id, bad[i], 36), -1, "%s", bad[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_assert_eq(record_id_parse(id, bad[i], 36), -1, "%s", bad[i]);
     const char *good = "00112233-4455-6677-8899-aabbccddeeff-and-more";
     for (size_t n = 0; n < 45; n++)
         if (n != 16 && n != 36) cr_assert_eq(record_id_parse(id, good, n), -1, "%zu characters", n);
 }
 
-/* -- headers ---------------------------------------------------------------------------------------------------------------- */
+/* -- headers ------------------------------------------------------------------------------------------------------- */
 
 Test(record, headers_read_back_what_was_put) {
     uint8_t buffer[512];
@@ -252,7 +254,8 @@ Test(record, headers_read_back_what_was_put) {
     size_t at = 0;
     struct record_header h;
     cr_assert_eq(record_header_next(buffer, n, &at, &h), 1);
-    cr_assert(h.name_bytes == 2 && memcmp(h.name, "op", 2) == 0 && h.value_bytes == 6 && memcmp(h.value, "update", 6) == 0);
+    cr_assert(h.name_bytes == 2 && memcmp(h.name, "op", 2) == 0);
+    cr_assert(h.value_bytes == 6 && memcmp(h.value, "update", 6) == 0);
     cr_assert_eq(record_header_next(buffer, n, &at, &h), 1);
     cr_assert(h.name_bytes == 5 && h.value != NULL && h.value_bytes == 0);
     cr_assert_eq(record_header_next(buffer, n, &at, &h), 1);

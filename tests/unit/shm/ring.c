@@ -11,7 +11,7 @@
 #include "shm/record.h"
 #include "shm/workspace.h"
 
-/* -- ABI -------------------------------------------------------------------------------------------------------------- */
+/* -- ABI ----------------------------------------------------------------------------------------------------------- */
 
 Test(ring, layout_in_shared_memory_is_what_version_1_says) {
     cr_assert_eq(RING_VERSION, 1);
@@ -42,7 +42,7 @@ Test(ring, magic_reads_millring_in_a_dump) {
     ring_drop(&fds);
 }
 
-/* -- construction ------------------------------------------------------------------------------------------------------- */
+/* -- construction -------------------------------------------------------------------------------------------------- */
 
 static void expect_refused(const char *name, uint64_t capacity, uint32_t aux_count) {
     struct err err = {0};
@@ -108,7 +108,7 @@ Test(ring, create_without_descriptors_left_fails_and_leaks_none) {
     cr_assert(a == lowest_free && b > a && c < 0, "a failed ring_create keeps descriptors");
 }
 
-/* -- attach ------------------------------------------------------------------------------------------------------------- */
+/* -- attach -------------------------------------------------------------------------------------------------------- */
 
 /* A ring with some history: 60 records published, 50 released, so that neither position is 0. */
 static struct ring_fds ring_used(uint32_t aux_count) {
@@ -320,7 +320,7 @@ Test(ring, every_grade_has_a_name) {
             cr_assert_str_neq(ring_grade_name(g), ring_grade_name(other));
 }
 
-/* -- who may write where ------------------------------------------------------------------------------------------------ */
+/* -- who may write where ------------------------------------------------------------------------------------------- */
 
 /* A sanitizer's own handler would turn the fault into an exit. */
 static void faults_are_signals(void) { signal(SIGSEGV, SIG_DFL); }
@@ -381,7 +381,7 @@ Test(ring, each_end_works_with_the_other_sides_memory_reopened_read_only) {
     ring_drop(&fds);
 }
 
-/* -- life cycle --------------------------------------------------------------------------------------------------------- */
+/* -- life cycle ---------------------------------------------------------------------------------------------------- */
 
 Test(ring, a_new_ring_is_empty_and_numbers_begin_at_1) {
     struct pair r = pair_make(SMALL, 4);
@@ -472,7 +472,7 @@ Test(ring, the_longest_and_the_empty_record_pass_at_every_place_in_the_ring) {
     for (uint32_t shift = 0; shift < SMALL / RING_ALIGN; shift++) {
         const uint32_t len[] = {max, 0, max, max, 0};
         for (int i = 0; i < 5; i++) {
-            cr_assert(put_len(&r.p, len[i]), "no room in an empty ring at position %llu", (unsigned long long)r.p.cursor);
+            cr_assert(put_len(&r.p, len[i]), "no room in an empty ring at %llu", (unsigned long long)r.p.cursor);
             ring_publish(&r.p);
             struct ring_item item = peek_expect(&r.c, ++n);
             cr_assert_eq(item.len, len[i]);
@@ -609,7 +609,7 @@ Test(ring, counters_say_what_passed_since_attach) {
     pair_drop(&r);
 }
 
-/* -- aux words ------------------------------------------------------------------------------------------------------------ */
+/* -- aux words ----------------------------------------------------------------------------------------------------- */
 
 Test(ring, aux_words_take_effect_with_the_publication_after_them) {
     struct pair r = pair_make(SMALL, 3);
@@ -650,7 +650,7 @@ Test(ring, all_4096_aux_words_survive) {
     pair_drop(&r);
 }
 
-/* -- broken promises of the caller ---------------------------------------------------------------------------------------- */
+/* -- broken promises of the caller --------------------------------------------------------------------------------- */
 
 Test(ring, reserving_more_than_the_limit_aborts, .signal = SIGABRT) {
     struct pair r = pair_make(SMALL, 0);
@@ -696,7 +696,7 @@ Test(ring, releasing_backwards_aborts, .signal = SIGABRT) {
     ring_release(&r.c, first.end, 1);
 }
 
-/* -- hostile bytes ---------------------------------------------------------------------------------------------------------- */
+/* -- hostile bytes ------------------------------------------------------------------------------------------------- */
 
 /* Three records of 100 bytes lie at positions 0, 128, 256; the header of the second is replaced. */
 static void expect_broken(struct ring_header h) {
@@ -756,7 +756,8 @@ Test(ring, reader_refuses_padding_that_reaches_beyond_the_tail) {
     struct pair r = pair_make(SMALL, 0);
     put_and_publish(&r.p, 3, 100);
     peek_expect(&r.c, 1);
-    struct ring_header padding = {.len = SMALL - 128 - 16, .type = RING_PADDING}, next = {.len = 100, .type = 1, .number = 2};
+    struct ring_header padding = {.len = SMALL - 128 - 16, .type = RING_PADDING};
+    struct ring_header next = {.len = 100, .type = 1, .number = 2};
     smash(r.fds.producer, data_at(0) + 128, &padding, sizeof padding);
     smash(r.fds.producer, data_at(0), &next, sizeof next);
     struct err err = {0};
@@ -899,11 +900,12 @@ Test(ring, reader_of_random_bytes_stays_within_the_ring) {
         pair_drop(&r);
         r = pair_make(SMALL, 0);
     }
-    cr_assert(ok > 10000 && refused > 100, "%llu read, %llu refused", (unsigned long long)ok, (unsigned long long)refused);
+    cr_assert_gt(ok, 10000);
+    cr_assert_gt(refused, 100);
     pair_drop(&r);
 }
 
-/* -- the announced sleep ------------------------------------------------------------------------------------------------------ */
+/* -- the announced sleep ------------------------------------------------------------------------------------------- */
 
 static bool rang(int bell) {
     uint64_t n;

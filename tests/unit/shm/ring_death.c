@@ -214,7 +214,7 @@ Test(ring_death, a_full_ring_outlives_both_ends) {
     pair_drop(&r);
 }
 
-/* -- processes killed at random -------------------------------------------------------------------------------------------- */
+/* -- processes killed at random ------------------------------------------------------------------------------------ */
 
 enum { KILLS = 100, BATCH = 16, EXIT_WRONG = 3 };
 

@@ -1,4 +1,4 @@
-/* The ring against a model that is nothing but numbers: random operations, deaths of both ends among them, from seeds. */
+/* The ring against a model that is nothing but numbers: random operations from seeds, deaths of both ends included. */
 #include "tests/unit/shm/help.h"
 
 enum { AUX = 5 };

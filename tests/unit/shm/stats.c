@@ -52,13 +52,14 @@ static struct stats make(int *fd) {
 
 static struct stats_metric *metric_find(const struct stats *s, const char *role, const char *name) {
     for (uint32_t i = 0; i < s->header->metric_count; i++) {
-        struct stats_metric *m = (void *)((char *)s->header + s->header->metric_at + (size_t)i * s->header->metric_stride);
+        char *row = (char *)s->header + s->header->metric_at + (size_t)i * s->header->metric_stride;
+        struct stats_metric *m = (void *)row;
         if (strcmp(m->role, role) == 0 && strcmp(m->name, name) == 0) return m;
     }
     return NULL;
 }
 
-/* -- ABI ---------------------------------------------------------------------------------------------------------------- */
+/* -- ABI ----------------------------------------------------------------------------------------------------------- */
 
 Test(stats, every_row_of_the_table_has_a_place_of_its_own) {
     static_assert(M_transform_reject_crash < METRIC_COUNT, "reasons are metrics");
@@ -74,7 +75,7 @@ Test(stats, every_state_has_a_name) {
     cr_assert_not_null(worker_state_name((enum worker_state)99));
 }
 
-/* -- creation and opening --------------------------------------------------------------------------------------------------- */
+/* -- creation and opening ------------------------------------------------------------------------------------------ */
 
 Test(stats, a_tool_finds_the_names_topics_and_blocks_the_supervisor_made, .init = folder_make, .fini = folder_drop) {
     struct err err = {0};
@@ -176,7 +177,7 @@ Test(stats, a_worker_writes_through_the_descriptor_it_inherits, .init = folder_m
     cr_assert_eq(stats_block(&s, 3)->heartbeat_ns, 99);
 }
 
-Test(stats, a_worker_of_another_build_refuses_the_segment_and_a_tool_does_not, .init = folder_make, .fini = folder_drop) {
+Test(stats, a_worker_of_another_build_refuses_the_segment_a_tool_does_not, .init = folder_make, .fini = folder_drop) {
     struct err err = {0};
     int fd;
     struct stats s = make(&fd), worker = {0}, tool = {0};
@@ -204,7 +205,7 @@ Test(stats, opening_what_is_not_there_is_unavailable, .init = folder_make, .fini
     cr_assert(strstr(err.text, "cards.stats") != NULL, "%s", err.text);
 }
 
-/* -- garbage ------------------------------------------------------------------------------------------------------------------ */
+/* -- garbage ------------------------------------------------------------------------------------------------------- */
 
 /* Writes bytes[0, n) as a segment called "bad" and opens it: 0, or the error code. */
 static int open_bytes(const void *bytes, size_t n) {
@@ -276,7 +277,7 @@ static void walk(const struct stats *s) {
         cr_assert(begin + h->topic_at + (size_t)(i + 1) * h->topic_stride <= end);
 }
 
-Test(stats, a_damaged_header_is_refused_or_leads_nowhere_outside_the_segment, .init = folder_make, .fini = folder_drop) {
+Test(stats, a_damaged_header_is_refused_or_leads_nowhere_outside, .init = folder_make, .fini = folder_drop) {
     int fd;
     struct stats s = make(&fd);
     char path[128];
@@ -304,7 +305,7 @@ Test(stats, a_damaged_header_is_refused_or_leads_nowhere_outside_the_segment, .i
     cr_assert(refused > 20 && taken > 0, "%d refused, %d taken", refused, taken);
 }
 
-/* -- counters of a worker -------------------------------------------------------------------------------------------------- */
+/* -- counters of a worker ------------------------------------------------------------------------------------------ */
 
 Test(stats, a_successor_counts_on_from_where_the_block_stands, .init = folder_make, .fini = folder_drop) {
     static struct stats_local first, second;
@@ -349,7 +350,7 @@ Test(stats, each_histogram_is_flushed_to_its_own_place, .init = folder_make, .fi
     }
 }
 
-/* -- histograms -------------------------------------------------------------------------------------------------------------- */
+/* -- histograms ---------------------------------------------------------------------------------------------------- */
 
 Test(stats, buckets_rise_with_the_time_and_none_is_left_out) {
     uint32_t last = 0;
@@ -381,7 +382,7 @@ Test(stats, every_time_lies_below_the_bound_of_its_bucket_and_not_below_the_one_
     cr_assert_eq(histogram_bound_ns(HISTOGRAM_BUCKETS - 1), UINT64_MAX);
 }
 
-/* -- texts -------------------------------------------------------------------------------------------------------------------- */
+/* -- texts --------------------------------------------------------------------------------------------------------- */
 
 Test(stats, a_text_reads_back_and_a_long_one_is_cut) {
     static struct stats_text t;

@@ -16,7 +16,9 @@ static void stop(void) { encode_free(&b); }
 
 TestSuite(encode, .init = start, .fini = stop);
 
-static struct encode_slice slice(const char *s) { return (struct encode_slice){(const uint8_t *)s, (uint32_t)strlen(s)}; }
+static struct encode_slice slice(const char *s) {
+    return (struct encode_slice){(const uint8_t *)s, (uint32_t)strlen(s)};
+}
 
 static void expect(const char *text) {
     cr_assert_eq(encode_unsent(&b), strlen(text), "%.*s", (int)encode_unsent(&b), (const char *)encode_at(&b));

@@ -56,9 +56,21 @@ Test(marks, text_is_read_back_and_everything_else_refused) {
     struct mark mark;
     cr_assert_eq(mark_parse("1 42 7 node1", 12, &mark), 0);
     cr_assert(mark.next == 42 && mark.epoch == 7);
-    static const char *const bad[] = {"", "1", "1 42", "1 42 7", "1 42 7 ", "2 42 7 n", "1 -1 7 n", "1 42 x n", "0 1 1 n",
-                                      "1 9223372036854775808 7 n", "1 42 4294967296 n", " 1 42 7 n", "1  42 7 n",
-                                      "1 99999999999999999999 7 n", "x"};
+    static const char *const bad[] = {"",
+                                      "1",
+                                      "1 42",
+                                      "1 42 7",
+                                      "1 42 7 ",
+                                      "2 42 7 n",
+                                      "1 -1 7 n",
+                                      "1 42 x n",
+                                      "0 1 1 n",
+                                      "1 9223372036854775808 7 n",
+                                      "1 42 4294967296 n",
+                                      " 1 42 7 n",
+                                      "1  42 7 n",
+                                      "1 99999999999999999999 7 n",
+                                      "x"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         cr_assert_eq(mark_parse(bad[i], strlen(bad[i]), &mark), -1, "%s", bad[i]);
     cr_assert_eq(mark_parse("1 4\0002 7 n", 11, &mark), -1);

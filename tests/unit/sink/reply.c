@@ -46,8 +46,9 @@ Test(reply, each_error_has_its_class) {
 Test(reply, text_for_operators_has_what_redis_said_and_what_it_means) {
     struct failure f;
     reply_failure(&f, "OOM command not allowed when used memory > 'maxmemory'.");
-    cr_assert_str_eq(f.text, "OOM command not allowed when used memory > 'maxmemory'. (Redis has reached maxmemory; records "
-                             "wait until there is room)");
+    cr_assert_str_eq(f.text,
+                     "OOM command not allowed when used memory > 'maxmemory'. (Redis has reached maxmemory; records "
+                     "wait until there is room)");
     reply_failure(&f, "NOPERM this user has no permissions to run the 'client|kill' command");
     cr_assert(strstr(f.text, "'client|kill'") != NULL && strstr(f.text, "docs/redis.md") != NULL);
 }

@@ -42,7 +42,8 @@ Test(resp, every_kind_of_reply_is_described) {
     cr_assert_eq(feed("*0\r\n"), 1);
     cr_assert(r.reply.kind == RESP_ARRAY && r.reply.elements == 0);
     cr_assert_eq(feed("-OOM command not allowed\r\n"), 1);
-    cr_assert(r.reply.kind == RESP_ERROR && r.reply.error && strcmp(r.reply.error_text, "OOM command not allowed") == 0);
+    cr_assert(r.reply.kind == RESP_ERROR && r.reply.error &&
+              strcmp(r.reply.error_text, "OOM command not allowed") == 0);
     cr_assert_eq(feed("+OK\r\n"), 1);
     cr_assert(!r.reply.error && r.reply.error_text[0] == 0, "nothing is left of the reply before");
 }

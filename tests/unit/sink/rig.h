@@ -31,7 +31,7 @@
 #define RIG_TOPIC "cards"
 #define RIG_MARK(partition) "millrace:mark:g:" RIG_TOPIC ":" #partition
 
-/* -- a redis-server --------------------------------------------------------------------------------------------------- */
+/* -- a redis-server ----------------------------------------------------------------------------------------------- */
 
 struct rig_redis {
     char dir[64], path[96];
@@ -107,7 +107,8 @@ __attribute__((unused)) static void redis_stop(struct rig_redis *r) {
 }
 
 /* The answer as text: strings as they are, integers in decimal, "(nil)". Two answers stay valid at a time. */
-__attribute__((unused, format(printf, 2, 3))) static const char *redis_say(struct rig_redis *r, const char *format, ...) {
+__attribute__((unused, format(printf, 2, 3))) static const char *redis_say(struct rig_redis *r, const char *format,
+                                                                           ...) {
     static char text[2][4096];
     static int turn;
     char *out = text[turn = !turn];
@@ -134,14 +135,16 @@ __attribute__((unused)) static void redis_words(struct rig_redis *r, const char 
     snprintf(copy, sizeof copy, "%s", words);
     for (char *w = strtok_r(copy, " ", &save); w != NULL && argc < 64; w = strtok_r(NULL, " ", &save)) argv[argc++] = w;
     redisReply *reply = redisCommandArgv(r->c, argc, argv, NULL);
-    cr_assert(reply != NULL && reply->type == REDIS_REPLY_STATUS, "%s: %s", words, reply != NULL ? reply->str : "no answer");
+    cr_assert(reply != NULL && reply->type == REDIS_REPLY_STATUS, "%s: %s", words,
+              reply != NULL ? reply->str : "no answer");
     freeReplyObject(reply);
 }
 
-#define redis_is(r, expected, ...) \
-    do { \
-        const char *redis_is_got = redis_say(r, __VA_ARGS__); \
-        cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got, expected); \
+#define redis_is(r, expected, ...)                                                                                   \
+    do {                                                                                                             \
+        const char *redis_is_got = redis_say(r, __VA_ARGS__);                                                        \
+        cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got,      \
+                         expected);                                                                                  \
     } while (0)
 
 /* Makes the server listen on a free port of 127.0.0.1, too. Returns the port. */
@@ -156,7 +159,7 @@ __attribute__((unused)) static uint16_t redis_listen_tcp(struct rig_redis *r) {
     return ntohs(a.sin_port);
 }
 
-/* -- a sink between a ring and that server ------------------------------------------------------------------------------ */
+/* -- a sink between a ring and that server ------------------------------------------------------------------------ */
 
 struct rig {
     struct config config;
@@ -291,14 +294,14 @@ __attribute__((unused)) static enum step rig_step(struct rig *r) {
     return r->last;
 }
 
-#define RIG_UNTIL(r, limit_ms, condition)                                                              \
-    do {                                                                                               \
-        uint64_t rig_until_end = clock_ns(&clock_real) + (uint64_t)(limit_ms) * NS_PER_MS;             \
-        while (!(condition)) {                                                                         \
-            cr_assert(clock_ns(&clock_real) < rig_until_end, "not within %d ms: %s (state %u: %s)", limit_ms, #condition, \
-                      atomic_load(&(r)->block.state), rig_reason(r));                                  \
-            rig_step(r);                                                                               \
-        }                                                                                              \
+#define RIG_UNTIL(r, limit_ms, condition)                                                                            \
+    do {                                                                                                             \
+        uint64_t rig_until_end = clock_ns(&clock_real) + (uint64_t)(limit_ms)*NS_PER_MS;                             \
+        while (!(condition)) {                                                                                       \
+            cr_assert(clock_ns(&clock_real) < rig_until_end, "not within %d ms: %s (state %u: %s)", limit_ms,        \
+                      #condition, atomic_load(&(r)->block.state), rig_reason(r));                                    \
+            rig_step(r);                                                                                             \
+        }                                                                                                            \
     } while (0)
 
 __attribute__((unused)) static const char *rig_reason(struct rig *r) {

@@ -11,8 +11,9 @@ static void stop(void) { redis_stop(&redis); }
 TestSuite(session, .init = start, .fini = stop, .timeout = 60);
 
 /* What docs/redis.md gives out as the minimal rule set. */
-#define MINIMAL "ACL SETUSER millrace on >pw -@all +set +mset +del +get +multi +exec +select +client|setname +client|id " \
-                "+client|list +client|kill +info +config|get ~millrace:mark:* ~k*"
+#define MINIMAL                                                                                                      \
+    "ACL SETUSER millrace on >pw -@all +set +mset +del +get +multi +exec +select +client|setname +client|id "        \
+    "+client|list +client|kill +info +config|get ~millrace:mark:* ~k*"
 
 static void as_user(const char *rules) {
     redis_words(&redis, rules);

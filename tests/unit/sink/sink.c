@@ -60,7 +60,8 @@ Test(sink, run_of_plain_records_is_one_mset_around_markers) {
     rig_add(&rig, 0, "c", "v");
     rig_run(&rig);
     cr_assert(strstr(redis_say(&redis, "INFO commandstats"), "cmdstat_mset:calls=1,") != NULL);
-    cr_assert(strstr(redis_say(&redis, "INFO commandstats"), "cmdstat_set:calls=3,") != NULL, "two marks made, one written");
+    cr_assert(strstr(redis_say(&redis, "INFO commandstats"), "cmdstat_set:calls=3,") != NULL,
+              "two marks made, one written");
     cr_assert_eq(rig_count(&rig, M_sink_record_applied), 5);
     cr_assert_eq(rig_count(&rig, M_sink_record_marker), 1);
 }
@@ -81,7 +82,8 @@ Test(sink, update_that_changes_the_key_is_atomic) {
     }
     for (int i = 0; i < 3000; i++) {
         const char *keys[] = {"old0", "old1"};
-        rig_put(&rig, .op = RECORD_UPDATE, .partition = 0, .key = keys[(i + 1) % 2], .old_key = keys[i % 2], .value = "v");
+        rig_put(&rig, .op = RECORD_UPDATE, .partition = 0, .key = keys[(i + 1) % 2], .old_key = keys[i % 2],
+                .value = "v");
         if (i % 100 == 99) rig_run(&rig);
     }
     rig_run(&rig);
@@ -99,7 +101,8 @@ Test(sink, time_to_live_is_set_with_the_value_and_past_is_a_delete) {
     rig_add(&rig, 0, "moved", "v");
     rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "t", .value = "v", .expire_at_ms = now + 100000);
     rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "gone", .value = "w", .expire_at_ms = now - 1);
-    rig_put(&rig, .op = RECORD_UPDATE, .partition = 0, .key = "u", .old_key = "moved", .value = "w", .expire_at_ms = now + 100000);
+    rig_put(&rig, .op = RECORD_UPDATE, .partition = 0, .key = "u", .old_key = "moved", .value = "w",
+            .expire_at_ms = now + 100000);
     rig_run(&rig);
     long long left = atoll(redis_say(&redis, "PTTL t"));
     cr_assert(left > 90000 && left <= 100000, "%lld", left);
@@ -294,8 +297,8 @@ Test(sink, record_that_crashes_the_sink_stops_the_lane_behind_what_came_before) 
     ring_publish(&rig.producer);
     RIG_UNTIL(&rig, 5000, rig.last == STEP_FAILED);
     cr_assert_eq(rig.ring.number_released, 23);
-    cr_assert(strstr(rig_reason(&rig), "record 24 crashes the sink (topic cards, partition 0, offset 23)") != NULL, "%s",
-              rig_reason(&rig));
+    cr_assert(strstr(rig_reason(&rig), "record 24 crashes the sink (topic cards, partition 0, offset 23)") != NULL,
+              "%s", rig_reason(&rig));
 }
 
 Test(sink, what_is_not_a_record_stops_the_lane) {

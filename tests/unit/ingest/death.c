@@ -1,0 +1,373 @@
+/* Deaths of ingest at any point: before every store to shared memory, and before and after every call to Kafka and the
+ * clock; then a successor. A model follows the records on the rings and what the broker was told: no record is skipped or
+ * repeated, no commit runs ahead of Redis or of a reject that is not durable, nothing is written for a partition that
+ * belongs to somebody else.
+ *
+ * The sources of the ring and of two parts of ingest belong to this program, with a place to die before each store. */
+#include <setjmp.h>
+
+#include "tests/unit/ingest/help.h"
+
+static struct world {
+    bool armed; /* only while ingest runs, not while the test plays the other ends */
+    int64_t countdown; /* places passed before it dies */
+    uint64_t places;   /* passed so far */
+    jmp_buf end;
+} life;
+
+static void place_to_die(void) {
+    if (!life.armed) return;
+    life.places++;
+    if (life.countdown-- > 0) return;
+    life.armed = false;
+    longjmp(life.end, 1);
+}
+
+#undef atomic_store_explicit
+#define atomic_store_explicit(object, value, order)         \
+    __extension__({                                         \
+        place_to_die();                                     \
+        __auto_type object_ = (object);                     \
+        __typeof__((void)0, *object_) value_ = (value);     \
+        __atomic_store(object_, &value_, order);            \
+    })
+#include "shm/ring.c"
+#include "ingest/assignment.c"
+#include "ingest/commit.c"
+
+enum { LANES = 2, RING = 8192, PARTITIONS = 5, REJECTS_MAX = 20000, OVERSIZE = 3000 };
+
+/* -- the model -------------------------------------------------------------------------------------------------------------- */
+
+struct flow { /* one partition */
+    uint32_t epoch;  /* of its last record on the ring */
+    int64_t next;    /* what has to come next in that epoch */
+    int64_t covered; /* all before it is in Redis, by us or by somebody else */
+};
+
+struct original { /* a reject on its way */
+    uint32_t lane, epoch;
+    uint64_t number;
+    const struct sim_partition *partition;
+    int64_t offset;
+};
+
+static struct {
+    struct bench *b;
+    bool solo; /* nobody else is in the group */
+    uint64_t seed;
+    struct flow flow[PARTITIONS];
+    struct original original[REJECTS_MAX];
+    uint32_t original_count;
+    uint64_t deaths, records, takeovers, largest_life;
+} w;
+
+static struct flow *flow_of(const struct sim_partition *p) { return &w.flow[p - w.b->kafka.partition]; }
+
+static uint32_t dice(uint32_t n) { return random_below(&w.seed, n); }
+
+/* The record follows the one before it: the next message, or a marker over offsets that hold none. */
+static void flow_check(const struct sim_partition *p, const struct taken *t) {
+    struct flow *f = flow_of(p);
+    cr_assert_geq(t->head.epoch, f->epoch, "an older epoch came after a newer one");
+    if (t->head.epoch > f->epoch) {
+        cr_assert(!w.solo || f->epoch == 0, "nobody else was there, and yet it began anew at %lld", (long long)t->head.offset);
+        f->epoch = t->head.epoch;
+    } else {
+        const struct sim_message *m = sim_first_from(p, f->next);
+        if (t->head.op == RECORD_SKIP)
+            cr_assert(m == NULL || m->offset > t->head.offset, "a marker covers a message");
+        else
+            cr_assert(m != NULL && m->offset == t->head.offset, "%u[%d]: %lld came, %lld was next", p->topic, p->partition,
+                      (long long)t->head.offset, m != NULL ? (long long)m->offset : -1);
+    }
+    f->next = t->head.offset + 1;
+}
+
+/* It gets into Redis: nothing before it may be missing there. */
+static void applied(const struct sim_partition *p, const struct taken *t) {
+    struct flow *f = flow_of(p);
+    const struct ingest *g = w.b->g;
+    bool known = g != NULL && !g->first_assignment && !p->assigned;
+    cr_assert(!known, "%u[%d] was given up, and offset %lld is written", p->topic, p->partition, (long long)t->head.offset);
+    const struct sim_message *missing = sim_first_from(p, f->covered);
+    cr_assert(missing == NULL || missing->offset >= t->head.offset, "%u[%d]: %lld is applied, %lld was skipped", p->topic,
+              p->partition, (long long)t->head.offset, (long long)missing->offset);
+    cr_assert(!w.solo || t->head.offset >= f->covered, "%lld is applied twice", (long long)t->head.offset);
+    if (t->head.offset + 1 > f->covered) f->covered = t->head.offset + 1;
+}
+
+static uint64_t rejects_released(uint32_t lane) {
+    struct ring_snapshot s;
+    struct err err;
+    cr_assert_eq(ring_observe(&w.b->rejects[lane], &s, &err), RING_ATTACHED);
+    return s.released;
+}
+
+static void commit_check(void *context, struct sim_partition *p, int64_t offset) {
+    (void)context;
+    cr_assert(p->assigned, "%u[%d] is committed and not ours", p->topic, p->partition);
+    cr_assert_leq(offset, flow_of(p)->covered, "%u[%d]: committed %lld, in Redis up to %lld", p->topic, p->partition,
+                  (long long)offset, (long long)flow_of(p)->covered);
+    cr_assert_geq(offset, p->committed, "%u[%d]: taken back from %lld to %lld", p->topic, p->partition,
+                  (long long)p->committed, (long long)offset);
+    uint32_t epoch = epoch_of(w.b, p->topic, p->partition);
+    uint64_t released[LANES] = {rejects_released(0), rejects_released(1)};
+    for (uint32_t i = 0; i < w.original_count; i++) {
+        const struct original *o = &w.original[i];
+        if (o->partition != p || o->epoch != epoch || o->number <= released[o->lane]) continue;
+        cr_assert_leq(offset, o->offset, "%u[%d]: committed %lld, the reject of %lld is not durable", p->topic, p->partition,
+                      (long long)offset, (long long)o->offset);
+    }
+}
+
+/* -- transform and sink -------------------------------------------------------------------------------------------------------- */
+
+static void reject_some(uint32_t lane, const struct sim_partition *p, const struct taken *t) {
+    if (t->head.op != RECORD_RAW || dice(12) != 0 || w.original_count == REJECTS_MAX) return;
+    if (!ring_has_room(&w.b->rejects_out[lane], 200)) return;
+    uint64_t number = reject(w.b, lane, &t->head, dice(60));
+    w.original[w.original_count++] = (struct original){lane, t->head.epoch, number, p, t->head.offset};
+}
+
+static uint32_t consume(uint32_t lane, uint32_t n) {
+    struct taken t;
+    uint32_t i = 0;
+    for (; i < n && take_next(w.b, lane, &t); i++) {
+        const struct sim_partition *p = sim_at(&w.b->kafka, t.head.topic, t.head.partition);
+        flow_check(p, &t);
+        if (t.head.epoch == atomic_load(&w.b->ledger->slot[t.head.slot].epoch)) {
+            reject_some(lane, p, &t);
+            applied(p, &t);
+        }
+        release(w.b, lane, &t);
+        w.records++;
+    }
+    return i;
+}
+
+/* -- the rest of the world -------------------------------------------------------------------------------------------------------- */
+
+static void publish_some(uint32_t at_most) {
+    for (int i = 0; i < PARTITIONS; i++) {
+        struct sim_partition *p = &w.b->kafka.partition[i];
+        sim_fill(p, (int)dice(at_most), dice(2) ? 3 : 0, &w.seed);
+        if (dice(40) == 0) sim_put(p, p->end, OVERSIZE, 4);
+        if (dice(10) == 0) sim_gap(p, 1 + dice(4));
+        if (dice(30) == 0) p->fail_code = 2;
+    }
+}
+
+/* Another member goes on with what is not ours. */
+static void others_work(void) {
+    for (int i = 0; i < PARTITIONS; i++) {
+        struct sim_partition *p = &w.b->kafka.partition[i];
+        if ((p->assigned && !w.b->kafka.fenced) || dice(2) == 0) continue;
+        int64_t from = p->committed >= 0 ? p->committed : p->low;
+        if (from >= p->end) continue;
+        p->committed = from + 1 + dice((uint32_t)(p->end - from));
+        if (p->committed > flow_of(p)->covered) flow_of(p)->covered = p->committed;
+        w.takeovers++;
+    }
+}
+
+static uint64_t membership(void) { return w.solo || dice(3) == 0 ? UINT64_MAX : random_next(&w.seed); }
+
+static bool anything_assigned(void) {
+    for (int i = 0; i < PARTITIONS; i++)
+        if (w.b->kafka.partition[i].assigned) return true;
+    return false;
+}
+
+/* The group moves partitions about: asked back in order, or lost, when the broker takes no commit from us any more. */
+static void rebalance(void) {
+    struct sim *s = &w.b->kafka;
+    if (w.solo || s->event_count > 0 || w.b->g->membership != MEMBER_READING || !anything_assigned()) return;
+    bool lost = dice(3) == 0;
+    sim_take_away(s, lost);
+    if (lost) s->fenced = true;
+}
+
+static void happen(void) {
+    static const uint64_t waits[] = {0, 0, 1, 20, 200, 1100, 1100, 21000};
+    static const enum answer answers[] = {ANSWER_OK, ANSWER_OK, ANSWER_FAILS, ANSWER_REFUSED, ANSWER_NEVER_DONE, ANSWER_NEVER_LOST};
+    struct sim *s = &w.b->kafka;
+    pass_ms(w.b, waits[dice(8)]);
+    if (dice(3) == 0) s->answer = answers[dice(w.solo ? 4 : 6)];
+    if (dice(4) == 0) publish_some(6);
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        if (dice(3) != 0) consume(lane, dice(25));
+    if (dice(25) == 0) rebalance();
+    if (s->fenced) others_work();
+    if (!anything_assigned() && s->event_count == 0 && w.b->g->membership == MEMBER_WAITING) sim_give(s, membership());
+    if (dice(50) == 0) s->committed_fails = 1;
+    if (dice(50) == 0) s->watermarks_fail = 1;
+}
+
+/* -- lives ---------------------------------------------------------------------------------------------------------------------------- */
+
+static void hook(void *context, const char *call) {
+    (void)context, (void)call;
+    place_to_die();
+}
+
+static void world_make(bool solo, uint64_t seed) {
+    memset(&w, 0, sizeof w);
+    w.b = bench_make(LANES, RING);
+    w.solo = solo;
+    w.seed = seed * 0x9e3779b97f4a7c15ULL + 1;
+    w.b->config.rejects.max_bytes = 1ULL << 30;
+    for (int i = 0; i < PARTITIONS; i++) sim_partition_add(&w.b->kafka, (uint32_t)i % 2, i);
+    w.b->kafka.before = w.b->time.before = hook;
+    w.b->kafka.on_commit = commit_check;
+    publish_some(20);
+}
+
+static bool step_armed(void) {
+    life.armed = true;
+    enum step s = ingest_step(w.b->g);
+    life.armed = false;
+    cr_assert_neq(s, STEP_FAILED, "%s", reason_shown(w.b));
+    return s == STEP_DONE;
+}
+
+/* One process from its start to its death after `countdown` places, or `steps` steps. True: it died on the way. */
+static bool live(int64_t countdown, int steps) {
+    life.countdown = countdown;
+    life.places = 0;
+    bool died = setjmp(life.end) != 0;
+    if (!died) {
+        life.armed = true;
+        ingest_starts(w.b);
+        life.armed = false;
+        sim_give(&w.b->kafka, membership());
+        for (int i = 0; i < steps; i++) {
+            step_armed();
+            happen();
+        }
+    }
+    life.armed = false;
+    if (life.places > w.largest_life) w.largest_life = life.places;
+    ingest_dies(w.b);
+    w.deaths++;
+    return died;
+}
+
+static void between_lives(void) {
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        if (dice(2)) consume(lane, dice(30));
+    if (!w.solo && dice(2)) others_work();
+    if (dice(3) == 0) publish_some(4);
+}
+
+/* The last process: everything is read, applied, committed, and kept. */
+static void finish(void) {
+    struct sim *s = &w.b->kafka;
+    s->answer = ANSWER_OK;
+    s->committed_fails = s->watermarks_fail = 0;
+    life.armed = false;
+    ingest_starts(w.b);
+    sim_give(s, UINT64_MAX);
+    for (int quiet = 0; quiet < 10; quiet++) {
+        settle(w.b);
+        if (consume(0, UINT32_MAX) + consume(1, UINT32_MAX) > 0) quiet = 0;
+        pass_ms(w.b, 300);
+    }
+    mode_set(w.b, CONTROL_DRAIN);
+    enum step last = STEP_IDLE;
+    for (int i = 0; i < 50 && last != STEP_DONE; i++) {
+        last = settle(w.b);
+        pass_ms(w.b, 300);
+    }
+    cr_assert_eq(last, STEP_DONE);
+    for (int i = 0; i < PARTITIONS; i++) {
+        const struct sim_partition *p = &s->partition[i];
+        cr_assert_geq(flow_of(p)->covered, p->end, "%u[%d] ends at %lld, in Redis up to %lld", p->topic, p->partition,
+                      (long long)p->end, (long long)flow_of(p)->covered);
+        cr_assert(p->committed == p->end || p->end == 0, "%u[%d] ends at %lld, committed %lld", p->topic, p->partition,
+                  (long long)p->end, (long long)p->committed);
+    }
+}
+
+/* Every reject of transform's stands in the folder once. */
+static void rejects_check(void) {
+    struct kept *k = calloc(1, sizeof *k);
+    struct rejects_reader reader;
+    struct rejects_record record;
+    struct err err = {0};
+    char folder[96];
+    uint64_t next[LANES] = {1, 1}, wanted[LANES] = {1, 1};
+    snprintf(folder, sizeof folder, "%s/rejects", w.b->folder);
+    cr_assert_eq(rejects_open(&reader, folder, &err), 0);
+    while (rejects_next(&reader, &record, &err) == 1) {
+        if (record.head.number == 0) continue; /* ingest's own, too large for a ring */
+        cr_assert_eq(record.head.number, next[record.head.lane]++, "lane %u", record.head.lane);
+    }
+    cr_assert_eq(reader.damaged_bytes, 0);
+    rejects_close(&reader);
+    for (uint32_t i = 0; i < w.original_count; i++) wanted[w.original[i].lane]++;
+    for (uint32_t lane = 0; lane < LANES; lane++) cr_assert_eq(next[lane], wanted[lane]);
+    free(k);
+}
+
+static void world_end(void) {
+    finish();
+    rejects_check();
+    bench_drop(w.b);
+}
+
+/* Deaths at random places, most of them soon: starts and assignments are where the decisions are. */
+static void die_many_times(bool solo, uint64_t seed, int deaths) {
+    world_make(solo, seed);
+    int hit = 0;
+    for (int i = 0; i < deaths; i++) {
+        hit += live(dice(3) == 0 ? dice(20000) : dice(dice(2) ? 60 : 600), 10 + (int)dice(150));
+        between_lives();
+    }
+    cr_assert_gt(hit, deaths / 2, "only %d of %d died on the way", hit, deaths);
+    world_end();
+    cr_assert_gt(w.records, (uint64_t)deaths);
+}
+
+enum { SEEDS = 12, DEATHS = 250 };
+
+Test(death, of_ingest_alone_in_its_group_skips_and_repeats_no_record, .timeout = 300) {
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) die_many_times(true, seed, DEATHS);
+}
+
+Test(death, of_ingest_among_others_loses_nothing_and_commits_nothing_that_is_not_done, .timeout = 300) {
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        die_many_times(false, seed, DEATHS);
+        cr_assert_gt(w.takeovers, 100);
+    }
+}
+
+/* Every single place, one after the other, in one and the same short life; then a successor that finishes. */
+static void die_everywhere(bool solo, int64_t first, int64_t every) {
+    int64_t place = first;
+    for (bool died = true; died; place += every) {
+        world_make(solo, 77);
+        died = live(place, 40);
+        between_lives();
+        world_end();
+        cr_assert_lt(place, 50000);
+    }
+    cr_assert_gt(place, 1000, "there were only %d places", (int)place);
+}
+
+Test(death, at_every_place_of_a_life_is_recovered_from, .timeout = 300) { die_everywhere(true, 0, 1); }
+Test(death, at_every_place_of_a_life_among_others_is_recovered_from, .timeout = 300) { die_everywhere(false, 0, 1); }
+
+/* And a successor that dies at every place of its own start and assignment. */
+Test(death, of_a_successor_at_every_place_of_its_beginning_is_recovered_from, .timeout = 300) {
+    for (int64_t place = 0; place < 120; place++)
+        for (int64_t other = 0; other < 3; other++) {
+            world_make(false, 1000 + (uint64_t)place * 3 + (uint64_t)other);
+            live(INT64_MAX, 60);
+            others_work();
+            live(place, 20);
+            between_lives();
+            live(place + other * 40, 20);
+            world_end();
+        }
+}
