@@ -226,7 +226,7 @@ def test_stalled_redis_never_brings_old_values_back(space):
     connection must not be run after what came over the new one."""
     server = space.start_redis("--appendonly", "no")
     space.topic()
-    m = space.millrace(lanes=2, redis={"response_timeout": "300ms", "connect_timeout": "300ms"}).start_ready()
+    m = space.millrace(lanes=2, redis={"response_timeout": "300ms", "connect_timeout": "300ms", "in_flight": 400}).start_ready()
     load = space.load(60_000, 15, keys=40)
     checker = CommitChecker(space.broker, m.group, space.topics, 8, server, load.history, 5, pause=0.1)
     load.start()
@@ -248,6 +248,24 @@ def test_stalled_redis_never_brings_old_values_back(space):
     assert m.metric("sink_redis_connect", stats) > 10 and m.metric("sink_redis_connection_killed", stats) > 0
     assert m.metric("sink_mark_mismatch", stats) == 0 and m.metric("supervisor_child_died", stats) == 0
     space.judge(produced=60_000)
+    assert m.drain() == 0
+
+
+def test_stalled_redis_is_noticed_while_little_comes_in(space):
+    """The time-out counts from what is unanswered: new commands, a few a second, must not put it off."""
+    server = space.start_redis()
+    space.topic()
+    m = space.millrace(redis={"response_timeout": "1s", "connect_timeout": "1s"}).start_ready()
+    load = space.load(200, 10, keys=50)
+    load.start()
+    m.wait_for(lambda s: m.metric("sink_record_applied", s) > 20, 20, "some records")
+    server.pause()
+    m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "connecting", 4, "the time-out of 1 s")
+    assert load.live
+    server.resume()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    space.judge(produced=200)
     assert m.drain() == 0
 
 

@@ -8,11 +8,12 @@
 
 #include "tests/unit/ingest/help.h"
 
-static struct world {
+static struct {
     bool armed; /* only while ingest runs, not while the test plays the other ends */
     int64_t countdown; /* places passed before it dies */
     uint64_t places;   /* passed so far */
     jmp_buf end;
+    bool died;
 } life;
 
 static void place_to_die(void) {
@@ -235,8 +236,8 @@ static bool step_armed(void) {
 static bool live(int64_t countdown, int steps) {
     life.countdown = countdown;
     life.places = 0;
-    bool died = setjmp(life.end) != 0;
-    if (!died) {
+    life.died = true;
+    if (setjmp(life.end) == 0) {
         life.armed = true;
         ingest_starts(w.b);
         life.armed = false;
@@ -245,12 +246,13 @@ static bool live(int64_t countdown, int steps) {
             step_armed();
             happen();
         }
+        life.died = false;
     }
     life.armed = false;
     if (life.places > w.largest_life) w.largest_life = life.places;
     ingest_dies(w.b);
     w.deaths++;
-    return died;
+    return life.died;
 }
 
 static void between_lives(void) {

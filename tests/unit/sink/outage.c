@@ -138,8 +138,7 @@ Test(outage, killed_redis_that_keeps_its_word_loses_nothing) {
         uint64_t target = rig.ring.number_released + 50 + (uint64_t)round * 40;
         RIG_UNTIL(&rig, 5000, rig.ring.number_released >= target);
         redis_kill(&redis);
-        rig_for(&rig, 30);
-        cr_assert_eq(rig_state(&rig), STATE_CONNECTING);
+        RIG_UNTIL(&rig, 2000, rig_state(&rig) == STATE_CONNECTING);
         redis_spawn(&redis);
         RIG_UNTIL(&rig, 10000, rig_done(&rig));
         redis_connect(&redis);

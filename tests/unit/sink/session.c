@@ -155,6 +155,25 @@ Test(session, missing_password_at_the_first_start_stops_and_says_where_to_set_it
     cr_assert(strstr(rig_reason(&rig), "redis.password_file") != NULL);
 }
 
+Test(session, password_of_the_default_user_lets_in) {
+    redis_is(&redis, "OK", "CONFIG SET requirepass right");
+    rig_init(&rig, &redis, 1);
+    snprintf(rig.config.redis.password, sizeof rig.config.redis.password, "right");
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+}
+
+/* New rings, as after a reset, and a new process; the ledger still knows that this configuration has worked. */
+Test(session, refusal_after_a_ring_reset_blocks_and_does_not_stop_for_good) {
+    rig_init(&rig, &redis, 1);
+    twin_store(&rig.ledger->slot[0].released, 1, 0);
+    redis_is(&redis, "OK", "CONFIG SET requirepass right");
+    rig_ring(&rig, 1 << 20);
+    RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "NOAUTH"));
+    rig_for(&rig, 100);
+    cr_assert_neq(rig.last, STEP_FAILED);
+}
+
 Test(session, password_without_need_stops_at_the_first_start) {
     rig_init(&rig, &redis, 1);
     snprintf(rig.config.redis.password, sizeof rig.config.redis.password, "pw");
