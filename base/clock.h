@@ -1,4 +1,5 @@
-/* The two ports every worker body needs: time and random numbers. The real ones are here; a simulator brings its own. */
+/* The two ports every worker body needs: time and random numbers. The real ones are here; a simulator brings its own.
+ */
 #ifndef MILLRACE_BASE_CLOCK_H
 #define MILLRACE_BASE_CLOCK_H
 
@@ -6,8 +7,8 @@
 #include <stdint.h>
 
 struct clock_port {
-    uint64_t (*monotonic_ns)(void *context); /* CLOCK_MONOTONIC: intervals, heartbeats */
-    int64_t (*wall_ms)(void *context);       /* CLOCK_REALTIME: expiry, latency against Kafka timestamps */
+    uint64_t (*monotonic_ns)(void *context);              /* CLOCK_MONOTONIC: intervals, heartbeats */
+    int64_t (*wall_ms)(void *context);                    /* CLOCK_REALTIME: expiry, latency against Kafka timestamps */
     void (*random)(void *context, void *out, size_t len); /* unpredictable bytes; cannot fail */
     void *context;
 };

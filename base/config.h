@@ -32,33 +32,33 @@ struct config_property { /* one librdkafka property, already resolved (secrets t
 
 struct config_topic {
     char name[TOPIC_BYTES];
-    char key[TEMPLATE_BYTES];     /* template of the Redis key; required */
-    char old_key[TEMPLATE_BYTES]; /* template of the key an update replaces; "" the key never changes */
-    char operation_header[NAME_BYTES]; /* header that carries the operation; "" none */
-    char operation_field[NAME_BYTES];  /* top-level JSON field that carries it; "" none */
-    uint32_t mode;     /* enum config_topic_mode */
-    uint32_t format;   /* enum config_topic_format */
-    uint32_t compress; /* enum config_compress */
-    uint8_t encrypt;   /* 1: XAES-256-GCM with the current key of crypto.keys */
-    uint64_t ttl_ms;   /* time to live counted from the Kafka timestamp; 0 none */
+    char key[TEMPLATE_BYTES];               /* template of the Redis key; required */
+    char old_key[TEMPLATE_BYTES];           /* template of the key an update replaces; "" the key never changes */
+    char operation_header[NAME_BYTES];      /* header that carries the operation; "" none */
+    char operation_field[NAME_BYTES];       /* top-level JSON field that carries it; "" none */
+    uint32_t mode;                          /* enum config_topic_mode */
+    uint32_t format;                        /* enum config_topic_format */
+    uint32_t compress;                      /* enum config_compress */
+    uint8_t encrypt;                        /* 1: XAES-256-GCM with the current key of crypto.keys */
+    uint64_t ttl_ms;                        /* time to live counted from the Kafka timestamp; 0 none */
     uint32_t partition_count;               /* of the fixed list; 0: the consumer group divides them */
     int32_t partitions[PARTITIONS_MAX / 4]; /* [0, 2^31) ascending, no repeats */
 };
 
 struct config {
-    uint64_t abi; /* CONFIG_ABI: a worker refuses a copy made by another build */
+    uint64_t abi;              /* CONFIG_ABI: a worker refuses a copy made by another build */
     char name[NAME_BYTES];     /* [a-z0-9][a-z0-9._-]* */
     char instance[NAME_BYTES]; /* default: the host name */
     char run_dir[PATH_BYTES];
     char data_dir[PATH_BYTES];
     uint32_t lanes;
-    uint32_t start; /* enum config_start */
+    uint32_t start;      /* enum config_start */
     uint64_t ring_bytes; /* of each of a lane's three rings; a power of two */
     uint32_t spin_us;
     uint32_t drain_timeout_ms;
     uint32_t heartbeat_timeout_ms;
     struct {
-        uint32_t limit;     /* deaths without progress within window_ms after which the instance fails */
+        uint32_t limit; /* deaths without progress within window_ms after which the instance fails */
         uint32_t window_ms;
         uint32_t backoff_ms_max;
     } restart;
@@ -78,8 +78,8 @@ struct config {
         uint32_t interval_ms;
     } metrics;
     struct {
-        char group_id[TOPIC_BYTES];      /* the property group.id, default millrace-<name> */
-        uint32_t session_timeout_ms;     /* the property session.timeout.ms, default 10000 */
+        char group_id[TOPIC_BYTES];  /* the property group.id, default millrace-<name> */
+        uint32_t session_timeout_ms; /* the property session.timeout.ms, default 10000 */
         uint32_t property_count;
         struct config_property property[KAFKA_PROPERTIES_MAX]; /* in the file's order, without the two above */
     } kafka;

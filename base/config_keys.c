@@ -4,7 +4,7 @@
 
 const struct config_key config_keys[] = {
 #define SECTION(name, help) {#name, TYPE_SECTION, 0, 0, 0, 0, "", "", help},
-#define KEY(name, field, type, min, max, words, initial, help) \
+#define KEY(name, field, type, min, max, words, initial, help)                                                         \
     {#name, TYPE_##type, FIELD(struct config_draft, field), min, max, words, initial, help},
 #define LATER(name) {#name, TYPE_LATER, 0, 0, 0, 0, "", "", ""},
 #define TOPIC_SECTION(name, help)
@@ -26,7 +26,7 @@ const struct config_key config_topic_keys[] = {
 #define KEY(name, field, type, min, max, words, initial, help)
 #define LATER(name)
 #define TOPIC_SECTION(name, help) {#name, TYPE_SECTION, 0, 0, 0, 0, "", "", help},
-#define TOPIC_KEY(name, field, type, min, max, words, initial, help) \
+#define TOPIC_KEY(name, field, type, min, max, words, initial, help)                                                   \
     {#name, TYPE_##type, FIELD(struct config_topic, field), min, max, words, initial, help},
 #define TOPIC_LATER(name) {#name, TYPE_LATER, 0, 0, 0, 0, "", "", ""},
 #include "base/config.def"

@@ -30,7 +30,7 @@ size_t scope_index(const struct scope *s, const char *name) {
     return 0;
 }
 
-/* -- scalars ------------------------------------------------------------------------------------------------------- */
+/* -- scalars ----------------------------------------------------------------------------------- */
 
 static const char *node_kind(const yaml_node_t *n) {
     return n->type == YAML_MAPPING_NODE    ? "keys of its own"
@@ -85,7 +85,7 @@ static int value_read(struct reader *r, struct scope *s, size_t index, const yam
     return failed ? -1 : 0;
 }
 
-/* -- partitions ---------------------------------------------------------------------------------------------------- */
+/* -- partitions -------------------------------------------------------------------------------- */
 
 static int partition_add(struct reader *r, struct config_topic *t, const yaml_node_t *n, const char *name, long first,
                          long last) {
@@ -138,7 +138,7 @@ static int key_check(struct reader *r, const yaml_node_t *n) {
     return reader_complain(r, n->start_mark, "a key must be a single word");
 }
 
-/* -- kafka --------------------------------------------------------------------------------------------------------- */
+/* -- kafka ------------------------------------------------------------------------------------- */
 
 static int property_unknown(struct reader *r, const yaml_node_t *key, const char *name,
                             const struct kafka_property *base) {
@@ -246,7 +246,7 @@ static int kafka_read(struct reader *r, const yaml_node_t *n) {
     return 0;
 }
 
-/* -- keys and sections --------------------------------------------------------------------------------------------- */
+/* -- keys and sections ------------------------------------------------------------------------- */
 
 /* The row whose name is most like `name`, or whose last part is exactly `leaf`. */
 static const char *key_nearest(const struct scope *s, const char *name, const char *leaf) {
@@ -355,7 +355,7 @@ static int mapping_read(struct reader *r, struct scope *s, const yaml_node_t *n,
     return 0;
 }
 
-/* -- the file ------------------------------------------------------------------------------------------------------ */
+/* -- the file ---------------------------------------------------------------------------------- */
 
 /* The version stands first, so that a program that does not know it can say so before it trips over the rest. */
 static int version_first(struct reader *r, const yaml_node_t *root) {
@@ -371,8 +371,8 @@ static int document_read(struct reader *r) {
     yaml_node_t *root = yaml_document_get_root_node(r->document);
     if (root == NULL)
         return reader_complain(r, (yaml_mark_t){0}, "the file is empty; config_version: 1 must be the first key");
-    r->root = (struct scope){
-        .keys = config_keys, .count = config_key_count, .base = r->draft, .start = root->start_mark};
+    r->root =
+        (struct scope){.keys = config_keys, .count = config_key_count, .base = r->draft, .start = root->start_mark};
     if (version_first(r, root) != 0 || mapping_read(r, &r->root, root, "") != 0) return -1;
     return config_complete(r);
 }

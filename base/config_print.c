@@ -8,7 +8,7 @@
 
 enum { COMMENT_COLUMN = 44, VALUE_TEXT_BYTES = 2048 };
 
-/* -- the effective configuration ----------------------------------------------------------------------------------- */
+/* -- the effective configuration --------------------------------------------------------------- */
 
 /* A double-quoted scalar that reads back as the same bytes: ${ would be taken from the environment. */
 static int quoted_put(const char *text, FILE *out) {
@@ -112,7 +112,7 @@ void config_print(const struct config *c, FILE *out) {
     free(d);
 }
 
-/* -- the reference ------------------------------------------------------------------------------------------------- */
+/* -- the reference ----------------------------------------------------------------------------- */
 
 static const char introduction[] =
     "# Configuration\n"

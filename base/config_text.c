@@ -39,8 +39,8 @@ static int variable_put(struct target *t, const char *s, const char **p, struct 
     if (value == NULL && *after == '}')
         return err_set(err, EX_CONFIG, "the environment variable %s is not set, and there is no ${%s:default}", name,
                        name);
-    bool fits = value != NULL ? target_put(t, value, strlen(value))
-                              : target_put(t, after + 1, (size_t)(close - after - 1));
+    bool fits =
+        value != NULL ? target_put(t, value, strlen(value)) : target_put(t, after + 1, (size_t)(close - after - 1));
     return fits ? 0 : err_set(err, EX_CONFIG, "is too long once ${%s} is filled in", name);
 }
 

@@ -35,7 +35,7 @@ static int scope_fill(struct reader *r, struct scope *s) {
     return 0;
 }
 
-/* -- the whole ----------------------------------------------------------------------------------------------------- */
+/* -- the whole --------------------------------------------------------------------------------- */
 
 static int instance_fill(struct reader *r) {
     struct config *c = &r->draft->config;
@@ -131,7 +131,7 @@ static int redis_complete(struct reader *r) {
                            c->redis.in_flight, c->redis.batch);
 }
 
-/* -- doubts -------------------------------------------------------------------------------------------------------- */
+/* -- doubts ------------------------------------------------------------------------------------ */
 
 __attribute__((format(printf, 4, 5))) static void doubt(const struct reader *r, FILE *out, yaml_mark_t at,
                                                         const char *format, ...) {
@@ -190,7 +190,7 @@ void config_warn(const struct reader *r, FILE *out) {
     lanes_warn(r, out);
 }
 
-/* -- topics -------------------------------------------------------------------------------------------------------- */
+/* -- topics ------------------------------------------------------------------------------------ */
 
 static bool key_in(const char *name, const char *const *names) {
     for (; *names != NULL; names++)
@@ -267,8 +267,8 @@ int config_complete(struct reader *r) {
     if (scope_fill(r, &r->root) != 0 || instance_fill(r) != 0 || kafka_complete(r) != 0 || redis_complete(r) != 0)
         return -1;
     if (r->defaults.keys == NULL)
-        r->defaults = (struct scope){
-            .keys = config_topic_keys, .count = config_topic_key_count, .base = &r->draft->defaults};
+        r->defaults =
+            (struct scope){.keys = config_topic_keys, .count = config_topic_key_count, .base = &r->draft->defaults};
     for (uint32_t i = 0; i < r->draft->config.topic_count; i++) {
         topic_inherit(r, &r->topic[i]);
         if (scope_fill(r, &r->topic[i]) != 0 || topic_check(r, &r->topic[i]) != 0) return -1;

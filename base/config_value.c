@@ -52,7 +52,7 @@ unsigned name_distance(const char *written, const char *known) {
     return edit_distance(written, known);
 }
 
-/* -- numbers ------------------------------------------------------------------------------------------------------- */
+/* -- numbers ----------------------------------------------------------------------------------- */
 
 static void number_store(const struct config_key *k, void *base, uint64_t value) {
     char *p = (char *)base + k->offset;
@@ -129,7 +129,7 @@ static int number_parse(const struct config_key *k, const char *text, void *base
     return 0;
 }
 
-/* -- words --------------------------------------------------------------------------------------------------------- */
+/* -- words ------------------------------------------------------------------------------------- */
 
 /* The n-th of the words separated by `|`, up to `!` or the end; NULL when there are fewer. */
 static const char *word_at(const char *words, uint64_t n, size_t *len) {
@@ -165,7 +165,7 @@ static int word_parse(const struct config_key *k, const char *text, void *base, 
     return err_set(err, EX_CONFIG, "found \"%s\", expected %s", config_quote(text, quote), range);
 }
 
-/* -- texts --------------------------------------------------------------------------------------------------------- */
+/* -- texts ------------------------------------------------------------------------------------- */
 
 static bool name_ok(const char *text, bool upper) {
     for (const char *p = text; *p != 0; p++) {
@@ -203,7 +203,7 @@ static int text_parse(const struct config_key *k, const char *text, void *base, 
     return 0;
 }
 
-/* -- all types ----------------------------------------------------------------------------------------------------- */
+/* -- all types --------------------------------------------------------------------------------- */
 
 int config_value_parse(const struct config_key *k, const char *text, void *base, size_t *at, struct err *err) {
     if (at != NULL) *at = 0;

@@ -13,7 +13,7 @@
 
 static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/* -- memory that holds secrets ------------------------------------------------------------------------------------- */
+/* -- memory that holds secrets ----------------------------------------------------------------- */
 
 static void *secret_map(size_t bytes, struct err *err) {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -38,7 +38,7 @@ static void secret_unmap(void *p, size_t bytes) {
     munmap(p, bytes);
 }
 
-/* -- base64 of exactly 32 bytes ------------------------------------------------------------------------------------ */
+/* -- base64 of exactly 32 bytes ---------------------------------------------------------------- */
 
 static int base64_digit(char c) {
     const char *at = c == '\0' ? NULL : strchr(base64_digits, c);
@@ -83,7 +83,7 @@ size_t keys_line(char out[KEYS_LINE_BYTES], const struct key *key) {
     return (size_t)n;
 }
 
-/* -- parsing ------------------------------------------------------------------------------------------------------- */
+/* -- parsing ----------------------------------------------------------------------------------- */
 
 struct word {
     const char *at;
@@ -184,7 +184,7 @@ static int keys_parse(struct keys *keys, const char *text, size_t len, const cha
     return 0;
 }
 
-/* -- the file ------------------------------------------------------------------------------------------------------ */
+/* -- the file ---------------------------------------------------------------------------------- */
 
 static int file_open(const char *path, struct err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: a fifo must not hang the start */

@@ -24,7 +24,7 @@ struct key {
     uint8_t bytes[KEY_BYTES];
 };
 
-struct keys { /* in memory that is locked, left out of core dumps and not inherited by a fork */
+struct keys {         /* in memory that is locked, left out of core dumps and not inherited by a fork */
     uint32_t count;   /* [1, CRYPTO_KEYS_MAX] */
     uint32_t current; /* index in key[] */
     struct key key[CRYPTO_KEYS_MAX];

@@ -38,10 +38,10 @@ void log_event(struct log_site *site, enum log_level level, const char *event, c
 /* Lines that could not be written since start. */
 uint64_t log_dropped(void);
 
-#define LOG_LINE(level, event, at, ...)                             \
-    do {                                                            \
-        static struct log_site log_site_here;                       \
-        log_event(&log_site_here, level, event, at, __VA_ARGS__);   \
+#define LOG_LINE(level, event, at, ...)                                                                                \
+    do {                                                                                                               \
+        static struct log_site log_site_here;                                                                          \
+        log_event(&log_site_here, level, event, at, __VA_ARGS__);                                                      \
     } while (0)
 
 #define log_error(event, ...) LOG_LINE(LOG_ERROR, event, (const struct log_at *)0, __VA_ARGS__)

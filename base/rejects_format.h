@@ -27,12 +27,12 @@ enum { REJECTS_VERSION = 1, REJECTS_ALIGN = 8, REJECTS_NAME_BYTES = 32 };
 #define REJECTS_SEGMENT_BYTES (64UL << 20) /* the writer begins a new segment once the current one has reached this */
 #define REJECTS_ENTRY_BYTES_MAX (RING_BYTES_MAX / RING_RECORD_SHARE + 4096) /* no entry is larger */
 
-struct rejects_segment { /* ABI: head of a file */
-    uint64_t magic;         /*  0 */
-    uint32_t version;       /*  8 REJECTS_VERSION */
-    uint32_t header_bytes;  /* 12 sizeof(struct rejects_segment): where the first entry begins */
-    uint64_t number;        /* 16 the one in the file's name, from 1 */
-    int64_t created_ms;     /* 24 wall clock */
+struct rejects_segment {   /* ABI: head of a file */
+    uint64_t magic;        /*  0 */
+    uint32_t version;      /*  8 REJECTS_VERSION */
+    uint32_t header_bytes; /* 12 sizeof(struct rejects_segment): where the first entry begins */
+    uint64_t number;       /* 16 the one in the file's name, from 1 */
+    int64_t created_ms;    /* 24 wall clock */
 };
 static_assert(sizeof(struct rejects_segment) == 32, "rejects file format");
 
@@ -44,7 +44,7 @@ enum {
     REJECT_CONTENT_ABSENT = 1 << 3, /* only Kafka has the content */
 };
 
-struct rejects_entry { /* ABI */
+struct rejects_entry {      /* ABI */
     uint32_t magic;         /*   0 REJECTS_ENTRY_MAGIC */
     uint32_t checksum;      /*   4 rejects_checksum of the entry's bytes [8, total_bytes) */
     uint32_t total_bytes;   /*   8 of the whole entry with its padding: rejects_entry_bytes */

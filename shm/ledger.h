@@ -1,8 +1,8 @@
 /* Ledger: what is known of every partition, outside the rings.
  *
- * One region is written by ingest (which partitions there are, their epochs, what was committed), one by each sink (what
- * Redis has acknowledged). Slot i of every region is the same partition; ingest gives out slots and never takes one back.
- * Both survive their writer's death at any instruction: every field is one word, or a twin. */
+ * One region is written by ingest (which partitions there are, their epochs, what was committed), one by each sink
+ * (what Redis has acknowledged). Slot i of every region is the same partition; ingest gives out slots and never takes
+ * one back. Both survive their writer's death at any instruction: every field is one word, or a twin. */
 #ifndef MILLRACE_SHM_LEDGER_H
 #define MILLRACE_SHM_LEDGER_H
 
@@ -25,9 +25,9 @@ enum ledger_flags {
 };
 
 struct ledger_ingest_slot { /* ABI: written by ingest only */
-    uint32_t topic;            /* index in the configuration; set before `count` covers the slot */
+    uint32_t topic;         /* index in the configuration; set before `count` covers the slot */
     int32_t partition;
-    _Atomic uint32_t epoch;    /* [1, 2^32): records of another epoch are skipped; 0 never assigned */
+    _Atomic uint32_t epoch; /* [1, 2^32): records of another epoch are skipped; 0 never assigned */
     _Atomic uint32_t flags;
     _Atomic int64_t start;     /* offset at which this epoch began */
     _Atomic int64_t committed; /* next offset, last acknowledged by the broker; -1 none */
@@ -46,7 +46,7 @@ struct ledger_ingest { /* ABI */
 
 enum ledger_sink_flags { LEDGER_LOST_WRITES = 1 << 0 };
 
-struct ledger_sink_slot { /* ABI: written by the lane's sink only */
+struct ledger_sink_slot {   /* ABI: written by the lane's sink only */
     struct twin released;   /* {epoch, next offset}: every earlier record of the epoch is in Redis or a marker */
     _Atomic uint64_t flags; /* enum ledger_sink_flags */
     uint64_t reserved;

@@ -18,7 +18,7 @@ int record_open(const void *body, size_t len, struct record_view *view) {
     return 0;
 }
 
-/* -- ids -------------------------------------------------------------------------------------------------------------- */
+/* -- ids --------------------------------------------------------------------------------------- */
 
 /* FNV-1a, 64 bits (draft-eastlake-fnv), folded to 48: enough to tell the topics of one installation apart. */
 static uint64_t topic_hash48(const char *topic) {
@@ -76,7 +76,7 @@ void record_id_format(const uint8_t id[16], char out[37]) {
     }
 }
 
-/* -- headers ---------------------------------------------------------------------------------------------------------- */
+/* -- headers ----------------------------------------------------------------------------------- */
 
 static const uint32_t header_null = UINT32_MAX;
 
@@ -121,10 +121,10 @@ int record_header_last(const uint8_t *headers, size_t len, const char *name, str
     return r < 0 ? -1 : found;
 }
 
-/* -- names ------------------------------------------------------------------------------------------------------------ */
+/* -- names ------------------------------------------------------------------------------------- */
 
 const char *record_reason_name(enum record_reason reason) {
-    static const char *const names[] = {"none",          "key_null",  "key_empty", "key_long", "field_missing",
+    static const char *const names[] = {"none",         "key_null",  "key_empty", "key_long", "field_missing",
                                         "json_invalid", "operation", "too_large", "crash"};
     static_assert(sizeof names / sizeof names[0] == REASON_COUNT, "a name per reason");
     return (unsigned)reason < REASON_COUNT ? names[reason] : "unknown";

@@ -30,14 +30,14 @@ enum record_op { RECORD_RAW, RECORD_ADD, RECORD_UPDATE, RECORD_DELETE, RECORD_SK
 /* Why a record was rejected. Names (record_reason_name) are what operators see and what metrics count. */
 enum record_reason {
     REASON_NONE,
-    REASON_KEY_NULL,       /* the template asks for {$key} and the record has none */
-    REASON_KEY_EMPTY,      /* the Redis key came out empty */
-    REASON_KEY_LONG,       /* longer than REDIS_KEY_BYTES_MAX */
-    REASON_FIELD_MISSING,  /* a field of the template is absent, null, an object or an array */
-    REASON_JSON_INVALID,   /* not JSON, not an object, invalid UTF-8, or nested too deeply */
-    REASON_OPERATION,      /* unknown operation word, or one that this topic's mode does not allow */
-    REASON_TOO_LARGE,      /* does not fit a ring record */
-    REASON_CRASH,          /* it crashed a worker poison.attempts times */
+    REASON_KEY_NULL,      /* the template asks for {$key} and the record has none */
+    REASON_KEY_EMPTY,     /* the Redis key came out empty */
+    REASON_KEY_LONG,      /* longer than REDIS_KEY_BYTES_MAX */
+    REASON_FIELD_MISSING, /* a field of the template is absent, null, an object or an array */
+    REASON_JSON_INVALID,  /* not JSON, not an object, invalid UTF-8, or nested too deeply */
+    REASON_OPERATION,     /* unknown operation word, or one that this topic's mode does not allow */
+    REASON_TOO_LARGE,     /* does not fit a ring record */
+    REASON_CRASH,         /* it crashed a worker poison.attempts times */
     REASON_COUNT
 };
 
@@ -45,35 +45,35 @@ enum record_reason {
 enum {
     RECORD_KEY_NULL = 1 << 0,
     RECORD_VALUE_NULL = 1 << 1,
-    RECORD_SEALED = 1 << 2,    /* rejects: value is the sealed original (transform/seal.h) */
+    RECORD_SEALED = 1 << 2,         /* rejects: value is the sealed original (transform/seal.h) */
     RECORD_CONTENT_ABSENT = 1 << 3, /* rejects: too large or poisonous to carry; only Kafka has the content */
 };
 
 enum { RECORD_DIGEST_NONE = 0 }; /* digest algorithms; the audit log adds its own */
 
 struct record {
-    uint8_t op;               /*   0 enum record_op */
-    uint8_t reason;           /*   1 enum record_reason */
-    uint16_t topic;           /*   2 index in the configuration's topics */
-    uint16_t slot;            /*   4 index in the ledger */
-    uint16_t flags;           /*   6 */
-    int32_t partition;        /*   8 [0, 2^31) */
-    uint32_t epoch;           /*  12 of the partition when the record was read */
-    int64_t offset;           /*  16 [0, 2^63) */
-    int64_t timestamp_ms;     /*  24 Kafka timestamp, ms since 1970; -1 none */
-    int64_t ingest_ns;        /*  32 CLOCK_MONOTONIC when ingest published it */
-    int64_t expire_at_ms;     /*  40 ms since 1970; 0 never */
-    uint64_t number_origin;   /*  48 rejects ring: number on the ingest ring; else 0 */
-    uint8_t id[16];           /*  56 UUID from the header, else derived (record_id_derive) */
+    uint8_t op;                   /*   0 enum record_op */
+    uint8_t reason;               /*   1 enum record_reason */
+    uint16_t topic;               /*   2 index in the configuration's topics */
+    uint16_t slot;                /*   4 index in the ledger */
+    uint16_t flags;               /*   6 */
+    int32_t partition;            /*   8 [0, 2^31) */
+    uint32_t epoch;               /*  12 of the partition when the record was read */
+    int64_t offset;               /*  16 [0, 2^63) */
+    int64_t timestamp_ms;         /*  24 Kafka timestamp, ms since 1970; -1 none */
+    int64_t ingest_ns;            /*  32 CLOCK_MONOTONIC when ingest published it */
+    int64_t expire_at_ms;         /*  40 ms since 1970; 0 never */
+    uint64_t number_origin;       /*  48 rejects ring: number on the ingest ring; else 0 */
+    uint8_t id[16];               /*  56 UUID from the header, else derived (record_id_derive) */
     uint8_t digest_published[16]; /*  72 */
     uint8_t digest_stored[16];    /*  88 */
-    uint8_t digest_algorithm; /* 104 */
-    uint8_t reserved[3];      /* 105 zero */
-    uint32_t kafka_key_bytes; /* 108 */
-    uint32_t redis_key_bytes; /* 112 */
-    uint32_t old_key_bytes;   /* 116 0: the key did not change */
-    uint32_t value_bytes;     /* 120 */
-    uint32_t headers_bytes;   /* 124 */
+    uint8_t digest_algorithm;     /* 104 */
+    uint8_t reserved[3];          /* 105 zero */
+    uint32_t kafka_key_bytes;     /* 108 */
+    uint32_t redis_key_bytes;     /* 112 */
+    uint32_t old_key_bytes;       /* 116 0: the key did not change */
+    uint32_t value_bytes;         /* 120 */
+    uint32_t headers_bytes;       /* 124 */
 };
 
 static_assert(sizeof(struct record) == 128, "record ABI");
@@ -98,7 +98,8 @@ int record_open(const void *body, size_t len, struct record_view *view);
 
 /* Bytes a record with these lengths takes on a ring, without the ring's own header. */
 static inline size_t record_bytes(const struct record *r) {
-    return sizeof *r + (size_t)r->kafka_key_bytes + r->redis_key_bytes + r->old_key_bytes + r->value_bytes + r->headers_bytes;
+    return sizeof *r + (size_t)r->kafka_key_bytes + r->redis_key_bytes + r->old_key_bytes + r->value_bytes +
+           r->headers_bytes;
 }
 
 /* record_id_derive makes the id of a record that came without one: a version 8 UUID (RFC 9562) of topic hash,
@@ -125,7 +126,8 @@ int record_header_next(const uint8_t *headers, size_t len, size_t *at, struct re
 /* record_header_last finds the last header called name. Returns 1 found, 0 not there, -1 broken encoding. */
 int record_header_last(const uint8_t *headers, size_t len, const char *name, struct record_header *out);
 
-/* record_header_put appends one header at out (room for record_header_bytes). value NULL: null. Returns bytes written. */
+/* record_header_put appends one header at out (room for record_header_bytes). value NULL: null. Returns bytes written.
+ */
 size_t record_header_put(uint8_t *out, const char *name, size_t name_bytes, const void *value, size_t value_bytes);
 static inline size_t record_header_bytes(size_t name_bytes, size_t value_bytes) { return 6 + name_bytes + value_bytes; }
 

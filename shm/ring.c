@@ -29,7 +29,7 @@ bool ring_capacity_valid(uint64_t capacity) {
     return power_of_two(capacity) && capacity >= RING_BYTES_MIN && capacity <= RING_BYTES_MAX;
 }
 
-/* -- construction ------------------------------------------------------------------------------------------------- */
+/* -- construction ------------------------------------------------------------------------------ */
 
 static void close_all(struct ring_fds *fds) {
     if (fds->constants >= 0) close(fds->constants);
@@ -87,7 +87,7 @@ int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint3
     return 0;
 }
 
-/* -- attach: everything that is relied on later is checked here, once -------------------------------------------------- */
+/* -- attach: everything that is relied on later is checked here, once -------------------------- */
 
 static enum ring_grade grade(enum ring_grade g, struct err *err, const char *what) {
     err_set(err, EINVAL, "ring is %s: %s", ring_grade_name(g), what);
@@ -155,7 +155,8 @@ static enum ring_grade check_state(const struct mapping *m, int *producer_slot, 
     /* Head first: it can only move towards the tail that is read afterwards. */
     uint64_t head = atomic_load_explicit(&m->consumer->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&m->producer->tail, memory_order_acquire);
-    if (tail - head > m->constants.capacity) { /* an end at work may have moved both in between: look at the head again */
+    if (tail - head >
+        m->constants.capacity) { /* an end at work may have moved both in between: look at the head again */
         head = atomic_load_explicit(&m->consumer->head, memory_order_acquire);
     }
     if (!positions_sane(head, tail, m->constants.capacity)) return grade(RING_CORRUPT, err, "positions are impossible");
@@ -164,7 +165,7 @@ static enum ring_grade check_state(const struct mapping *m, int *producer_slot, 
     return RING_ATTACHED;
 }
 
-/* -- producer ------------------------------------------------------------------------------------------------------- */
+/* -- producer ---------------------------------------------------------------------------------- */
 
 static void producer_forget(struct ring_producer *p) {
     free(p->aux_now);
@@ -356,7 +357,7 @@ void ring_producer_disarm(struct ring_producer *p) {
     atomic_store_explicit(&p->page->waiting, 0, memory_order_relaxed);
 }
 
-/* -- consumer ------------------------------------------------------------------------------------------------------- */
+/* -- consumer ---------------------------------------------------------------------------------- */
 
 enum ring_grade ring_consumer_attach(struct ring_consumer *c, const struct ring_fds *fds, int peer_doorbell,
                                      struct err *err) {
@@ -482,7 +483,7 @@ void ring_consumer_disarm(struct ring_consumer *c) {
     atomic_store_explicit(&c->page->waiting, 0, memory_order_relaxed);
 }
 
-/* -- observers ------------------------------------------------------------------------------------------------------ */
+/* -- observers --------------------------------------------------------------------------------- */
 
 enum ring_grade ring_observe(const struct ring_fds *fds, struct ring_snapshot *s, struct err *err) {
     struct mapping m;

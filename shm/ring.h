@@ -35,25 +35,25 @@
 #define RING_MAGIC 0x676e69726c6c696dULL /* "millring" */
 enum { RING_VERSION = 1, RING_HEADER_BYTES = 16, RING_ALIGN = 16, RING_AUX_MAX = 4096, RING_PAGE = 4096 };
 
-struct ring_constants { /* ABI: written once by ring_create, magic last */
-    _Atomic uint64_t magic; /*  0 */
-    uint32_t version;       /*  8 RING_VERSION */
+struct ring_constants {      /* ABI: written once by ring_create, magic last */
+    _Atomic uint64_t magic;  /*  0 */
+    uint32_t version;        /*  8 RING_VERSION */
     uint32_t record_version; /* 12 RECORD_VERSION of the build that made it */
-    uint64_t capacity;      /* 16 bytes of data, a power of two */
-    uint64_t incarnation;   /* 24 random; numbers are never reused within one */
-    uint32_t aux_count;     /* 32 aux words in each of the producer's slots, [0, RING_AUX_MAX] */
-    uint32_t reserved;      /* 36 */
-    char name[24];          /* 40 for messages and tools */
+    uint64_t capacity;       /* 16 bytes of data, a power of two */
+    uint64_t incarnation;    /* 24 random; numbers are never reused within one */
+    uint32_t aux_count;      /* 32 aux words in each of the producer's slots, [0, RING_AUX_MAX] */
+    uint32_t reserved;       /* 36 */
+    char name[24];           /* 40 for messages and tools */
 };
 
-struct ring_slot {              /* ABI */
-    _Atomic uint64_t position;  /* equals tail (or head) when the slot is the current one */
-    uint64_t number;            /* of the last record published (or released) */
+struct ring_slot {             /* ABI */
+    _Atomic uint64_t position; /* equals tail (or head) when the slot is the current one */
+    uint64_t number;           /* of the last record published (or released) */
     uint64_t reserved[6];
 };
 
 struct ring_producer_page { /* ABI; followed by aux[2][aux_count], padded to whole pages, then the data */
-    _Atomic uint64_t tail;    /*   0 */
+    _Atomic uint64_t tail;  /*   0 */
     uint64_t gap0[15];
     _Atomic uint64_t waiting; /* 128 0: awake; else which sleep of the producer this is */
     uint64_t sleeps;          /* 136 so far, by all producers */
@@ -63,7 +63,7 @@ struct ring_producer_page { /* ABI; followed by aux[2][aux_count], padded to who
 };
 
 struct ring_consumer_page { /* ABI */
-    _Atomic uint64_t head;    /*   0 */
+    _Atomic uint64_t head;  /*   0 */
     uint64_t gap0[15];
     _Atomic uint64_t waiting; /* 128 */
     uint64_t sleeps;          /* 136 */
@@ -117,35 +117,35 @@ struct ring_producer {
     struct ring_producer_page *page;
     const struct ring_consumer_page *peer;
     uint8_t *data;
-    uint64_t *aux[2];        /* in shared memory, one per slot */
-    uint64_t *aux_now;       /* private: the aux words of the next publication */
-    uint64_t *aux_set_in;    /* private: publication in which the word was last set */
+    uint64_t *aux[2];         /* in shared memory, one per slot */
+    uint64_t *aux_now;        /* private: the aux words of the next publication */
+    uint64_t *aux_set_in;     /* private: publication in which the word was last set */
     uint32_t *aux_changed[2]; /* private: words set for the next publication / in the one before */
     uint32_t aux_changed_count[2];
-    uint64_t publication;    /* counts publications since attach */
+    uint64_t publication; /* counts publications since attach */
     uint64_t capacity, mask, incarnation;
-    uint64_t tail;           /* published */
-    uint64_t cursor;         /* staged, >= tail */
-    uint64_t head_seen;      /* cached copy of the peer's head */
-    uint64_t number;         /* staged last */
+    uint64_t tail;      /* published */
+    uint64_t cursor;    /* staged, >= tail */
+    uint64_t head_seen; /* cached copy of the peer's head */
+    uint64_t number;    /* staged last */
     uint64_t number_published;
-    uint64_t signalled;      /* the peer's waiting word that was already answered */
+    uint64_t signalled; /* the peer's waiting word that was already answered */
     uint32_t aux_count;
-    uint32_t reserved;       /* bytes promised by the last ring_reserve */
-    bool reserving;          /* between ring_reserve and ring_stage */
-    uint64_t reserved_at;    /* position of the reserved header, after any padding */
-    int current;             /* index of the slot that matches tail */
-    int peer_doorbell;       /* eventfd of the consumer's process */
+    uint32_t reserved;    /* bytes promised by the last ring_reserve */
+    bool reserving;       /* between ring_reserve and ring_stage */
+    uint64_t reserved_at; /* position of the reserved header, after any padding */
+    int current;          /* index of the slot that matches tail */
+    int peer_doorbell;    /* eventfd of the consumer's process */
     size_t mapped_bytes;
     struct {
         uint64_t published, bytes, full, wakeups;
     } count; /* since attach */
 };
 
-/* ring_producer_attach maps the ring as its producer, checking everything it will rely on: mapped sizes, magic, version,
- * capacity, positions (head <= tail <= head + capacity, aligned), exactly one slot that matches the tail.
- * Continues where a predecessor left: number and aux words are those of its last publication; what it staged and did not
- * publish is gone. peer_doorbell: eventfd of the consumer, -1 none. err tells more than the grade. Idempotent. */
+/* ring_producer_attach maps the ring as its producer, checking everything it will rely on: mapped sizes, magic,
+ * version, capacity, positions (head <= tail <= head + capacity, aligned), exactly one slot that matches the tail.
+ * Continues where a predecessor left: number and aux words are those of its last publication; what it staged and did
+ * not publish is gone. peer_doorbell: eventfd of the consumer, -1 none. err tells more than the grade. Idempotent. */
 enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_fds *fds, int peer_doorbell,
                                      struct err *err);
 void ring_producer_detach(struct ring_producer *p);
@@ -174,8 +174,8 @@ void ring_publish(struct ring_producer *p);
 /* ring_has_room: whether ring_reserve(len) would succeed now. Producer only. */
 bool ring_has_room(struct ring_producer *p, uint32_t len);
 
-/* ring_producer_arm announces that the producer will sleep until there is room for len bytes; returns true when there is
- * already (do not sleep). ring_producer_disarm after waking. Producer only. */
+/* ring_producer_arm announces that the producer will sleep until there is room for len bytes; returns true when there
+ * is already (do not sleep). ring_producer_disarm after waking. Producer only. */
 bool ring_producer_arm(struct ring_producer *p, uint32_t len);
 void ring_producer_disarm(struct ring_producer *p);
 
@@ -185,11 +185,11 @@ struct ring_consumer {
     const struct ring_producer_page *peer;
     const uint8_t *data;
     uint64_t capacity, mask, incarnation;
-    uint64_t head;         /* released */
+    uint64_t head; /* released */
     uint64_t number_released;
-    uint64_t cursor;       /* next to peek, >= head */
-    uint64_t number;       /* of the record before cursor */
-    uint64_t tail_seen;    /* cached copy of the peer's tail */
+    uint64_t cursor;    /* next to peek, >= head */
+    uint64_t number;    /* of the record before cursor */
+    uint64_t tail_seen; /* cached copy of the peer's tail */
     uint64_t signalled;
     int current;
     int peer_doorbell;
@@ -220,8 +220,8 @@ void ring_consumer_detach(struct ring_consumer *c);
  * RING_OK, RING_EMPTY, or RING_BROKEN with err filled: stop, leave with EXIT_DONT_RESTART, touch nothing. */
 enum ring_state ring_peek(struct ring_consumer *c, struct ring_item *item, struct err *err);
 
-/* ring_release gives back everything before `end` (an item's end, ascending) whose last record has `number`; one store of
- * the head (P2); rings the producer's doorbell when it sleeps. Consumer only. */
+/* ring_release gives back everything before `end` (an item's end, ascending) whose last record has `number`; one store
+ * of the head (P2); rings the producer's doorbell when it sleeps. Consumer only. */
 void ring_release(struct ring_consumer *c, uint64_t end, uint64_t number);
 
 /* ring_rewind moves the cursor back to the oldest unreleased record. Consumer only. */

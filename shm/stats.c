@@ -19,7 +19,8 @@ static const struct stats_metric rows[] = {
 #define UNIT_SECONDS "seconds"
 #define METRIC(r, n, t, u, h) {#r, #n, TYPE_##t, UNIT_##u, h, M_##r##_##n, 0},
 #define HISTOGRAM(r, n, h) {#r, #n, "histogram", "seconds", h, H_##r##_##n, 0},
-#define REASON_METRIC(r) {"transform", "reject_" #r, "counter", "none", "Records rejected with reason " #r ".", M_transform_reject_##r, 0},
+#define REASON_METRIC(r)                                                                                               \
+    {"transform", "reject_" #r, "counter", "none", "Records rejected with reason " #r ".", M_transform_reject_##r, 0},
 #include "shm/metrics.def"
 #undef METRIC
 #undef HISTOGRAM
@@ -28,8 +29,8 @@ static const struct stats_metric rows[] = {
 enum { ROWS = sizeof rows / sizeof rows[0] };
 
 const char *worker_state_name(enum worker_state state) {
-    static const char *const names[] = {"down", "starting", "connecting", "running", "blocked", "draining", "backoff",
-                                        "failed"};
+    static const char *const names[] = {"down",    "starting", "connecting", "running",
+                                        "blocked", "draining", "backoff",    "failed"};
     static_assert(sizeof names / sizeof names[0] == STATE_COUNT, "a name per state");
     return (unsigned)state < STATE_COUNT ? names[state] : "unknown";
 }
@@ -139,7 +140,9 @@ static bool header_sane(const struct stats_header *h, size_t bytes) {
            h->histogram_offset < h->block_stride && h->histogram_sum_offset < h->block_stride &&
            h->partition_count <= PARTITIONS_MAX && h->lanes <= LANES_MAX && h->block_count == 2 + 2 * h->lanes &&
            (h->block_at | h->block_stride | h->partition_at | h->partition_stride | h->value_offset |
-            h->histogram_offset | h->histogram_sum_offset) % sizeof(uint64_t) == 0;
+            h->histogram_offset | h->histogram_sum_offset) %
+                   sizeof(uint64_t) ==
+               0;
 }
 
 static int header_check(struct stats *s, struct err *err) {
@@ -147,7 +150,8 @@ static int header_check(struct stats *s, struct err *err) {
     if (atomic_load_explicit(&h->magic, memory_order_acquire) != STATS_MAGIC)
         return err_set(err, EX_DATAERR, "this is not a stats segment");
     if (h->version != STATS_VERSION)
-        return err_set(err, EX_DATAERR, "stats segment of version %u, this program reads %d", h->version, STATS_VERSION);
+        return err_set(err, EX_DATAERR, "stats segment of version %u, this program reads %d", h->version,
+                       STATS_VERSION);
     if (!header_sane(h, s->bytes)) return err_set(err, EX_DATAERR, "the stats segment is damaged");
     return 0;
 }
@@ -155,8 +159,7 @@ static int header_check(struct stats *s, struct err *err) {
 static int map_checked(struct stats *s, int fd, int protection, struct err *err) {
     struct stat st;
     if (fstat(fd, &st) != 0) return err_set(err, EX_OSERR, "stats segment: %s", strerror(errno));
-    if (st.st_size < (off_t)sizeof(struct stats_header))
-        return err_set(err, EX_DATAERR, "this is not a stats segment");
+    if (st.st_size < (off_t)sizeof(struct stats_header)) return err_set(err, EX_DATAERR, "this is not a stats segment");
     if (map_fd(s, fd, (size_t)st.st_size, protection, err) != 0) return -1;
     if (header_check(s, err) == 0) return 0;
     stats_close(s);
@@ -186,10 +189,10 @@ void stats_close(struct stats *s) {
     *s = (struct stats){0};
 }
 
-/* -- texts ------------------------------------------------------------------------------------------------------------ */
+/* -- texts ------------------------------------------------------------------------------------- */
 
-/* Word by word, with the orders of shm/twin.h: stores release, loads acquire, so that a reader that saw a word of a later
- * text also sees that the generation moved. */
+/* Word by word, with the orders of shm/twin.h: stores release, loads acquire, so that a reader that saw a word of a
+ * later text also sees that the generation moved. */
 void stats_text_set(struct stats_text *t, const char *text) {
     uint64_t next = atomic_load_explicit(&t->generation, memory_order_relaxed) + 1;
     uint64_t words[STATS_TEXT_WORDS] = {0};
@@ -214,7 +217,7 @@ void stats_text_get(const struct stats_text *t, char out[STATS_TEXT_BYTES]) {
     out[0] = 0;
 }
 
-/* -- counters of one worker ------------------------------------------------------------------------------------------- */
+/* -- counters of one worker -------------------------------------------------------------------- */
 
 void stats_local_init(struct stats_local *l, struct stats_block *block) {
     *l = (struct stats_local){.block = block};

@@ -3,8 +3,8 @@
  *   header | metric names | topics | block of the supervisor | block per worker | partitions
  *
  * Made by the supervisor and owned by it, so counters go on when a worker is replaced. Each block has one writer, which
- * stores plain values; a reader never blocks a writer and may see values of slightly different moments. The names of all
- * metrics stand in the segment with their places, so an older tool reads a newer segment. */
+ * stores plain values; a reader never blocks a writer and may see values of slightly different moments. The names of
+ * all metrics stand in the segment with their places, so an older tool reads a newer segment. */
 #ifndef MILLRACE_SHM_STATS_H
 #define MILLRACE_SHM_STATS_H
 
@@ -45,18 +45,22 @@ enum histogram {
 
 /* Log-linear buckets: 8 per power of two from 1 microsecond (1024 ns) to 2^40 ns (18 minutes); below and above in the
  * first and last. Error of a quantile is at most 1/8 of its value. */
-enum { HISTOGRAM_SUB_BITS = 3, HISTOGRAM_LOW_BITS = 10, HISTOGRAM_HIGH_BITS = 40,
-       HISTOGRAM_BUCKETS = (HISTOGRAM_HIGH_BITS - HISTOGRAM_LOW_BITS) * (1 << HISTOGRAM_SUB_BITS) + 2 };
+enum {
+    HISTOGRAM_SUB_BITS = 3,
+    HISTOGRAM_LOW_BITS = 10,
+    HISTOGRAM_HIGH_BITS = 40,
+    HISTOGRAM_BUCKETS = (HISTOGRAM_HIGH_BITS - HISTOGRAM_LOW_BITS) * (1 << HISTOGRAM_SUB_BITS) + 2
+};
 
 enum worker_state {
     STATE_DOWN,       /* no process */
     STATE_STARTING,   /* process started, not attached yet */
     STATE_CONNECTING, /* attached; Kafka or Redis not reached yet */
     STATE_RUNNING,
-    STATE_BLOCKED,    /* cannot go on until somebody mends something; the reason says what */
+    STATE_BLOCKED, /* cannot go on until somebody mends something; the reason says what */
     STATE_DRAINING,
-    STATE_BACKOFF,    /* died, to be started again */
-    STATE_FAILED,     /* given up; the reason says why */
+    STATE_BACKOFF, /* died, to be started again */
+    STATE_FAILED,  /* given up; the reason says why */
     STATE_COUNT
 };
 const char *worker_state_name(enum worker_state state);
@@ -67,18 +71,18 @@ struct stats_text { /* ABI: two copies; the generation's lowest bit names the cu
     _Atomic uint64_t copy[2][STATS_TEXT_WORDS];
 };
 
-struct stats_block { /* ABI */
-    uint32_t role; /* enum role; set by the supervisor */
-    int32_t lane;  /* -1: of the whole instance */
+struct stats_block {      /* ABI */
+    uint32_t role;        /* enum role; set by the supervisor */
+    int32_t lane;         /* -1: of the whole instance */
     _Atomic uint32_t pid; /* 0: none */
     _Atomic uint32_t state;
     _Atomic uint64_t starts;
-    _Atomic uint64_t heartbeat_ns;   /* CLOCK_MONOTONIC of the last step */
-    _Atomic uint64_t ready;          /* equals `starts` once this process is attached and validated */
-    _Atomic uint64_t published;      /* number of the last record this stage has passed on */
+    _Atomic uint64_t heartbeat_ns;              /* CLOCK_MONOTONIC of the last step */
+    _Atomic uint64_t ready;                     /* equals `starts` once this process is attached and validated */
+    _Atomic uint64_t published;                 /* number of the last record this stage has passed on */
     _Atomic uint64_t lane_published[LANES_MAX]; /* ingest: per lane */
-    struct stats_text reason;        /* why the state is what it is; "" when there is nothing to say */
-    struct stats_text panic;         /* text of the last failed check */
+    struct stats_text reason;                   /* why the state is what it is; "" when there is nothing to say */
+    struct stats_text panic;                    /* text of the last failed check */
     _Atomic uint64_t value[METRIC_COUNT];
     _Atomic uint64_t histogram[HISTOGRAM_COUNT][HISTOGRAM_BUCKETS];
     _Atomic uint64_t histogram_sum_ns[HISTOGRAM_COUNT];
@@ -116,11 +120,11 @@ struct stats_header { /* ABI */
     char group[TOPIC_BYTES];
     char build[64];
     uint32_t lanes, topic_count;
-    uint32_t metric_count, metric_at, metric_stride;       /* struct stats_metric */
-    uint32_t block_count, block_at, block_stride;          /* struct stats_block: supervisor, ingest, transforms, sinks */
-    uint32_t partition_at, partition_stride;               /* struct stats_partition */
+    uint32_t metric_count, metric_at, metric_stride; /* struct stats_metric */
+    uint32_t block_count, block_at, block_stride;    /* struct stats_block: supervisor, ingest, transforms, sinks */
+    uint32_t partition_at, partition_stride;         /* struct stats_partition */
     _Atomic uint32_t partition_count;
-    uint32_t topic_at, topic_stride;                       /* names, char[TOPIC_BYTES] */
+    uint32_t topic_at, topic_stride;                               /* names, char[TOPIC_BYTES] */
     uint32_t value_offset, histogram_offset, histogram_sum_offset; /* in a block */
     uint32_t reserved[5];
     int64_t started_wall_ms;
@@ -137,7 +141,8 @@ static inline uint32_t stats_block_index(enum role role, uint32_t lane) {
     return role == ROLE_SUPERVISOR ? 0 : role == ROLE_INGEST ? 1 : 2 + lane * 2 + (role == ROLE_SINK ? 1 : 0);
 }
 static inline struct stats_block *stats_block(const struct stats *s, uint32_t index) {
-    return (struct stats_block *)(void *)((char *)s->header + s->header->block_at + (size_t)index * s->header->block_stride);
+    return (struct stats_block *)(void *)((char *)s->header + s->header->block_at +
+                                          (size_t)index * s->header->block_stride);
 }
 static inline struct stats_partition *stats_partition(const struct stats *s, uint32_t slot) {
     return (struct stats_partition *)(void *)((char *)s->header + s->header->partition_at +
@@ -156,7 +161,7 @@ int stats_map(struct stats *s, int fd, struct err *err);
 int stats_open(struct stats *s, const char *run_dir, const char *name, struct err *err);
 void stats_close(struct stats *s);
 
-void stats_text_set(struct stats_text *t, const char *text);              /* the one writer; truncates */
+void stats_text_set(struct stats_text *t, const char *text);                 /* the one writer; truncates */
 void stats_text_get(const struct stats_text *t, char out[STATS_TEXT_BYTES]); /* any reader */
 
 /* A worker's own counters: plain memory, added to freely, copied to the segment by stats_flush once per step. */

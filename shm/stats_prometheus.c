@@ -7,19 +7,19 @@
 #include "shm/stats_view.h"
 
 /* What is shown beside the rows of metrics.def. Prometheus puts "millrace_" before the name. */
-#define STATS_SERIES(X) \
-    X(info, "gauge", "Always 1; the labels build and group say what runs.") \
-    X(up, "gauge", "1 while the supervisor's process is there.") \
-    X(worker_state, "gauge", "1 for the state each worker is in, 0 for the others.") \
-    X(worker_start_total, "counter", "Times the worker was started.") \
-    X(worker_heartbeat_age_seconds, "gauge", "Time since the worker's last sign of life.") \
-    X(lane_publish_total, "counter", \
-      "Records a stage has passed on, markers included; of the sink: that Redis has acknowledged.") \
-    X(partition_position, "gauge", "Next offset to read.") \
-    X(partition_released, "gauge", "Next offset after what Redis has acknowledged.") \
-    X(partition_committed, "gauge", "Next offset last committed.") \
-    X(partition_low, "gauge", "First offset that Kafka still has.") \
-    X(partition_high, "gauge", "Offset after the last record in Kafka.") \
+#define STATS_SERIES(X)                                                                                                \
+    X(info, "gauge", "Always 1; the labels build and group say what runs.")                                            \
+    X(up, "gauge", "1 while the supervisor's process is there.")                                                       \
+    X(worker_state, "gauge", "1 for the state each worker is in, 0 for the others.")                                   \
+    X(worker_start_total, "counter", "Times the worker was started.")                                                  \
+    X(worker_heartbeat_age_seconds, "gauge", "Time since the worker's last sign of life.")                             \
+    X(lane_publish_total, "counter",                                                                                   \
+      "Records a stage has passed on, markers included; of the sink: that Redis has acknowledged.")                    \
+    X(partition_position, "gauge", "Next offset to read.")                                                             \
+    X(partition_released, "gauge", "Next offset after what Redis has acknowledged.")                                   \
+    X(partition_committed, "gauge", "Next offset last committed.")                                                     \
+    X(partition_low, "gauge", "First offset that Kafka still has.")                                                    \
+    X(partition_high, "gauge", "Offset after the last record in Kafka.")                                               \
     X(partition_lag, "gauge", "Records in Kafka that are not in Redis yet.")
 
 static const struct {
@@ -33,7 +33,7 @@ enum series_index {
 #define X(name, type, help) SERIES_##name,
     STATS_SERIES(X)
 #undef X
-    SERIES_COUNT
+        SERIES_COUNT
 };
 
 static void label_text(const char *text, FILE *out) {
@@ -198,7 +198,7 @@ void stats_render_prometheus(const struct stats *s, FILE *out) {
     for (uint32_t i = 0; i < s->header->metric_count; i++) prometheus_row(s, view_row(s, i), out);
 }
 
-/* -- the page of documentation ------------------------------------------------------------------------------------- */
+/* -- the page of documentation ----------------------------------------------------------------- */
 
 /* The rows this program was built with: the page needs no segment. */
 static const struct stats_metric built_rows[] = {

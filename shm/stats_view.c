@@ -123,7 +123,7 @@ uint32_t view_state(const struct stats_block *b) { return atomic_load_explicit(&
 const char *view_state_name(const struct stats_block *b) { return worker_state_name((enum worker_state)view_state(b)); }
 const char *view_role(const struct stats_block *b) { return role_name((enum role)b->role); }
 
-/* -- the state of the whole ---------------------------------------------------------------------------------------- */
+/* -- the state of the whole -------------------------------------------------------------------- */
 
 /* Another process may have got the number since: then the heartbeat is old, and its name is not ours. */
 bool view_supervisor_alive(const struct stats *s) {
@@ -164,7 +164,7 @@ const char *stats_state(const struct stats *s, char reason[STATS_TEXT_BYTES]) {
     return worker_state_name((enum worker_state)state);
 }
 
-/* -- histograms ---------------------------------------------------------------------------------------------------- */
+/* -- histograms -------------------------------------------------------------------------------- */
 
 void view_histogram(const struct stats *s, const struct stats_metric *row, const struct stats_block *only,
                     struct merged *m) {

@@ -124,7 +124,7 @@ uint64_t worker_reject_number(const struct worker *w) {
     return atomic_load_explicit(&w->control->reject_number[w->block_index], memory_order_acquire);
 }
 
-/* -- the loop --------------------------------------------------------------------------------------------------------- */
+/* -- the loop ---------------------------------------------------------------------------------- */
 
 static void regime_account(struct worker *w, enum metric regime, uint64_t now) {
     stats_add(&w->local, regime, now - w->regime_since_ns);
@@ -134,8 +134,9 @@ static void regime_account(struct worker *w, enum metric regime, uint64_t now) {
 static void usage_account(struct worker *w) {
     struct rusage u;
     if (getrusage(RUSAGE_SELF, &u) != 0) return;
-    stats_set(&w->local, M_worker_cpu, ((uint64_t)u.ru_utime.tv_sec + (uint64_t)u.ru_stime.tv_sec) * NS_PER_S +
-                                           ((uint64_t)u.ru_utime.tv_usec + (uint64_t)u.ru_stime.tv_usec) * 1000);
+    stats_set(&w->local, M_worker_cpu,
+              ((uint64_t)u.ru_utime.tv_sec + (uint64_t)u.ru_stime.tv_sec) * NS_PER_S +
+                  ((uint64_t)u.ru_utime.tv_usec + (uint64_t)u.ru_stime.tv_usec) * 1000);
     stats_set(&w->local, M_worker_memory_peak, (uint64_t)u.ru_maxrss * 1024);
     stats_set(&w->local, M_worker_context_switch, (uint64_t)u.ru_nvcsw + (uint64_t)u.ru_nivcsw);
     stats_set(&w->local, M_worker_page_fault, (uint64_t)u.ru_minflt + (uint64_t)u.ru_majflt);

@@ -2,7 +2,8 @@
  * heartbeat, and the loop that calls its body's step().
  *
  * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_FIRST on those of worker_fd_*, and
- * nothing else. Its arguments are `--role ROLE --lane N --starts N` for `ps`; everything else comes from the descriptors. */
+ * nothing else. Its arguments are `--role ROLE --lane N --starts N` for `ps`; everything else comes from the
+ * descriptors. */
 #ifndef MILLRACE_SHM_WORKER_H
 #define MILLRACE_SHM_WORKER_H
 
@@ -37,13 +38,18 @@ struct control { /* ABI */
 enum {
     WORKER_FD_CONFIG = 3, /* read-only: struct config, redacted for the role */
     WORKER_FD_STATS,
-    WORKER_FD_CONTROL,  /* read-only */
-    WORKER_FD_DOORBELL, /* own eventfd, non-blocking */
+    WORKER_FD_CONTROL,   /* read-only */
+    WORKER_FD_DOORBELL,  /* own eventfd, non-blocking */
     WORKER_FD_ATTENTION, /* eventfd of the supervisor: ring it when ready or when the state changes */
-    WORKER_FD_LEDGER,   /* ingest's region: writable for ingest, else read-only */
-    WORKER_FD_LANES,    /* first of the per-lane ones */
+    WORKER_FD_LEDGER,    /* ingest's region: writable for ingest, else read-only */
+    WORKER_FD_LANES,     /* first of the per-lane ones */
 };
-enum { INGEST_LANE_FDS = 8, TRANSFORM_LANE_FDS = 11, SINK_LANE_FDS = 5, WORKER_FDS_MAX = WORKER_FD_LANES + LANES_MAX * INGEST_LANE_FDS };
+enum {
+    INGEST_LANE_FDS = 8,
+    TRANSFORM_LANE_FDS = 11,
+    SINK_LANE_FDS = 5,
+    WORKER_FDS_MAX = WORKER_FD_LANES + LANES_MAX * INGEST_LANE_FDS
+};
 
 static inline struct ring_fds worker_ring_fds(int first) { return (struct ring_fds){first, first + 1, first + 2}; }
 
@@ -92,7 +98,8 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv);
 /* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Once. */
 void worker_ready(struct worker *w);
 
-/* worker_state publishes the state and its reason ("" none; printf-like), when either changed, and tells the supervisor. */
+/* worker_state publishes the state and its reason ("" none; printf-like), when either changed, and tells the
+ * supervisor. */
 void worker_state(struct worker *w, enum worker_state state, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -24,7 +24,7 @@ enum expect {
     EXPECT_CREATE,  /* SET … NX of a mark; no batch */
 };
 
-struct touch { /* a partition in a batch */
+struct touch {            /* a partition in a batch */
     struct mark mark;     /* written with the batch */
     struct mark expected; /* the one it replaces */
     uint32_t slot;
@@ -35,7 +35,7 @@ struct batch {
     uint64_t end;         /* ring position after the last */
     uint32_t replies;     /* still to come */
     uint32_t touch_at, touch_count;
-    uint32_t old_seen;    /* answers of kind EXPECT_OLD so far */
+    uint32_t old_seen;                  /* answers of kind EXPECT_OLD so far */
     uint32_t applied, expired, markers; /* records */
 };
 
@@ -49,8 +49,8 @@ struct flight {
     uint32_t touch_from, touch_to;
     uint32_t expect_from, expect_to;
     uint32_t asked_from, asked_to;
-    uint32_t records;                   /* in all batches, markers included */
-    uint32_t touched[PARTITIONS_MAX];   /* 1 + index of the partition's last touch */
+    uint32_t records;                 /* in all batches, markers included */
+    uint32_t touched[PARTITIONS_MAX]; /* 1 + index of the partition's last touch */
 };
 
 /* flight_init sizes the queues for in_flight records ([1, IN_FLIGHT_MAX]). 0, or -1 with err. */

@@ -28,22 +28,22 @@ enum item_kind {
 struct intake_item {
     const uint8_t *body;
     uint64_t number, end;
-    int64_t next;   /* Kafka offset + 1 */
+    int64_t next; /* Kafka offset + 1 */
     uint32_t len;
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
     uint16_t slot;
     uint8_t kind; /* enum item_kind */
 };
 
-struct intake_sample { /* when a record in hand or in flight came; for latencies */
+struct intake_sample {               /* when a record in hand or in flight came; for latencies */
     int64_t ingest_ns, timestamp_ms; /* ingest_ns -1: a marker */
 };
 
 enum intake_stop {
-    INTAKE_OPEN,    /* no stop: the ring is empty or the batch is full */
+    INTAKE_OPEN,     /* no stop: the ring is empty or the batch is full */
     INTAKE_UNMARKED, /* the mark of its partition is not checked in this epoch and on this connection */
-    INTAKE_POISON,  /* it is the number that the supervisor wants rejected */
-    INTAKE_BROKEN,  /* the ring or the record fails its checks; err says how */
+    INTAKE_POISON,   /* it is the number that the supervisor wants rejected */
+    INTAKE_BROKEN,   /* the ring or the record fails its checks; err says how */
 };
 
 struct intake {
@@ -51,12 +51,12 @@ struct intake {
     const struct config *config;
     const struct ledger_ingest *plan;
     const struct marks *marks;
-    struct intake_item *item; /* the next batch */
+    struct intake_item *item;     /* the next batch */
     struct intake_sample *sample; /* by number & sample_mask */
     uint64_t sample_mask;
     uint32_t count;
-    size_t bytes;        /* of the records in it */
-    uint64_t since_ns;   /* when its first record was taken */
+    size_t bytes;      /* of the records in it */
+    uint64_t since_ns; /* when its first record was taken */
     enum intake_stop stop;
     struct intake_item held; /* INTAKE_UNMARKED: the record it stopped at */
     struct record poison;    /* INTAKE_POISON: its head, as far as it is one */

@@ -14,7 +14,8 @@ enum {
 /* The send buffer takes what may be unsent, a batch that ends with one largest record, and either the marks of a
  * batch or the questions about all marks with the creation of each. Pages that are never used cost nothing. */
 static_assert(OUT_SLACK_BYTES > SEND_SOFT_BYTES + INTAKE_BYTES_MAX + BATCH_MAX * ENCODE_RECORD_OVERHEAD +
-                                    4 * PARTITIONS_MAX * MARK_COMMAND_BYTES, "the send buffer takes the worst batch");
+                                    4 * PARTITIONS_MAX * MARK_COMMAND_BYTES,
+              "the send buffer takes the worst batch");
 
 int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
               struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
@@ -47,7 +48,7 @@ static struct log_at at_slot(const struct line *l, uint32_t slot, int64_t offset
     return (struct log_at){.topic = l->config->topic[p->topic].name, .partition = p->partition, .offset = offset};
 }
 
-/* -- sending ------------------------------------------------------------------------------------------------------ */
+/* -- sending ----------------------------------------------------------------------------------- */
 
 static void count_command(struct line *l, enum expect kind) {
     flight_expect(&l->flight, kind);
@@ -241,7 +242,7 @@ int line_send(struct line *l, uint32_t limit, struct failure *f) {
     return r < 0 ? -1 : moved || r > 0;
 }
 
-/* -- releasing ---------------------------------------------------------------------------------------------------- */
+/* -- releasing --------------------------------------------------------------------------------- */
 
 static void observe_latency(struct line *l, const struct batch *b) {
     struct stats_local *local = &l->worker->local;
@@ -283,7 +284,7 @@ static void release_answered(struct line *l) {
     }
 }
 
-/* -- answers ------------------------------------------------------------------------------------------------------ */
+/* -- answers ----------------------------------------------------------------------------------- */
 
 /* A mark that is not as it must be. Both values go to the log; of a loss, the ledger keeps the flag. */
 static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, int64_t expected, struct mark found,
@@ -307,7 +308,8 @@ static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, in
     atomic_fetch_or_explicit(&l->ledger->slot[slot].flags, LEDGER_LOST_WRITES, memory_order_release);
     LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
              "Redis has lost writes it acknowledged: next offset in Redis %s, expected at least %lld; docs/redis.md "
-             "says how to feed them again", has, (long long)expected);
+             "says how to feed them again",
+             has, (long long)expected);
     return failure_set(f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
                        (long long)expected);
 }
@@ -315,8 +317,10 @@ static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, in
 static void mark_other(struct line *l, uint32_t slot, struct mark expected, struct mark found) {
     struct log_at at = at_slot(l, slot, found.next);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
-    log_warn_at("sink.mark_other", &at, "another process has written this partition's mark: next offset %lld epoch %u, "
-                "ours was %lld epoch %u", (long long)found.next, found.epoch, (long long)expected.next, expected.epoch);
+    log_warn_at("sink.mark_other", &at,
+                "another process has written this partition's mark: next offset %lld epoch %u, "
+                "ours was %lld epoch %u",
+                (long long)found.next, found.epoch, (long long)expected.next, expected.epoch);
 }
 
 static int answer_old(struct line *l, struct failure *f) {
@@ -336,7 +340,8 @@ static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict
                         .epoch = atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire)};
     struct log_at at = at_slot(l, slot, mark.next);
     if (verdict == MARK_TRUST)
-        log_warn_at("sink.mark_trusted", &at, "Redis has no mark for this partition; trusting that it holds everything "
+        log_warn_at("sink.mark_trusted", &at,
+                    "Redis has no mark for this partition; trusting that it holds everything "
                     "before the committed offset (redis.when_marks_missing: trust_kafka)");
     else
         log_info_at("sink.mark_created", &at, "first start of the group on this partition");

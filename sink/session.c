@@ -27,7 +27,7 @@ void session_free(struct session *s) {
     s->chunk = NULL;
 }
 
-/* -- bytes -------------------------------------------------------------------------------------------------------- */
+/* -- bytes ------------------------------------------------------------------------------------- */
 
 int session_read(struct session *s, struct failure *f) {
     struct err err = {0};
@@ -76,7 +76,7 @@ void session_drop(struct session *s) {
     s->phase = SESSION_DOWN;
 }
 
-/* -- the greeting: one row a step --------------------------------------------------------------------------------- */
+/* -- the greeting: one row a step -------------------------------------------------------------- */
 
 enum { STEP_AUTH, STEP_SELECT, STEP_NAME, STEP_ID, STEP_LIST, STEP_KILL, STEP_INFO, STEP_POLICY, STEP_COUNT };
 
@@ -92,10 +92,10 @@ static void command(struct session *s, uint32_t argc, const char *const *argv) {
     encode_array(&s->out, argc);
     for (uint32_t i = 0; i < argc; i++) encode_bulk(&s->out, argv[i], strlen(argv[i]));
 }
-#define COMMAND(s, ...)                                                         \
-    do {                                                                        \
-        const char *const argv[] = {__VA_ARGS__};                               \
-        command(s, (uint32_t)(sizeof argv / sizeof argv[0]), argv);             \
+#define COMMAND(s, ...)                                                                                                \
+    do {                                                                                                               \
+        const char *const argv[] = {__VA_ARGS__};                                                                      \
+        command(s, (uint32_t)(sizeof argv / sizeof argv[0]), argv);                                                    \
     } while (0)
 
 static enum greeting refused(struct session *s, struct failure *f) {
@@ -318,10 +318,10 @@ static void on_string(void *context, const char *bytes, size_t len) {
 }
 
 static const struct greeting_step greeting_steps[] = {
-    [STEP_AUTH] = {ask_auth, answer_ok},     [STEP_SELECT] = {ask_select, answer_ok},
-    [STEP_NAME] = {ask_name, answer_name},   [STEP_ID] = {ask_id, answer_id},
-    [STEP_LIST] = {ask_list, answer_list},   [STEP_KILL] = {ask_kill, answer_kill},
-    [STEP_INFO] = {ask_info, answer_info},   [STEP_POLICY] = {ask_policy, answer_policy},
+    [STEP_AUTH] = {ask_auth, answer_ok},   [STEP_SELECT] = {ask_select, answer_ok},
+    [STEP_NAME] = {ask_name, answer_name}, [STEP_ID] = {ask_id, answer_id},
+    [STEP_LIST] = {ask_list, answer_list}, [STEP_KILL] = {ask_kill, answer_kill},
+    [STEP_INFO] = {ask_info, answer_info}, [STEP_POLICY] = {ask_policy, answer_policy},
 };
 static_assert(sizeof greeting_steps / sizeof greeting_steps[0] == STEP_COUNT, "a row per step");
 
@@ -376,7 +376,7 @@ static int greeting_answer(struct session *s, struct failure *f) {
     return 1;
 }
 
-/* -- connecting --------------------------------------------------------------------------------------------------- */
+/* -- connecting -------------------------------------------------------------------------------- */
 
 int session_connect(struct session *s, struct failure *f) {
     struct err err = {0};

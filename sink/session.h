@@ -44,9 +44,9 @@ struct session {
     bool ended_by_peer;            /* … or the open one before it */
     uint64_t kill[SESSION_KILLS_MAX];
     uint32_t kill_count, kill_at;
-    bool namesake_newer;           /* CLIENT LIST has one of our name that is newer than our last connection */
-    uint64_t strike_ns;            /* when a namesake last ended ours; 0 never */
-    char version[16], role[16], policy[32], cluster[4], aof[4]; /* from INFO; "" unknown */
+    bool namesake_newer; /* CLIENT LIST has one of our name that is newer than our last connection */
+    uint64_t strike_ns;  /* when a namesake last ended ours; 0 never */
+    char version[16], role[16], policy[32], cluster[4], aof[4];                   /* from INFO; "" unknown */
     bool warned_unnamed, warned_info, warned_policy, warned_eviction, warned_aof; /* each said once per process */
     struct {
         uint64_t killed, bytes_sent; /* since session_init; the owner takes them over */

@@ -26,7 +26,7 @@ void sink_free(struct sink *s) { line_free(&s->line); }
 
 static uint64_t now_ns(const struct sink *s) { return clock_ns(s->worker->clock); }
 
-/* -- failures ----------------------------------------------------------------------------------------------------- */
+/* -- failures ---------------------------------------------------------------------------------- */
 
 /* Doubles from 10 ms, with jitter over the upper half, so that lanes do not come back in step. */
 static uint64_t backoff_ns(const struct sink *s, enum reply_class class) {
@@ -81,7 +81,7 @@ static enum step silence(struct sink *s) {
     return stand_still(s, &f);
 }
 
-/* -- states ------------------------------------------------------------------------------------------------------- */
+/* -- states ------------------------------------------------------------------------------------ */
 
 static enum step step_down(struct sink *s) {
     struct failure f;
@@ -161,11 +161,10 @@ static enum step poisoned(struct sink *s) {
         LOG_LINE(LOG_ERROR, "sink.record_poison", &at, "this record has crashed the sink repeatedly");
     }
     drop(s, SINK_HALTED);
-    return worker_fail(s->worker, "sink.record_crashes",
-                       "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
-                       (unsigned long long)(s->line.ring->number_released + 1),
-                       r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition,
-                       (long long)r->offset);
+    return worker_fail(
+        s->worker, "sink.record_crashes", "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
+        (unsigned long long)(s->line.ring->number_released + 1),
+        r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition, (long long)r->offset);
 }
 
 static enum step step_open(struct sink *s) {
@@ -229,7 +228,7 @@ enum step sink_step(void *self) {
     return step;
 }
 
-/* -- waiting ------------------------------------------------------------------------------------------------------ */
+/* -- waiting ----------------------------------------------------------------------------------- */
 
 /* With records under way the next answer wakes the sink, and what came in meanwhile goes out together; only a line with
  * nothing to wait for asks to be woken by the ring. */

@@ -55,7 +55,7 @@ static uint64_t progress(const struct child *c, const struct plumbing *p) {
     return sum;
 }
 
-/* -- poison: deaths that a record caused ---------------------------------------------------------------------------- */
+/* -- poison: deaths that a record caused ------------------------------------------------------- */
 
 /* Only what the worker did to itself counts: its own signals, or burning the processor until we killed it. */
 static bool self_inflicted(const struct child *c) {
@@ -110,7 +110,7 @@ static bool poison_count(struct child *c, const struct child_context *x) {
     return true;
 }
 
-/* -- actions: each returns the next state ------------------------------------------------------------------------------ */
+/* -- actions: each returns the next state ------------------------------------------------------ */
 
 static enum child_state do_nothing(struct child *c, const struct child_context *x) {
     (void)x;
@@ -181,7 +181,8 @@ static enum child_state fail(struct child *c) {
 static enum child_state do_refused(struct child *c, const struct child_context *x) {
     (void)x;
     stats_text_get(&c->block->reason, c->failure);
-    if (c->failure[0] == 0) snprintf(c->failure, sizeof c->failure, "it asked not to be restarted; its log line says why");
+    if (c->failure[0] == 0)
+        snprintf(c->failure, sizeof c->failure, "it asked not to be restarted; its log line says why");
     c->refused = true;
     return fail(c);
 }
@@ -256,7 +257,7 @@ void child_drain(struct child *c, const struct child_context *x) {
     plumbing_wake(x->plumbing, c->block_index);
 }
 
-/* -- what happened to it ------------------------------------------------------------------------------------------------ */
+/* -- what happened to it ----------------------------------------------------------------------- */
 
 static void obituary(const struct child *c, const struct child_context *x) {
     char panic[STATS_TEXT_BYTES];

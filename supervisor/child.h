@@ -8,9 +8,9 @@
  *   BACKOFF    -           -       -           -           -           -       gone        spawn
  *   FAILED     -           -       -           -           -           -       -           -
  *
- * `left` is `gone` for a worker that was asked to drain, else `died`. The first restart is at once; while the worker dies again without having moved a record, the delay doubles, with
- * jitter, up to restart.backoff_max. restart.limit such deaths within restart.window end in FAILED. Deaths on one and the
- * same record are counted apart (poison). */
+ * `left` is `gone` for a worker that was asked to drain, else `died`. The first restart is at once; while the worker
+ * dies again without having moved a record, the delay doubles, with jitter, up to restart.backoff_max. restart.limit
+ * such deaths within restart.window end in FAILED. Deaths on one and the same record are counted apart (poison). */
 #ifndef MILLRACE_SUPERVISOR_CHILD_H
 #define MILLRACE_SUPERVISOR_CHILD_H
 
@@ -21,7 +21,15 @@
 #include "base/clock.h"
 #include "supervisor/plumbing.h"
 
-enum child_state { CHILD_DOWN, CHILD_STARTING, CHILD_UP, CHILD_STOPPING, CHILD_BACKOFF, CHILD_FAILED, CHILD_STATE_COUNT };
+enum child_state {
+    CHILD_DOWN,
+    CHILD_STARTING,
+    CHILD_UP,
+    CHILD_STOPPING,
+    CHILD_BACKOFF,
+    CHILD_FAILED,
+    CHILD_STATE_COUNT
+};
 enum child_event {
     EVENT_START,   /* wanted: begin */
     EVENT_READY,   /* attached and validated */
@@ -39,8 +47,8 @@ enum { DEATHS_MAX = 1000, POISON_MAX = 1001 };
 
 /* What is counted against one record, and the records already given up. */
 struct child_poison {
-    uint64_t number;   /* in hand at the last death that counted */
-    uint32_t attempts; /* deaths on it */
+    uint64_t number;               /* in hand at the last death that counted */
+    uint32_t attempts;             /* deaths on it */
     uint64_t rejected[POISON_MAX]; /* numbers given up, newest last */
     uint32_t rejected_count;
 };
@@ -54,14 +62,14 @@ struct child {
     pid_t pid; /* 0 none */
     int pidfd; /* -1 none */
     uint64_t starts;
-    uint64_t due_ns;            /* deadline of the state; 0 none */
-    uint64_t progress_at_start; /* records passed on when it was started */
-    uint32_t deaths_in_a_row;   /* without progress */
+    uint64_t due_ns;               /* deadline of the state; 0 none */
+    uint64_t progress_at_start;    /* records passed on when it was started */
+    uint32_t deaths_in_a_row;      /* without progress */
     uint64_t death_ns[DEATHS_MAX]; /* when: the last ones without progress, as a ring */
     uint32_t death_count;
     bool draining; /* asked to finish what it has and leave; started again when it dies before that */
-    bool hung;    /* killed by us because its heartbeat stopped */
-    bool burning; /* and it was using the processor all the while */
+    bool hung;     /* killed by us because its heartbeat stopped */
+    bool burning;  /* and it was using the processor all the while */
     uint64_t heartbeat_seen, heartbeat_since_ns, cpu_at_heartbeat_ns;
     int exit_signal, exit_code; /* of the last process */
     struct child_poison poison;
@@ -84,7 +92,8 @@ void child_handle(struct child *c, enum child_event event, const struct child_co
 /* child_drain asks a worker to finish what it has and to leave. */
 void child_drain(struct child *c, const struct child_context *x);
 
-/* child_reap collects the process if it has ended and handles LEFT, DIED or REFUSED. Call when the pidfd is readable. */
+/* child_reap collects the process if it has ended and handles LEFT, DIED or REFUSED. Call when the pidfd is readable.
+ */
 void child_reap(struct child *c, const struct child_context *x);
 
 /* child_look handles READY, HUNG and DUE as they have come about by now. Call on every tick. forgive: the supervisor

@@ -88,7 +88,7 @@ int plumbing_create(struct plumbing *p, const struct config *config, struct err 
     return 0;
 }
 
-/* -- inheritance: the same order as the numbers in shm/worker.h ------------------------------------------------------- */
+/* -- inheritance: the same order as the numbers in shm/worker.h -------------------------------- */
 
 static int put_producer(int *at, const struct plumbing_ring *r) {
     at[0] = r->ro.constants;

@@ -1,4 +1,5 @@
-/* Plumbing: all memory and descriptors of one instance, made once by the supervisor, and the list each worker inherits. */
+/* Plumbing: all memory and descriptors of one instance, made once by the supervisor, and the list each worker inherits.
+ */
 #ifndef MILLRACE_SUPERVISOR_PLUMBING_H
 #define MILLRACE_SUPERVISOR_PLUMBING_H
 
@@ -32,8 +33,8 @@ struct plumbing {
  * failure: the caller exits. */
 int plumbing_create(struct plumbing *p, const struct config *config, struct err *err);
 
-/* plumbing_descriptors fills fds with what the worker inherits from WORKER_FD_CONFIG on, in that order; returns how many
- * (at most WORKER_FDS_MAX). */
+/* plumbing_descriptors fills fds with what the worker inherits from WORKER_FD_CONFIG on, in that order; returns how
+ * many (at most WORKER_FDS_MAX). */
 int plumbing_descriptors(const struct plumbing *p, enum role role, uint32_t lane, int fds[WORKER_FDS_MAX]);
 
 /* plumbing_wake rings the doorbell of the worker with this stats block index. */

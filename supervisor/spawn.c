@@ -61,7 +61,8 @@ _Noreturn static void child_exec(char *path, const struct config *config, uint32
     snprintf(starts_text, sizeof starts_text, "%llu", (unsigned long long)starts);
     snprintf(name, sizeof name, "%s", config->name);
     char *slash = strrchr(path, '/');
-    char *arguments[] = {slash != NULL ? slash + 1 : path, "--name", name, "--lane", lane_text, "--starts", starts_text, NULL};
+    char *arguments[] = {
+        slash != NULL ? slash + 1 : path, "--name", name, "--lane", lane_text, "--starts", starts_text, NULL};
     execve(path, arguments, environment_make(environment));
     child_fail("cannot execute", path);
 }

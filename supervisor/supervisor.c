@@ -18,7 +18,7 @@
 enum { TICK_MS = 50, FORGIVE_MS = 1000, COMMIT_MS = 5000, EVENTS_MAX = 16 };
 enum { TAG_SIGNAL = 1000, TAG_TIMER, TAG_ATTENTION }; /* epoll tags; below: index of a child */
 
-/* -- start ------------------------------------------------------------------------------------------------------------ */
+/* -- start ------------------------------------------------------------------------------------- */
 
 static int folder_make(const char *path, mode_t mode, struct err *err) {
     if (mkdir(path, mode) == 0 || errno == EEXIST) return 0;
@@ -33,7 +33,8 @@ static int lock_take(struct supervisor *s, struct err *err) {
     if (s->lock_fd < 0) return err_set(err, EX_CANTCREAT, "%s: %s", path, strerror(errno));
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0) return 0;
     if (errno == EWOULDBLOCK)
-        return err_set(err, EX_TEMPFAIL, "an instance named %s is running already (%s is locked)", s->config.name, path);
+        return err_set(err, EX_TEMPFAIL, "an instance named %s is running already (%s is locked)", s->config.name,
+                       path);
     return err_set(err, EX_OSERR, "%s: %s", path, strerror(errno));
 }
 
@@ -82,7 +83,7 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
     return loop_make(s, err);
 }
 
-/* -- phases ------------------------------------------------------------------------------------------------------------ */
+/* -- phases ------------------------------------------------------------------------------------ */
 
 static void phase_enter(struct supervisor *s, enum phase phase, enum worker_state shown, uint32_t due_ms) {
     s->phase = phase;
@@ -130,8 +131,8 @@ static bool ingest_gone(const struct supervisor *s) {
 static void failure_look(struct supervisor *s) {
     const struct child *c = failed_child(s);
     if (c == NULL || s->phase >= PHASE_LEAVING) return;
-    log_error("supervisor.failed", "stopping: %s[%d] %s", role_name(c->role), c->role == ROLE_INGEST ? -1 : (int)c->lane,
-              c->failure);
+    log_error("supervisor.failed", "stopping: %s[%d] %s", role_name(c->role),
+              c->role == ROLE_INGEST ? -1 : (int)c->lane, c->failure);
     stats_text_set(&stats_block(&s->plumbing.stats, 0)->reason, c->failure);
     leave(s, c->refused ? EX_CONFIG : EX_SOFTWARE);
 }
@@ -160,13 +161,14 @@ static void phase_look(struct supervisor *s) {
     }
 }
 
-/* -- the loop ----------------------------------------------------------------------------------------------------------- */
+/* -- the loop ---------------------------------------------------------------------------------- */
 
 static void signals_read(struct supervisor *s) {
     struct signalfd_siginfo info;
     while (read(s->signal_fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo == SIGHUP) {
-            log_warn("supervisor.reload_unavailable", "SIGHUP ignored: restart the instance to change its configuration");
+            log_warn("supervisor.reload_unavailable",
+                     "SIGHUP ignored: restart the instance to change its configuration");
         } else if (s->phase >= PHASE_DRAINING) {
             log_info("supervisor.signal", "asked to stop again: draining already");
         } else {

@@ -8,16 +8,16 @@
 #include "base/redis_url.h"
 #include "tools/command.h"
 
-static const char help
-    [] = "usage: millrace check [-c FILE | -c -] [--reference]\n"
-         "\n"
-         "Validates FILE (default ./millrace.yaml, then /etc/millrace/millrace.yaml; - is standard input), prints the\n"
-         "effective configuration with all defaults, secrets as ***, and what `millrace run` would start. Nothing is\n"
-         "connected to. Doubtful settings are warned about on standard error.\n"
-         "\n"
-         "  --reference   print the documentation of every key instead (docs/configuration.md)\n"
-         "\n"
-         "exit status: 0 valid; 78 refused, with FILE:LINE:COLUMN and the reason; 66 FILE cannot be read.\n";
+static const char help[] =
+    "usage: millrace check [-c FILE | -c -] [--reference]\n"
+    "\n"
+    "Validates FILE (default ./millrace.yaml, then /etc/millrace/millrace.yaml; - is standard input), prints the\n"
+    "effective configuration with all defaults, secrets as ***, and what `millrace run` would start. Nothing is\n"
+    "connected to. Doubtful settings are warned about on standard error.\n"
+    "\n"
+    "  --reference   print the documentation of every key instead (docs/configuration.md)\n"
+    "\n"
+    "exit status: 0 valid; 78 refused, with FILE:LINE:COLUMN and the reason; 66 FILE cannot be read.\n";
 
 static void size_put(uint64_t bytes, FILE *out) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB"};

@@ -46,7 +46,7 @@ static void key_make(struct key *key, uint32_t id) {
     clock_real.random(clock_real.context, key->bytes, sizeof key->bytes);
 }
 
-/* -- writing ------------------------------------------------------------------------------------------------------- */
+/* -- writing ----------------------------------------------------------------------------------- */
 
 static bool write_all(int fd, const char *text, size_t len) {
     while (len > 0) {
@@ -89,7 +89,7 @@ static int file_make(const char *path, const char *text, size_t len, const struc
     return status;
 }
 
-/* -- the three forms ----------------------------------------------------------------------------------------------- */
+/* -- the three forms --------------------------------------------------------------------------- */
 
 static int create(const char *path) {
     char text[sizeof preamble + KEYS_LINE_BYTES + 32];

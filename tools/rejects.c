@@ -32,7 +32,7 @@ struct options {
     bool export, json, reveal;
 };
 
-/* -- each record once ---------------------------------------------------------------------------------------------- */
+/* -- each record once -------------------------------------------------------------------------- */
 
 struct place {
     uint64_t topic; /* number of the topic's name in the order of appearance, from 1; 0: an unused slot */
@@ -96,7 +96,7 @@ static bool seen_before(struct seen *s, const struct rejects_record *r) {
     return false;
 }
 
-/* -- printing ------------------------------------------------------------------------------------------------------ */
+/* -- printing ---------------------------------------------------------------------------------- */
 
 static void json_text(const void *text, size_t len) {
     const uint8_t *p = text;
@@ -211,7 +211,7 @@ static int content_print(const struct rejects_record *r, const struct keys *keys
     return 0;
 }
 
-/* -- reading ------------------------------------------------------------------------------------------------------- */
+/* -- reading ----------------------------------------------------------------------------------- */
 
 struct run {
     struct options options;

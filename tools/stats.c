@@ -7,19 +7,19 @@
 #include "shm/stats_render.h"
 #include "tools/command.h"
 
-static const char help
-    [] = "usage: millrace stats [-c FILE | --name NAME [--run-dir DIR]] [--format FORMAT]\n"
-         "\n"
-         "Shows what the instance is doing, without disturbing it. It is found by its configuration FILE (default\n"
-         "./millrace.yaml, then /etc/millrace/millrace.yaml) or by its NAME in DIR (default /run/millrace).\n"
-         "\n"
-         "  --format table        for people (the default)\n"
-         "  --format json         everything, as one object\n"
-         "  --format prometheus   everything, as text for Prometheus\n"
-         "  --format markdown     what every metric means (docs/metrics.md); needs no instance\n"
-         "\n"
-         "exit status: 0; 69 there is no such instance; 65 its segment cannot be read by this version; 66 or 78 FILE\n"
-         "cannot be read or is refused. An instance that has ended is shown with the state `stopped`.\n";
+static const char help[] =
+    "usage: millrace stats [-c FILE | --name NAME [--run-dir DIR]] [--format FORMAT]\n"
+    "\n"
+    "Shows what the instance is doing, without disturbing it. It is found by its configuration FILE (default\n"
+    "./millrace.yaml, then /etc/millrace/millrace.yaml) or by its NAME in DIR (default /run/millrace).\n"
+    "\n"
+    "  --format table        for people (the default)\n"
+    "  --format json         everything, as one object\n"
+    "  --format prometheus   everything, as text for Prometheus\n"
+    "  --format markdown     what every metric means (docs/metrics.md); needs no instance\n"
+    "\n"
+    "exit status: 0; 69 there is no such instance; 65 its segment cannot be read by this version; 66 or 78 FILE\n"
+    "cannot be read or is refused. An instance that has ended is shown with the state `stopped`.\n";
 
 static const struct {
     const char *name;

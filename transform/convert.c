@@ -19,7 +19,7 @@ int convert_topic_init(struct convert_topic *t, const struct config_topic *confi
     return 0;
 }
 
-/* -- operation ----------------------------------------------------------------------------------------------------- */
+/* -- operation --------------------------------------------------------------------------------- */
 
 struct word {
     const uint8_t *at; /* NULL: the record has no operation */
@@ -43,9 +43,9 @@ static enum record_op word_op(struct word w) {
     static const struct {
         const char *text;
         enum record_op op;
-    } words[] = {{"add", RECORD_ADD},       {"a", RECORD_ADD},    {"insert", RECORD_ADD},    {"i", RECORD_ADD},
-                 {"create", RECORD_ADD},    {"c", RECORD_ADD},    {"r", RECORD_ADD},         {"update", RECORD_UPDATE},
-                 {"u", RECORD_UPDATE},      {"delete", RECORD_DELETE}, {"d", RECORD_DELETE}};
+    } words[] = {{"add", RECORD_ADD},    {"a", RECORD_ADD},         {"insert", RECORD_ADD}, {"i", RECORD_ADD},
+                 {"create", RECORD_ADD}, {"c", RECORD_ADD},         {"r", RECORD_ADD},      {"update", RECORD_UPDATE},
+                 {"u", RECORD_UPDATE},   {"delete", RECORD_DELETE}, {"d", RECORD_DELETE}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strlen(words[i].text) == w.len && strncasecmp(words[i].text, (const char *)w.at, w.len) == 0)
             return words[i].op;
@@ -68,7 +68,7 @@ static enum record_reason operation_find(const struct convert_topic *t, const st
     return allowed ? REASON_NONE : REASON_OPERATION;
 }
 
-/* -- keys and expiry ----------------------------------------------------------------------------------------------- */
+/* -- keys and expiry --------------------------------------------------------------------------- */
 
 /* An old key that cannot be formed, or is the new one, means that the key did not change; under one that is too long no
  * record was ever stored. */

@@ -20,7 +20,7 @@ struct convert_topic { /* one topic's configuration, prepared */
     unsigned value_flags; /* of transform/value.h; 0: stored as it came */
 };
 
-struct converted { /* filled by convert when it returns REASON_NONE */
+struct converted {     /* filled by convert when it returns REASON_NONE */
     enum record_op op; /* RECORD_ADD, RECORD_UPDATE or RECORD_DELETE */
     uint32_t key_bytes;
     uint32_t old_key_bytes; /* 0: the key does not change */

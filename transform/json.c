@@ -31,7 +31,7 @@ struct json {
     uint8_t copy[JSON_FIELDS_MAX][COPY_BYTES];
 };
 
-/* -- memory -------------------------------------------------------------------------------------------------------- */
+/* -- memory ------------------------------------------------------------------------------------ */
 
 struct block { /* before every block of the arena */
     size_t bytes;
@@ -95,7 +95,7 @@ void json_free(struct json *j) {
     if (j != NULL) munmap(j, j->mapped_bytes);
 }
 
-/* -- half surrogate pairs: yajl makes a question mark of them, and two records must not meet under one such key ---- */
+/* -- half surrogate pairs: yajl makes a question mark of them, and two records must not meet under one such key --- */
 
 static int32_t hex4(const uint8_t *p) {
     int32_t x = 0;
@@ -141,7 +141,7 @@ static bool string_is_text(const struct json *j) {
     return false;
 }
 
-/* -- what the parser calls: 0 ends parsing, the record is rejected ------------------------------------------------- */
+/* -- what the parser calls: 0 ends parsing, the record is rejected ----------------------------- */
 
 static int field_set(struct json *j, bool present, const uint8_t *text, size_t len) {
     if (j->depth == 0) return 0; /* a record is an object */
@@ -207,7 +207,7 @@ static const yajl_callbacks callbacks = {.yajl_null = on_null,
                                          .yajl_start_array = on_start_array,
                                          .yajl_end_array = on_end};
 
-/* -- reading ------------------------------------------------------------------------------------------------------- */
+/* -- reading ----------------------------------------------------------------------------------- */
 
 uint32_t json_plan_add(struct json_plan *plan, const char *name, size_t len) {
     for (uint32_t i = 0; i < plan->count; i++)

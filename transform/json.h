@@ -29,8 +29,8 @@ uint32_t json_plan_add(struct json_plan *plan, const char *name, size_t len);
 
 /* A field as found: strings without quotes and escapes, numbers as written, true and false. */
 struct json_field {
-    bool present; /* false: absent, null, an object or an array */
-    uint32_t len; /* of a string with escapes at most REDIS_KEY_BYTES_MAX + 1: what is longer makes no key */
+    bool present;        /* false: absent, null, an object or an array */
+    uint32_t len;        /* of a string with escapes at most REDIS_KEY_BYTES_MAX + 1: what is longer makes no key */
     const uint8_t *text; /* in the record or in the reader; valid until the next json_read */
 };
 

@@ -75,8 +75,7 @@ int seal_open(const struct keys *keys, const struct seal_origin *origin, const u
         return err_set(err, EX_DATAERR, "not a sealed record, or of another version");
     uint32_t id = get_u32(sealed + AT_KEY_ID);
     const struct key *key = keys == NULL ? NULL : keys_find(keys, id);
-    if (key == NULL)
-        return err_set(err, EX_CONFIG, "sealed with key %u, which is not in the key file", id);
+    if (key == NULL) return err_set(err, EX_CONFIG, "sealed with key %u, which is not in the key file", id);
     size_t packed = len - AT_PACKED - XAES_TAG_BYTES;
     uint8_t *body = malloc(packed), bound_to[ORIGIN_BYTES_MAX];
     if (body == NULL) return err_set(err, EX_OSERR, "no memory for a sealed record of %zu bytes", packed);

@@ -26,7 +26,7 @@
 enum { SEAL_HEADER_BYTES = 16, SEAL_VERSION = 1, SEAL_PACKED_BYTES = 12 };
 enum { SEAL_OVERHEAD = SEAL_HEADER_BYTES + XAES_NONCE_BYTES + SEAL_PACKED_BYTES + XAES_TAG_BYTES };
 
-struct seal_origin { /* what a sealed original is bound to */
+struct seal_origin {   /* what a sealed original is bound to */
     const uint8_t *id; /* 16 bytes */
     const char *topic; /* shorter than TOPIC_BYTES */
     int32_t partition;

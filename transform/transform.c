@@ -12,28 +12,25 @@ enum pass { PASS_DONE, PASS_OUT_FULL, PASS_REJECTS_FULL, PASS_BROKEN };
 
 enum { AUX_LAST_ORIGIN = 0 }; /* aux word of the rejects ring: number_origin of the last reject on it */
 
-#define FULL_SHOWN_NS NS_PER_S /* a rejects ring that is full for so long is a state; for a moment it is flow control */
+#define FULL_SHOWN_NS NS_PER_S /* a rejects ring that is full for so long is a state; for a moment it is flow control  \
+                                */
 
 static const enum metric reason_metric[REASON_COUNT] = {
-    [REASON_KEY_NULL] = M_transform_reject_key_null,
-    [REASON_KEY_EMPTY] = M_transform_reject_key_empty,
-    [REASON_KEY_LONG] = M_transform_reject_key_long,
-    [REASON_FIELD_MISSING] = M_transform_reject_field_missing,
-    [REASON_JSON_INVALID] = M_transform_reject_json_invalid,
-    [REASON_OPERATION] = M_transform_reject_operation,
-    [REASON_TOO_LARGE] = M_transform_reject_too_large,
-    [REASON_CRASH] = M_transform_reject_crash,
+    [REASON_KEY_NULL] = M_transform_reject_key_null,         [REASON_KEY_EMPTY] = M_transform_reject_key_empty,
+    [REASON_KEY_LONG] = M_transform_reject_key_long,         [REASON_FIELD_MISSING] = M_transform_reject_field_missing,
+    [REASON_JSON_INVALID] = M_transform_reject_json_invalid, [REASON_OPERATION] = M_transform_reject_operation,
+    [REASON_TOO_LARGE] = M_transform_reject_too_large,       [REASON_CRASH] = M_transform_reject_crash,
 };
 static_assert(REASON_COUNT == 9 && M_transform_reject_crash - M_transform_reject_key_null + 2 == REASON_COUNT,
               "every reason has its metric, and metrics.def its order");
 
 static const enum metric op_metric[RECORD_OP_COUNT] = {
-    [RECORD_ADD] = M_transform_record_add,   [RECORD_UPDATE] = M_transform_record_update,
+    [RECORD_ADD] = M_transform_record_add,       [RECORD_UPDATE] = M_transform_record_update,
     [RECORD_DELETE] = M_transform_record_delete, [RECORD_SKIP] = M_transform_record_skip,
     [RECORD_REJECT] = M_transform_record_reject,
 };
 
-/* -- life ---------------------------------------------------------------------------------------------------------- */
+/* -- life -------------------------------------------------------------------------------------- */
 
 static int sealer_init(struct transform *t, const struct keys *keys, struct err *err) {
     uint8_t prefix[XAES_PREFIX_BYTES];
@@ -84,7 +81,7 @@ static void state_show(struct transform *t, enum worker_state state, const char 
     worker_state(t->port.worker, state, "%s", reason);
 }
 
-/* -- passing on ---------------------------------------------------------------------------------------------------- */
+/* -- passing on -------------------------------------------------------------------------------- */
 
 static void stage(struct transform *t, size_t len, const struct ring_item *item) {
     uint64_t number = ring_stage(t->port.out, (uint32_t)len, RECORD_DATA);
@@ -155,7 +152,7 @@ static enum pass record_write(struct transform *t, const struct ring_item *item,
     return PASS_DONE;
 }
 
-/* -- rejecting ----------------------------------------------------------------------------------------------------- */
+/* -- rejecting --------------------------------------------------------------------------------- */
 
 static void reject_log(const struct transform *t, const struct record *head, enum record_reason reason) {
     char id[37];
@@ -228,7 +225,7 @@ static enum pass reject_pass(struct transform *t, const struct ring_item *item, 
     return marker_pass(t, item, &in->head, RECORD_REJECT, reason);
 }
 
-/* -- one record ---------------------------------------------------------------------------------------------------- */
+/* -- one record -------------------------------------------------------------------------------- */
 
 /* Bytes that the converted record takes at most; more than a ring record: REASON_TOO_LARGE. */
 static size_t bytes_max(const struct transform *t, const struct record_view *in) {
@@ -274,7 +271,7 @@ static enum pass record_pass(struct transform *t, const struct ring_item *item, 
     return record_convert(t, item, &in);
 }
 
-/* -- the step ------------------------------------------------------------------------------------------------------ */
+/* -- the step ---------------------------------------------------------------------------------- */
 
 static void stats_account(struct transform *t) {
     struct stats_local *local = &t->port.worker->local;
@@ -368,7 +365,8 @@ enum step transform_step(void *self) {
         if (state == RING_BROKEN) return broken(t, "ring.corrupt", &err);
         if (pass == PASS_BROKEN) return broken(t, "ring.not_a_record", &err);
         if (pass != PASS_DONE) return blocked(t, pass, records > 0);
-        /* A record given up is published at once: should the next one crash us too, it is that one's turn to be counted. */
+        /* A record given up is published at once: should the next one crash us too, it is that one's turn to be
+         * counted. */
         if (t->done_number == t->reject_number) {
             records++;
             break;

@@ -19,9 +19,9 @@ enum { TRANSFORM_BATCH = 256 }; /* records between two publications */
 
 struct transform_ports {
     struct worker *worker;
-    struct ring_consumer *in;       /* from ingest */
-    struct ring_producer *out;      /* to the sink */
-    struct ring_producer *rejects;  /* to ingest; at least one aux word: the origin of the last reject */
+    struct ring_consumer *in;      /* from ingest */
+    struct ring_producer *out;     /* to the sink */
+    struct ring_producer *rejects; /* to ingest; at least one aux word: the origin of the last reject */
     const struct ledger_ingest *ledger;
 };
 
@@ -33,18 +33,18 @@ struct transform {
     struct json *json;
     struct xaes_sealer sealer;
     struct value_encoder encoder;
-    bool sealing;         /* keys are configured: originals of rejects are sealed */
-    uint32_t key_id;      /* of the sealer */
-    uint64_t passed_on;   /* number that a predecessor published last: input up to it is released without effect */
+    bool sealing;           /* keys are configured: originals of rejects are sealed */
+    uint32_t key_id;        /* of the sealer */
+    uint64_t passed_on;     /* number that a predecessor published last: input up to it is released without effect */
     uint64_t reject_number; /* to be rejected as `crash`; 0 none */
     uint64_t done_end, done_number; /* behind the last record dealt with, to be released; 0: nothing */
     enum transform_wait wait;
-    uint32_t wait_bytes;  /* room that is waited for */
+    uint32_t wait_bytes; /* room that is waited for */
     uint64_t wait_since_ns;
     enum worker_state shown; /* state published last */
     struct {
         uint64_t published, bytes, full, empty, wakeups;
-    } counted;            /* of the rings' counts, what is in the stats already */
+    } counted; /* of the rings' counts, what is in the stats already */
     struct converted converted;
     struct convert_topic topic[TOPICS_MAX];
 };

@@ -77,8 +77,8 @@ static int parse(const uint8_t *stored, size_t len, struct parsed *p, struct err
     if (len < around) return err_set(err, EX_DATAERR, "the value is cut short");
     p->payload = len - around;
     if (p->encrypted != (p->key_id != 0)) return err_set(err, EX_DATAERR, "the value's header is damaged: key id");
-    bool plausible = p->lz4 ? p->original > p->payload && p->original <= p->payload * LZ4_RATIO_MAX
-                            : p->original == p->payload;
+    bool plausible =
+        p->lz4 ? p->original > p->payload && p->original <= p->payload * LZ4_RATIO_MAX : p->original == p->payload;
     if (!plausible || p->original > VALUE_ORIGINAL_BYTES_MAX || p->payload > VALUE_ORIGINAL_BYTES_MAX)
         return err_set(err, EX_DATAERR, "the value's header is damaged: original length %zu for %zu bytes", p->original,
                        p->payload);
@@ -128,8 +128,10 @@ static uint8_t *decompress(const struct parsed *p, uint8_t *payload, struct err 
     explicit_bzero(payload, p->payload);
     free(payload);
     if (n >= 0 && (size_t)n == p->original) return out;
-    err_set(err, out == NULL ? EX_OSERR : EX_DATAERR, out == NULL ? "no memory for a value of %zu bytes"
-            : "the value is damaged: it does not decompress to %zu bytes", p->original);
+    err_set(err, out == NULL ? EX_OSERR : EX_DATAERR,
+            out == NULL ? "no memory for a value of %zu bytes"
+                        : "the value is damaged: it does not decompress to %zu bytes",
+            p->original);
     free(out);
     return NULL;
 }

@@ -10,7 +10,7 @@
 
 static const char *const topics[2] = {BROKER_TOPIC_BULK, BROKER_TOPIC_CHANGE};
 
-/* -- the broker ---------------------------------------------------------------------------------------------------- */
+/* -- the broker -------------------------------------------------------------------------------- */
 
 int broker_main(void) {
     char error[512];
@@ -53,13 +53,15 @@ int broker_start(struct process *p, const char *executable, const char *log, cha
     return r;
 }
 
-/* -- the producer -------------------------------------------------------------------------------------------------- */
+/* -- the producer ------------------------------------------------------------------------------ */
 
 static void delivered(rd_kafka_t *kafka, const rd_kafka_message_t *message, void *opaque) {
     (void)kafka;
     struct producer *p = opaque;
-    if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) p->delivered++;
-    else p->failed++;
+    if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+        p->delivered++;
+    else
+        p->failed++;
 }
 
 /* The client asks for the leaders of a topic it hears of for the first time only once a second: ask now. */
@@ -67,8 +69,8 @@ static int topics_know(struct producer *p, struct err *err) {
     for (int i = 0; i < 2; i++) {
         const struct rd_kafka_metadata *metadata;
         p->topic[i] = rd_kafka_topic_new(p->kafka, topics[i], NULL);
-        rd_kafka_resp_err_t e = p->topic[i] != NULL ? rd_kafka_metadata(p->kafka, 0, p->topic[i], &metadata, 5000)
-                                                    : rd_kafka_last_error();
+        rd_kafka_resp_err_t e =
+            p->topic[i] != NULL ? rd_kafka_metadata(p->kafka, 0, p->topic[i], &metadata, 5000) : rd_kafka_last_error();
         if (e != RD_KAFKA_RESP_ERR_NO_ERROR)
             return err_set(err, EX_UNAVAILABLE, "topic %s of the embedded broker: %s", topics[i], rd_kafka_err2str(e));
         rd_kafka_metadata_destroy(metadata);

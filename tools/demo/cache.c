@@ -28,8 +28,9 @@ static redisContext *connect_to(const char *folder, struct err *err) {
 int cache_start(struct process *p, const char *folder, const char *log, struct err *err) {
     char socket[PATH_BYTES];
     snprintf(socket, sizeof socket, "%s/redis.sock", folder);
-    const char *const argv[] = {"redis-server", "--port", "0",   "--unixsocket", socket, "--unixsocketperm", "600",
-                                "--dir",        folder,   "--save", "",          "--appendonly", "no",       NULL};
+    const char *const argv[] = {"redis-server", "--port", "0",    "--unixsocket", socket, "--unixsocketperm",
+                                "600",          "--dir",  folder, "--save",       "",     "--appendonly",
+                                "no",           NULL};
     if (process_start(p, (char *const *)(uintptr_t)argv, log, NULL, err) != 0) return -1;
     for (int tries = 0; tries < 200 && !interrupted(); tries++) {
         if (process_ended(p, 25)) return err_set(err, EX_UNAVAILABLE, "redis-server ends at once; %s says why", log);

@@ -34,8 +34,7 @@ static void value_write(struct cards *c, struct card_record *r, const struct car
     static const char *const products[] = {"classic", "gold", "business", "prepaid"};
     static const char *const states[] = {"active", "active", "active", "blocked", "travelling"};
     char before[96] = "";
-    if (old[0] != 0)
-        snprintf(before, sizeof before, "\"old_account\":\"%s\",\"old_card_no\":\"%s\",", r->account, old);
+    if (old[0] != 0) snprintf(before, sizeof before, "\"old_account\":\"%s\",\"old_card_no\":\"%s\",", r->account, old);
     int n;
     if (r->operation == CARD_DELETE)
         n = snprintf(r->value, sizeof r->value, "{\"account\":\"%s\",\"card_no\":\"%s\"}", r->account, card->number);
@@ -81,7 +80,7 @@ void cards_next(struct cards *c, struct card_record *out) {
     value_write(c, out, card, old);
 }
 
-/* -- the fold ------------------------------------------------------------------------------------------------------ */
+/* -- the fold ---------------------------------------------------------------------------------- */
 
 /* The slot of the key, or the free one where it belongs (FNV-1a, linear probing). */
 static struct fold_entry *slot_of(struct fold *f, const char *key, size_t len) {
@@ -113,6 +112,8 @@ static void entry_set(struct fold *f, const char *key, const char *value, size_t
 
 void fold_apply(struct fold *f, const struct card_record *r) {
     if (r->old_key[0] != 0) entry_set(f, r->old_key, NULL, 0);
-    if (r->operation == CARD_DELETE) entry_set(f, r->key, NULL, 0);
-    else entry_set(f, r->key, r->value, r->value_bytes);
+    if (r->operation == CARD_DELETE)
+        entry_set(f, r->key, NULL, 0);
+    else
+        entry_set(f, r->key, r->value, r->value_bytes);
 }

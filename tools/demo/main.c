@@ -44,7 +44,7 @@ struct demo {
     uint64_t shown_ns;         /* the last progress line */
 };
 
-/* -- a folder of its own ------------------------------------------------------------------------------------------- */
+/* -- a folder of its own ----------------------------------------------------------------------- */
 
 static int folder_make(struct demo *d, struct err *err) {
     const char *parent = getenv("TMPDIR");
@@ -81,7 +81,7 @@ static int programs_find(struct demo *d, struct err *err) {
     return err_set(err, EX_UNAVAILABLE, "there is no millrace beside %s", d->own);
 }
 
-/* -- the run ------------------------------------------------------------------------------------------------------- */
+/* -- the run ----------------------------------------------------------------------------------- */
 
 static uint64_t now_ns(void) { return clock_ns(&clock_real); }
 
@@ -193,7 +193,7 @@ static int run(struct demo *d, struct fold *fold, struct err *err) {
     return 0;
 }
 
-/* -- the verdict --------------------------------------------------------------------------------------------------- */
+/* -- the verdict ------------------------------------------------------------------------------- */
 
 static void row(const char *name, uint64_t n) {
     char text[32];
@@ -257,8 +257,10 @@ static int finish(struct demo *d, int result, const struct err *err) {
         fprintf(stderr, "Interrupted; everything it started has ended.\n");
     }
     if (d->folder[0] == 0) return failed ? EXIT_FAILURE : 128 + 2;
-    if (failed || d->keep) fprintf(stderr, "Configuration, logs and key file are in %s\n", d->folder);
-    else folder_remove(d);
+    if (failed || d->keep)
+        fprintf(stderr, "Configuration, logs and key file are in %s\n", d->folder);
+    else
+        folder_remove(d);
     return failed ? EXIT_FAILURE : result != 0 ? 128 + 2 : 0;
 }
 

@@ -68,7 +68,7 @@ static int keys_make(const struct pipeline *p, struct err *err) {
     return keygen.status == 0 ? 0 : err_set(err, EX_SOFTWARE, "millrace keygen ends with status %d", keygen.status);
 }
 
-/* -- what the segment says ----------------------------------------------------------------------------------------- */
+/* -- what the segment says --------------------------------------------------------------------- */
 
 static enum worker_state state_of(const struct stats_block *b) {
     return (enum worker_state)atomic_load_explicit(&b->state, memory_order_acquire);
@@ -141,8 +141,10 @@ uint64_t pipeline_restarts(const struct pipeline *p) {
 pid_t pipeline_kill(struct pipeline *p, uint32_t worker, char name[32]) {
     const struct stats_block *b = stats_block(&p->stats, worker + 1);
     pid_t pid = (pid_t)atomic_load_explicit(&b->pid, memory_order_acquire);
-    if (b->lane < 0) snprintf(name, 32, "%s", role_name((enum role)b->role));
-    else snprintf(name, 32, "%s of lane %d", role_name((enum role)b->role), b->lane);
+    if (b->lane < 0)
+        snprintf(name, 32, "%s", role_name((enum role)b->role));
+    else
+        snprintf(name, 32, "%s of lane %d", role_name((enum role)b->role), b->lane);
     return pid > 0 && kill(pid, SIGKILL) == 0 ? pid : 0;
 }
 
