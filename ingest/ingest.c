@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 
-enum { STATS_MS = 100, WATERMARKS_MS = 1000, LEAVE_MS = 4000 };
+enum { LEAVE_MS = 4000 };
 
 void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *kafka) {
     g->worker = w;
@@ -17,36 +17,6 @@ void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *ka
     for (uint32_t i = 0; i < g->config->lanes; i++)
         atomic_store_explicit(&w->block->lane_published[i], g->lane[i].out.number, memory_order_release);
     assignment_restore(g);
-}
-
-static void stats_step(struct ingest *g, uint64_t now) {
-    if (now < g->stats_due_ns) return;
-    g->stats_due_ns = now + STATS_MS * NS_PER_MS;
-    bool watermarks = now >= g->watermarks_due_ns;
-    if (watermarks) g->watermarks_due_ns = now + WATERMARKS_MS * NS_PER_MS;
-    uint64_t assigned = 0;
-    for (uint32_t i = 0; i < g->partition_count; i++) {
-        const struct partition *p = &g->partition[i];
-        struct stats_partition *s = stats_partition(&g->worker->stats, i);
-        s->topic = p->topic;
-        s->partition = p->partition;
-        s->lane = p->lane;
-        assigned += p->assigned;
-        atomic_store_explicit(&s->assigned, p->assigned, memory_order_relaxed);
-        atomic_store_explicit(&s->epoch, p->epoch, memory_order_relaxed);
-        atomic_store_explicit(&s->position, p->next, memory_order_relaxed);
-        atomic_store_explicit(&s->released, commit_released(g, i), memory_order_relaxed);
-        atomic_store_explicit(&s->committed, p->committed, memory_order_relaxed);
-        if (!watermarks || !p->assigned) continue;
-        int64_t low, high;
-        struct kafka_partition at = {p->topic, p->partition, -1};
-        g->kafka.watermarks_seen(g->kafka.self, &at, &low, &high);
-        atomic_store_explicit(&s->low, low, memory_order_relaxed);
-        if (high >= 0) atomic_store_explicit(&s->high, high, memory_order_relaxed);
-    }
-    atomic_store_explicit(&g->worker->stats.header->partition_count, g->partition_count, memory_order_release);
-    stats_set(g->stats, M_ingest_partition_assigned, assigned);
-    stats_set(g->stats, M_ingest_reject_folder, g->store.total_bytes);
 }
 
 static void rings_account(struct ingest *g) {
@@ -115,7 +85,7 @@ enum step ingest_step(void *self) {
     uint64_t now = clock_ns(g->clock);
     commit_step(g, false);
     rings_account(g);
-    stats_step(g, now);
+    report_step(g, now);
     state_show(g, mode);
     if (may_leave(g, mode, now)) {
         log_info("ingest.leaving", "%s", commit_settled(g) ? "everything released is committed" : "commit not confirmed");

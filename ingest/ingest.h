@@ -63,7 +63,7 @@ struct ingest {
     bool rejects_full;    /* because max_bytes is reached */
     uint64_t rejects_retry_ns;
     char trouble[STATS_TEXT_BYTES]; /* why it is BLOCKED: an offset that Kafka no longer has; "" none */
-    uint64_t stats_due_ns, watermarks_due_ns;
+    uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
 };
@@ -97,6 +97,9 @@ bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing 
 bool keep_step(struct ingest *g);
 /* The store did not take something: wait before the next attempt, and say so. err NULL: it is full. */
 void keep_block(struct ingest *g, const struct err *err);
+
+/* report.c: positions and lag of every partition, for the stats segment. */
+void report_step(struct ingest *g, uint64_t now);
 
 /* Next offset that may be committed for a partition, or -1 when there is none in its present epoch. */
 int64_t commit_released(const struct ingest *g, uint32_t slot);

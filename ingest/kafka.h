@@ -64,6 +64,9 @@ struct kafka_port {
     void (*done)(void *self, struct kafka_message *m);
     /* Begins to commit the offsets of list; the outcome comes as KAFKA_COMMITTED. One at a time. */
     int (*commit)(void *self, const struct kafka_partition *list, uint32_t n, struct err *err);
+    /* Fills the next offset of each partition of list, asked of the brokers in one go. Blocks at most KAFKA_CALL_MS.
+     * 0, or -1 with err. */
+    int (*ends)(void *self, struct kafka_partition *list, uint32_t n, struct err *err);
 };
 
 /* kafka_client_open makes a librdkafka consumer from the configuration and subscribes (or, with a fixed list of

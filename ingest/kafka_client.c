@@ -182,6 +182,20 @@ static int client_watermarks(void *self, const struct kafka_partition *p, int64_
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading the ends of a partition", e);
 }
 
+static int client_ends(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct client *c = self;
+    rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
+    for (int i = 0; i < l->cnt; i++) l->elems[i].offset = RD_KAFKA_OFFSET_END; /* the "time" to ask for */
+    rd_kafka_resp_err_t e = rd_kafka_offsets_for_times(c->rk, l, KAFKA_CALL_MS);
+    for (uint32_t i = 0; i < n && e == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
+        rd_kafka_topic_partition_t *at =
+            rd_kafka_topic_partition_list_find(l, topic_name(c, list[i].topic), list[i].partition);
+        list[i].offset = at != NULL && at->err == RD_KAFKA_RESP_ERR_NO_ERROR && at->offset >= 0 ? at->offset : -1;
+    }
+    rd_kafka_topic_partition_list_destroy(l);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading the ends of partitions", e);
+}
+
 static void client_watermarks_seen(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high) {
     struct client *c = self;
     if (rd_kafka_get_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high) !=
@@ -327,6 +341,6 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     rd_kafka_queue_io_event_enable(c->events, doorbell, &ring_once, sizeof ring_once);
     *port = (struct kafka_port){c,           client_poll,  client_committed, client_watermarks, client_watermarks_seen,
                                 client_assign, client_unassign, client_fetch,   client_headers,    client_done,
-                                client_commit};
+                                client_commit, client_ends};
     return c->assign_fixed ? 0 : subscribe(c, err);
 }

@@ -91,6 +91,9 @@ static void applied(const struct sim_partition *p, const struct taken *t) {
     const struct ingest *g = w.b->g;
     bool known = g != NULL && !g->first_assignment && !p->assigned;
     cr_assert(!known, "%u[%d] was given up, and offset %lld is written", p->topic, p->partition, (long long)t->head.offset);
+    bool ours = p->assigned && !w.b->kafka.fenced && g != NULL && g->membership == MEMBER_READING;
+    cr_assert(!ours || t->head.offset >= p->committed, "%u[%d]: %lld is written, committed is %lld: a key goes back in time",
+              p->topic, p->partition, (long long)t->head.offset, (long long)p->committed);
     const struct sim_message *missing = sim_first_from(p, f->covered);
     cr_assert(missing == NULL || missing->offset >= t->head.offset, "%u[%d]: %lld is applied, %lld was skipped", p->topic,
               p->partition, (long long)t->head.offset, (long long)missing->offset);
@@ -201,6 +204,7 @@ static void happen(void) {
     if (dice(25) == 0) rebalance();
     if (s->fenced) others_work();
     if (!anything_assigned() && s->event_count == 0 && w.b->g->membership == MEMBER_WAITING) sim_give(s, membership());
+    w.b->g->store.max_bytes = dice(6) == 0 ? 64 : 1ULL << 30;
     if (dice(50) == 0) s->committed_fails = 1;
     if (dice(50) == 0) s->watermarks_fail = 1;
 }
@@ -262,7 +266,7 @@ static void between_lives(void) {
     if (dice(3) == 0) publish_some(4);
 }
 
-/* The last process: everything is read, applied, committed, and kept. */
+/* The last process: everything is read, applied, committed, and kept; slowly, so that every commit on the way is seen. */
 static void finish(void) {
     struct sim *s = &w.b->kafka;
     s->answer = ANSWER_OK;
@@ -270,10 +274,12 @@ static void finish(void) {
     life.armed = false;
     ingest_starts(w.b);
     sim_give(s, UINT64_MAX);
+    settle(w.b);
     for (int quiet = 0; quiet < 10; quiet++) {
-        settle(w.b);
-        if (consume(0, UINT32_MAX) + consume(1, UINT32_MAX) > 0) quiet = 0;
-        pass_ms(w.b, 300);
+        if (consume(0, 1 + dice(40)) + consume(1, 1 + dice(40)) > 0) quiet = 0;
+        pass_ms(w.b, dice(3) * 500);
+        step(w.b);
+        step(w.b);
     }
     mode_set(w.b, CONTROL_DRAIN);
     enum step last = STEP_IDLE;
@@ -329,6 +335,48 @@ static void die_many_times(bool solo, uint64_t seed, int deaths) {
     cr_assert_gt(hit, deaths / 2, "only %d of %d died on the way", hit, deaths);
     world_end();
     cr_assert_gt(w.records, (uint64_t)deaths);
+}
+
+/* Deaths while partitions are given up, at every place of it. Then one of them comes back, and the others stay away. */
+static bool die_giving_up(bool lost, uint32_t applied_before, int64_t place) {
+    world_make(false, 5);
+    ingest_starts(w.b);
+    sim_give(&w.b->kafka, UINT64_MAX);
+    settle(w.b);
+    for (uint32_t lane = 0; lane < LANES; lane++) consume(lane, applied_before);
+    pass_ms(w.b, 1500);
+    settle(w.b);
+    sim_take_away(&w.b->kafka, lost);
+    w.b->kafka.fenced = lost;
+    life.countdown = place;
+    life.died = true;
+    if (setjmp(life.end) == 0) {
+        for (int i = 0; i < 4; i++) {
+            step_armed();
+            pass_ms(w.b, 10000); /* the third step is beyond the time that a revocation waits */
+        }
+        life.died = false;
+    }
+    life.armed = false;
+    ingest_dies(w.b);
+    ingest_starts(w.b);
+    sim_give(&w.b->kafka, 2);
+    settle(w.b);
+    consume(0, UINT32_MAX); /* nothing of a partition that stayed away may be written: see applied() */
+    consume(1, UINT32_MAX);
+    ingest_dies(w.b);
+    others_work();
+    world_end();
+    return life.died;
+}
+
+Test(death, while_partitions_are_given_up_is_recovered_from, .timeout = 300) {
+    for (int lost = 0; lost < 2; lost++)
+        for (uint32_t before = 0; before < 60; before += 19) {
+            int64_t place = 0;
+            while (die_giving_up(lost, before, place)) place++;
+            cr_assert_gt(place, 20, "there were only %d places", (int)place);
+        }
 }
 
 enum { SEEDS = 12, DEATHS = 250 };

@@ -219,6 +219,14 @@ static inline void sim_watermarks_seen(void *self, const struct kafka_partition 
     *high = sim_at(self, at->topic, at->partition)->end;
 }
 
+static inline int sim_ends(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "ends");
+    if (s->watermarks_fail > 0 && s->watermarks_fail--) return err_set(err, 2, "no answer");
+    for (uint32_t i = 0; i < n; i++) list[i].offset = sim_at(s, list[i].topic, list[i].partition)->end;
+    return 0;
+}
+
 static inline void sim_member_gone(struct sim *s) {
     for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
     s->event_count = 0;
@@ -434,7 +442,7 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
     b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
-                                  sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit};
+                                  sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit, sim_ends};
     return b;
 }
 
