@@ -115,7 +115,7 @@ struct config {
  * "FILE:LINE:COLUMN: message"; out is then unspecified. Several mistakes: the first in file order. */
 int config_load(const char *path, struct config *out, struct err *err);
 
-/* config_load_text is config_load on text in memory; name stands for the file in messages. For tests and `check -`. */
+/* config_load_text is config_load on text in memory; name stands for the file in messages. For tests. */
 int config_load_text(const char *text, size_t len, const char *name, struct config *out, struct err *err);
 
 /* config_load_warned is config_load that also writes a line per doubtful setting (a password in the file, a check of

@@ -22,7 +22,7 @@ enum kafka_event_type {
     KAFKA_REVOKE,    /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
     KAFKA_COMMITTED, /* list: offsets the broker has acknowledged, or ok false: the commit failed (text) */
     KAFKA_TROUBLE,   /* a passing error, for the log (text) */
-    KAFKA_FATAL,     /* this client can never go on: leave and be replaced (text) */
+    KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text) */
 };
 
 struct kafka_event {

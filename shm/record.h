@@ -5,6 +5,7 @@
  * with the lengths in the struct. The same layout at every stage; which parts are filled says `op`:
  *
  *   ingest -> transform   op RECORD_RAW: Kafka key, value and headers as read; no Redis keys
+ *   ingest -> transform   op SKIP (the end of a partition) or REJECT (too large for a ring): a marker, as below
  *   transform -> sink     op ADD/UPDATE/DELETE: Redis keys and the value to be stored; no Kafka key, no headers
  *   transform -> sink     op SKIP/REJECT: a marker; all lengths are zero
  *   transform -> ingest   (rejects ring) op REJECT: Kafka key, value and headers as read, sealed into `value` when

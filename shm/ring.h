@@ -19,7 +19,7 @@
  * Nothing is repaired here: what fails a check is RING_CORRUPT, and the supervisor makes the ring anew.
  *
  * Ordering. P1: store of tail (seq_cst) -> A1: load of tail (acquire) in ring_peek. P2: store of head (seq_cst) ->
- * A2: load of head (acquire) in ring_reserve. P3/A3: the waiting words, seq_cst on both sides against P1/P2, so that
+ * A2: load of head (acquire) in ring_has_room. P3/A3: the waiting words, seq_cst on both sides against P1/P2, so that
  * either the sleeper sees the new position or the other side sees the flag (Dekker's protocol). */
 #ifndef MILLRACE_SHM_RING_H
 #define MILLRACE_SHM_RING_H
@@ -31,6 +31,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/limits.h"
 
 #define RING_MAGIC 0x676e69726c6c696dULL /* "millring" */
 enum { RING_VERSION = 1, RING_HEADER_BYTES = 16, RING_ALIGN = 16, RING_AUX_MAX = 4096, RING_PAGE = 4096 };
@@ -151,10 +152,12 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
 void ring_producer_detach(struct ring_producer *p);
 
 /* ring_record_max returns the largest body in bytes: capacity / RING_RECORD_SHARE less the header. */
-static inline uint32_t ring_record_max(uint64_t capacity) { return (uint32_t)(capacity / 8) - RING_HEADER_BYTES; }
+static inline uint32_t ring_record_max(uint64_t capacity) { 
+    return (uint32_t)(capacity / RING_RECORD_SHARE) - RING_HEADER_BYTES;
+}
 
-/* ring_reserve returns where a body of up to len bytes can be written, or NULL when there is no room now (RING_FULL is
- * an expected state). Producer only. len in [0, ring_record_max]. 16-byte aligned. The room is private until
+/* ring_reserve returns where a body of up to len bytes can be written, or NULL when there is no room now (an
+ * expected state). Producer only. len in [0, ring_record_max]. 16-byte aligned. The room is private until
  * ring_stage and ring_publish; a second ring_reserve before ring_stage replaces the first. */
 void *ring_reserve(struct ring_producer *p, uint32_t len);
 

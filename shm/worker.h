@@ -2,8 +2,8 @@
  * heartbeat, and the loop that calls its body's step().
  *
  * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_FIRST on those of worker_fd_*, and
- * nothing else. Its arguments are `--role ROLE --lane N --starts N` for `ps`; everything else comes from the
- * descriptors. */
+ * nothing else. Its arguments are `--name NAME --lane N --starts N` (the name for `ps`); everything else comes
+ * from the descriptors. */
 #ifndef MILLRACE_SHM_WORKER_H
 #define MILLRACE_SHM_WORKER_H
 

@@ -13,7 +13,7 @@ enum reply_class {
     REPLY_RECONNECT, /* the wrong server, or one that goes away: drop the connection and make a new one */
     REPLY_CONFIG,    /* of the configuration or the ACL: stop before the first success, wait blocked afterwards */
     REPLY_HALT,      /* Redis has not what it should have: the lane stands still until it is started again */
-    REPLY_FATAL,     /* two instances fight, or a record crashes us: the worker leaves for good */
+    REPLY_FATAL,     /* two instances fight over a name: the worker leaves for good */
 };
 
 enum { FAILURE_TEXT_BYTES = 240 };

@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "shm/stats_render.h"
 
-enum { TICK_MS = 50, FORGIVE_MS = 1000, COMMIT_MS = 5000, EVENTS_MAX = 16 };
+enum { TICK_MS = 50, FORGIVE_MS = 1000, EVENTS_MAX = 16 };
 enum { TAG_SIGNAL = 1000, TAG_TIMER, TAG_ATTENTION }; /* epoll tags; below: index of a child */
 
 /* -- start ------------------------------------------------------------------------------------- */
@@ -109,7 +109,7 @@ static void leave(struct supervisor *s, int status) {
     if (s->phase >= PHASE_LEAVING) return;
     if (s->exit_status == 0) s->exit_status = status;
     stop_roles(s, true);
-    phase_enter(s, PHASE_LEAVING, s->exit_status == EX_OK ? STATE_DRAINING : STATE_FAILED, COMMIT_MS);
+    phase_enter(s, PHASE_LEAVING, s->exit_status == EX_OK ? STATE_DRAINING : STATE_FAILED, 0);
 }
 
 static const struct child *failed_child(const struct supervisor *s) {

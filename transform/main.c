@@ -11,7 +11,7 @@ static struct ring_producer out, rejects;
 static struct transform transform;
 
 static int ring_refused(const char *which, enum ring_grade grade, const struct err *err) {
-    worker_fail(&worker, "ring.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
+    worker_fail(&worker, "transform.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
     return EXIT_DONT_RESTART;
 }
 
@@ -47,7 +47,7 @@ static int body_init(const struct ledger_ingest *ledger) {
         memory_close();
         keys = keys_load(path, &err);
         if (keys == NULL) {
-            worker_fail(&worker, "keys.refused", "%s", err.text);
+            worker_fail(&worker, "transform.keys_refused", "%s", err.text);
             return EXIT_DONT_RESTART;
         }
     }
@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
     if (status != 0) return status;
     const struct ledger_ingest *ledger = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
     if (ledger == NULL) {
-        worker_fail(&worker, "ledger.cannot_attach", "%s", err.text);
+        worker_fail(&worker, "transform.cannot_attach", "ledger: %s", err.text);
         return EXIT_DONT_RESTART;
     }
     status = body_init(ledger);

@@ -362,8 +362,8 @@ enum step transform_step(void *self) {
         enum pass pass = PASS_DONE;
         enum ring_state state = record_next(t, &pass, &err);
         if (state == RING_EMPTY) break;
-        if (state == RING_BROKEN) return broken(t, "ring.corrupt", &err);
-        if (pass == PASS_BROKEN) return broken(t, "ring.not_a_record", &err);
+        if (state == RING_BROKEN) return broken(t, "transform.ring_broken", &err);
+        if (pass == PASS_BROKEN) return broken(t, "transform.not_a_record", &err);
         if (pass != PASS_DONE) return blocked(t, pass, records > 0);
         /* A record given up is published at once: should the next one crash us too, it is that one's turn to be
          * counted. */

@@ -101,6 +101,35 @@ def test_broker_down_at_start_is_a_state_and_not_a_failure(space):
     space.broker.kill()
 
 
+def test_commits_wait_for_the_answer_of_redis(space):
+    """Redis is held with commands in its socket, then dies with them: nothing of that may have been committed."""
+    server = space.start_redis("--appendonly", "yes", "--appendfsync", "always")
+    space.topic()
+    m = space.millrace(lanes=2).start_ready()
+    load = space.load(12_000, 6, keys=300)
+    checker = CommitChecker(space.broker, m.group, space.topics, 8, server, load.history, 4)
+    load.start()
+    m.wait_for(lambda s: m.metric("sink_record_applied", s) > 2000, 20, "some records")
+    server.pause()
+    # Longer than the commit interval, shorter than the time-out for an answer.
+    time.sleep(2.5)
+    assert all(w["state"] == "running" for w in m.stats()["workers"]), "the sink should be waiting for answers"
+    m.kill_supervisor()
+    m.wait_workers_gone(1)
+    committed = space.broker.committed(m.group, [t.name for t in space.topics], 8)
+    assert sum(committed.values()) > 500
+    server.kill()
+    server.start()
+    with server.client() as client:
+        checker.round(committed, client)
+    assert checker.checks > 300 and not checker.violations, checker.violations[:5]
+    m.start_ready()
+    load.finish()
+    m.wait_drained(load.next_offset)
+    space.judge(produced=12_000)
+    assert m.drain() == 0
+
+
 def test_redis_killed_under_load(space):
     server = space.start_redis("--appendonly", "yes", "--appendfsync", "always")
     space.topic()
@@ -115,7 +144,7 @@ def test_redis_killed_under_load(space):
         assert load.live
         time.sleep(0.7)
         server.start()
-    checker.start()
+    checker.start()  # not earlier: it needs a Redis that answers
     load.finish()
     m.wait_drained(load.next_offset)
     checker.finish()

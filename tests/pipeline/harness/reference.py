@@ -11,7 +11,8 @@ from typing import NamedTuple, Optional
 
 KEY_BYTES_MAX = 4096
 JSON_DEPTH_MAX = 64
-WORDS = {"add": "add", "c": "add", "i": "add", "update": "update", "u": "update", "delete": "delete", "d": "delete"}
+WORDS = {**dict.fromkeys(("add", "a", "insert", "i", "create", "c", "r"), "add"),
+         "update": "update", "u": "update", "delete": "delete", "d": "delete"}
 
 
 @dataclasses.dataclass
@@ -122,24 +123,20 @@ class Absent(Exception):
 
 def operation(topic, record, fields):
     where, word = topic.operation or {}, None
-    if "header" in where:
-        values = [v for n, v in record.headers if n == where["header"]]
-        word = values[-1].decode("utf-8", "replace") if values and values[-1] is not None else None
-    elif "field" in where:
-        word = (fields or {}).get(where["field"])
-        if isinstance(word, (dict, list)):
-            word = None
-    if word is not None and str(word).lower() not in WORDS:
-        raise Rejected("operation")
-    if topic.mode == "bulk":
-        if record.value is None or WORDS.get(word and word.lower(), "add") != "add":
-            raise Rejected("operation")
-        return "add"
     if record.value is None:
-        return "delete"
-    if word is None and where:
+        op = "delete"
+    elif not where:
+        op = "add"
+    else:
+        if "header" in where:
+            values = [v for n, v in record.headers if n == where["header"]]
+            word = values[-1].decode("utf-8", "replace") if values and values[-1] is not None else None
+        else:
+            word = (fields or {}).get(where["field"])
+        op = WORDS.get(word.lower()) if isinstance(word, str) else None
+    if op is None or (topic.mode == "bulk" and op != "add"):
         raise Rejected("operation")
-    return WORDS[word.lower()] if word is not None else "add"
+    return op
 
 
 def transform(topic, record):

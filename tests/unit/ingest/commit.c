@@ -192,6 +192,24 @@ Test(commit, is_held_back_by_a_reject_that_is_not_durable) {
     }
 }
 
+Test(commit, is_held_back_by_the_first_reject_that_did_not_fit_beside_others_that_did) {
+    for (uint64_t room = 200; room < 2000; room += 61) {
+        struct bench *b = bench_reading(1, RING, 1, 10);
+        settle(b);
+        struct taken t;
+        b->g->store.max_bytes = room;
+        while (take_next(b, 0, &t)) {
+            reject(b, 0, &t.head, 20);
+            release(b, 0, &t);
+        }
+        pass_ms(b, 1000); /* the store and the commit come in one and the same step */
+        step(b);
+        step(b);
+        cr_assert_leq(committed(b, 0), (int64_t)kept_read(b->folder)->count, "room for %d bytes", (int)room);
+        bench_drop(b);
+    }
+}
+
 Test(commit, of_one_partition_is_not_held_back_by_the_reject_of_another) {
     struct bench *b = bench_reading(1, RING, 2, 10);
     settle(b);

@@ -469,9 +469,41 @@ static inline void ingest_dies(struct bench *b) {
     sim_member_gone(&b->kafka);
 }
 
+static inline void sim_drop(struct sim *s) {
+    for (uint32_t i = 0; i < s->count; i++) {
+        for (uint32_t k = 0; k < s->partition[i].count; k++) {
+            free(s->partition[i].log[k].key);
+            free(s->partition[i].log[k].value);
+        }
+        free(s->partition[i].log);
+    }
+    free(s->event);
+    free(s->later);
+}
+
+static inline void ring_fds_close(const struct ring_fds *fds) {
+    close(fds->constants);
+    close(fds->producer);
+    close(fds->consumer);
+}
+
 static inline void bench_drop(struct bench *b) {
     ingest_dies(b);
+    for (uint32_t i = 0; i < b->config.lanes; i++) {
+        ring_consumer_detach(&b->in[i]);
+        ring_producer_detach(&b->rejects_out[i]);
+        ring_fds_close(&b->to_transform[i]);
+        ring_fds_close(&b->rejects[i]);
+        munmap(b->sink[i], sizeof *b->sink[i]);
+        close(b->sink_fd[i]);
+    }
+    munmap(b->ledger, sizeof *b->ledger);
+    close(b->ledger_fd);
+    stats_close(&b->stats);
     folder_remove(b->folder);
+    sim_drop(&b->kafka);
+    free(b->control);
+    free(b);
 }
 
 /* What main.c does, with the bench's ports. b->g stands before the first attach, so that a death in here leaves no leak. */

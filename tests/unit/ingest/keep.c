@@ -1,5 +1,26 @@
-/* Keep: from the rejects rings to the store; released only when durable, stored once. */
+/* Keep: from the rejects rings to the store; released only when durable, stored once.
+ *
+ * The store's source is part of this program, so that the disk can be made to fail. */
 #include "tests/unit/ingest/help.h"
+
+static struct {
+    struct bench *b; /* whose rings are looked at when a sync is called */
+    uint64_t released_at_sync;
+    int syncs, sync_fails; /* so many fail from now on */
+} disk;
+
+static int disk_fdatasync(int fd) {
+    struct ring_snapshot s;
+    struct err err;
+    disk.syncs++;
+    if (disk.b != NULL && ring_observe(&disk.b->rejects[0], &s, &err) == RING_ATTACHED) disk.released_at_sync = s.released;
+    if (disk.sync_fails > 0 && disk.sync_fails--) return errno = EIO, -1;
+    return fdatasync(fd);
+}
+
+#define fdatasync disk_fdatasync
+#include "ingest/rejects.c"
+#undef fdatasync
 
 enum { RING = 65536 };
 
@@ -129,5 +150,64 @@ Test(keep, takes_more_than_a_burst) {
         settle(b);
     }
     cr_assert_eq(kept_read(b->folder)->count, 750);
+    bench_drop(b);
+}
+
+Test(keep, releases_only_after_the_sync) {
+    struct bench *b = bench_with(1);
+    rejects(b, 0, 5, 50);
+    disk.b = b;
+    disk.released_at_sync = 77;
+    settle(b);
+    cr_assert_eq(disk.syncs, 1, "one for all that was there");
+    cr_assert_eq(disk.released_at_sync, 0);
+    cr_assert_eq(released(b, 0), 5);
+    bench_drop(b);
+}
+
+Test(keep, releases_nothing_when_the_sync_fails_and_stores_all_of_it_again) {
+    struct bench *b = bench_with(1);
+    rejects(b, 0, 5, 50);
+    disk.sync_fails = 3;
+    for (int s = 0; s < 3; s++) {
+        cr_assert_eq(settle(b), STEP_BLOCKED);
+        cr_assert_eq(released(b, 0), 0);
+        cr_assert_str_eq(reason_shown(b), "rejects cannot be stored");
+        pass_ms(b, 1000);
+    }
+    cr_assert_eq(counted(b, M_ingest_reject_store_fail), 3);
+    settle(b);
+    cr_assert_eq(released(b, 0), 5);
+    cr_assert_eq(atomic_load(&b->worker.block->state), STATE_RUNNING);
+    struct kept *k = kept_read(b->folder);
+    bool there[6] = {false};
+    for (uint32_t i = 0; i < k->count; i++) there[k->head[i].number] = true;
+    for (int i = 1; i <= 5; i++) cr_assert(there[i]);
+    bench_drop(b);
+}
+
+Test(keep, does_not_press_a_disk_that_fails) {
+    struct bench *b = bench_with(1);
+    rejects(b, 0, 5, 50);
+    disk.sync_fails = 1000;
+    for (int i = 0; i < 100; i++) step(b);
+    cr_assert_eq(disk.syncs, 1);
+    bench_drop(b);
+}
+
+Test(keep, lets_no_marker_pass_before_the_oversize_record_is_durable) {
+    struct bench *b = bench_make(1, RING);
+    sim_put(sim_partition_add(&b->kafka, 0, 0), 0, RING, 3);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    disk.sync_fails = 2;
+    for (int s = 0; s < 2; s++) {
+        cr_assert_eq(settle(b), STEP_BLOCKED);
+        expect_nothing(b, 0);
+        pass_ms(b, 1000);
+    }
+    settle(b);
+    cr_assert_eq(expect_record(b, 0, 0, 0, 0).head.op, RECORD_REJECT);
+    cr_assert_eq(disk.syncs, 3);
     bench_drop(b);
 }

@@ -128,6 +128,13 @@ static void plan_serve(struct plan_worker *p, bool drains, bool leaves) {
     }
 }
 
+/* Asked to leave, it takes its time, as ingest does over its last commit. */
+static void plan_leave_late(struct plan_worker *p) {
+    while (worker_mode(&p->w) != CONTROL_LEAVE) plan_beat(p);
+    for (int i = 0; i < 100; i++) plan_beat(p);
+    plan_leave(p, CONTROL_LEAVE);
+}
+
 static void plan_attach(struct plan_worker *p) {
     if (!p->attached) worker_init(&p->w, p->role, p->argc, p->argv);
     p->attached = true;
@@ -161,6 +168,7 @@ static void plan_word(struct plan_worker *p, const char *word) {
     else if (WORD("wait")) usleep((useconds_t)n * 1000);
     else if (WORD("serve")) plan_serve(p, true, true);
     else if (WORD("serve-only-leave")) plan_serve(p, false, true);
+    else if (WORD("leave-late")) plan_leave_late(p);
     else if (WORD("serve-for-ever")) plan_serve(p, false, false);
     else if (WORD("silent")) { for (;;) pause(); }
     else if (WORD("spin")) { for (atomic_int i = 0;; i++) {} }

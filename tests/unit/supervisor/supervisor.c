@@ -338,7 +338,7 @@ Test(supervisor, restarts_workers_that_die_while_it_drains, .timeout = 60) {
 Test(supervisor, that_cannot_drain_in_time_leaves_in_order_with_a_temporary_failure, .timeout = 60) {
     struct run *r = run_make();
     r->s->config.drain_timeout_ms = 1000;
-    plan(r->folder, "ingest", "attach mark ready serve-only-leave\n");
+    plan(r->folder, "ingest", "attach mark ready leave-late\n");
     run_up(r);
     uint64_t begin = clock_ns(&clock_real);
     kill(r->pid, SIGTERM);
