@@ -16,7 +16,8 @@
  * whose position equals the tail: the batch is either wholly there, with its aux words, or was never published. The
  * consumer's page has the same two slots, so a successor knows the number of the first record it will see.
  *
- * Nothing is repaired here: what fails a check is RING_CORRUPT, and the supervisor makes the ring anew.
+ * Nothing is repaired here: what fails a check is RING_CORRUPT (RING_BROKEN while reading): the worker asks not to be
+ * restarted, the instance stops, and its next start makes all rings anew.
  *
  * Ordering. P1: store of tail (seq_cst) -> A1: load of tail (acquire) in ring_peek. P2: store of head (seq_cst) ->
  * A2: load of head (acquire) in ring_has_room. P3/A3: the waiting words, seq_cst on both sides against P1/P2, so that
@@ -152,7 +153,7 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
 void ring_producer_detach(struct ring_producer *p);
 
 /* ring_record_max returns the largest body in bytes: capacity / RING_RECORD_SHARE less the header. */
-static inline uint32_t ring_record_max(uint64_t capacity) { 
+static inline uint32_t ring_record_max(uint64_t capacity) {
     return (uint32_t)(capacity / RING_RECORD_SHARE) - RING_HEADER_BYTES;
 }
 

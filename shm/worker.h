@@ -1,8 +1,8 @@
 /* What every worker process stands on: the descriptors it inherits, its place in the stats segment, its doorbell, its
  * heartbeat, and the loop that calls its body's step().
  *
- * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_FIRST on those of worker_fd_*, and
- * nothing else. Its arguments are `--name NAME --lane N --starts N` (the name for `ps`); everything else comes
+ * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_CONFIG on those of the two enums below,
+ * and nothing else. Its arguments are `--name NAME --lane N --starts N` (the name for `ps`); everything else comes
  * from the descriptors. */
 #ifndef MILLRACE_SHM_WORKER_H
 #define MILLRACE_SHM_WORKER_H

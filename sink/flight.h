@@ -1,8 +1,8 @@
 /* Flight: what was sent and not answered yet, in the order in which Redis will answer.
  *
  * A batch is a run of records of the ring with the replies it still waits for and the partitions it touches. Four
- * queues sized once: batches, touches, expected replies (one byte each), partitions whose mark was asked for. Between the replies of batches may stand
- * answers about marks that belong to no batch. Only the sink's own process sees it. */
+ * queues sized once: batches, touches, expected replies (one byte each), partitions whose mark was asked for. Between
+ * the replies of batches may stand answers about marks that belong to no batch. Only the sink's own process sees it. */
 #ifndef MILLRACE_SINK_FLIGHT_H
 #define MILLRACE_SINK_FLIGHT_H
 

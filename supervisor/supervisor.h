@@ -36,7 +36,8 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
 
 /* supervisor_run starts the workers and serves the loop until everybody has left. Returns the exit status: 0 drained,
  * EX_TEMPFAIL drain_timeout passed first (nothing lost, Kafka delivers the rest again), EX_CONFIG a worker asked not to
- * be restarted (its configuration, a namesake, a ring or a record it cannot go on with), EX_SOFTWARE a worker kept dying. */
+ * be restarted (its configuration, a namesake, a ring or a record it cannot go on with), EX_SOFTWARE a worker kept
+ * dying. */
 int supervisor_run(struct supervisor *s);
 
 #endif

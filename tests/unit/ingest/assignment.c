@@ -16,7 +16,7 @@ static void begin(struct bench *b, uint64_t mask) {
     sim_give(&b->kafka, mask);
 }
 
-/* -- first starts ------------------------------------------------------------------------------------------------------------ */
+/* -- first starts ------------------------------------------------------------------------------------------------ */
 
 Test(assignment, of_a_group_without_commits_asks_the_operator) {
     struct bench *b = bench_first(START_ERROR, 1);
@@ -175,7 +175,7 @@ Test(assignment, beyond_the_table_stops_with_the_limit_named) {
     bench_drop(b);
 }
 
-/* -- resuming ---------------------------------------------------------------------------------------------------------------- */
+/* -- resuming ---------------------------------------------------------------------------------------------------- */
 
 /* A predecessor that read 10 records of one partition, of which `released` were applied, committed or not. */
 static struct bench *bench_predecessor(uint32_t released, bool committed) {
@@ -318,7 +318,7 @@ Test(assignment, gives_a_new_epoch_to_all_that_a_predecessor_had_and_it_has_not)
     bench_drop(b);
 }
 
-/* -- giving up ----------------------------------------------------------------------------------------------------------------- */
+/* -- giving up --------------------------------------------------------------------------------------------------- */
 
 Test(assignment, that_is_revoked_waits_for_what_is_under_way_then_commits_then_is_given_up) {
     struct bench *b = bench_first(START_EARLIEST, 1);
@@ -423,7 +423,7 @@ Test(assignment, taken_away_before_it_was_carried_out_is_answered) {
     bench_drop(b);
 }
 
-/* -- fatal ------------------------------------------------------------------------------------------------------------------------ */
+/* -- fatal ------------------------------------------------------------------------------------------------------- */
 
 Test(assignment, ends_with_a_client_that_can_never_go_on) {
     struct bench *b = bench_first(START_EARLIEST, 1);

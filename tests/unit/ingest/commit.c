@@ -155,7 +155,7 @@ Test(commit, is_one_at_a_time) {
     bench_drop(b);
 }
 
-/* -- rejects ---------------------------------------------------------------------------------------------------------------- */
+/* -- rejects ----------------------------------------------------------------------------------------------------- */
 
 /* 10 records applied, of which `offset` was rejected and its original stands on the rejects ring. */
 static struct bench *bench_rejected(int64_t offset) {
@@ -256,7 +256,7 @@ Test(commit, is_held_back_when_a_partition_is_revoked_too) {
     bench_drop(b);
 }
 
-/* -- late answers ------------------------------------------------------------------------------------------------------------ */
+/* -- late answers ------------------------------------------------------------------------------------------------ */
 
 Test(commit, answered_after_its_partition_was_lost_does_no_harm) {
     struct bench *b = bench_reading(1, RING, 1, 10);

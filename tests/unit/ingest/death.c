@@ -1,7 +1,7 @@
 /* Deaths of ingest at any point: before every store to shared memory, and before and after every call to Kafka and the
- * clock; then a successor. A model follows the records on the rings and what the broker was told: no record is skipped or
- * repeated, no commit runs ahead of Redis or of a reject that is not durable, nothing is written for a partition that
- * belongs to somebody else.
+ * clock; then a successor. A model follows the records on the rings and what the broker was told: no record is skipped
+ * or repeated, no commit runs ahead of Redis or of a reject that is not durable, nothing is written for a partition
+ * that belongs to somebody else.
  *
  * The sources of the ring and of two parts of ingest belong to this program, with a place to die before each store. */
 #include <setjmp.h>
@@ -9,7 +9,7 @@
 #include "tests/unit/ingest/help.h"
 
 static struct {
-    bool armed; /* only while ingest runs, not while the test plays the other ends */
+    bool armed;        /* only while ingest runs, not while the test plays the other ends */
     int64_t countdown; /* places passed before it dies */
     uint64_t places;   /* passed so far */
     jmp_buf end;
@@ -25,12 +25,12 @@ static void place_to_die(void) {
 }
 
 #undef atomic_store_explicit
-#define atomic_store_explicit(object, value, order)         \
-    __extension__({                                         \
-        place_to_die();                                     \
-        __auto_type object_ = (object);                     \
-        __typeof__((void)0, *object_) value_ = (value);     \
-        __atomic_store(object_, &value_, order);            \
+#define atomic_store_explicit(object, value, order)                                                                    \
+    __extension__({                                                                                                    \
+        place_to_die();                                                                                                \
+        __auto_type object_ = (object);                                                                                \
+        __typeof__((void)0, *object_) value_ = (value);                                                                \
+        __atomic_store(object_, &value_, order);                                                                       \
     })
 #include "shm/ring.c"
 #include "ingest/assignment.c"
@@ -38,9 +38,9 @@ static void place_to_die(void) {
 
 enum { LANES = 2, RING = 8192, PARTITIONS = 5, REJECTS_MAX = 20000, OVERSIZE = 3000 };
 
-/* -- the model -------------------------------------------------------------------------------------------------------------- */
+/* -- the model --------------------------------------------------------------------------------------------------- */
 
-struct flow { /* one partition */
+struct flow {        /* one partition */
     uint32_t epoch;  /* of its last record on the ring */
     int64_t next;    /* what has to come next in that epoch */
     int64_t covered; /* all before it is in Redis, by us or by somebody else */
@@ -72,15 +72,16 @@ static void flow_check(const struct sim_partition *p, const struct taken *t) {
     struct flow *f = flow_of(p);
     cr_assert_geq(t->head.epoch, f->epoch, "an older epoch came after a newer one");
     if (t->head.epoch > f->epoch) {
-        cr_assert(!w.solo || f->epoch == 0, "nobody else was there, and yet it began anew at %lld", (long long)t->head.offset);
+        cr_assert(!w.solo || f->epoch == 0, "nobody else was there, and yet it began anew at %lld",
+                  (long long)t->head.offset);
         f->epoch = t->head.epoch;
     } else {
         const struct sim_message *m = sim_first_from(p, f->next);
         if (t->head.op == RECORD_SKIP)
             cr_assert(m == NULL || m->offset > t->head.offset, "a marker covers a message");
         else
-            cr_assert(m != NULL && m->offset == t->head.offset, "%u[%d]: %lld came, %lld was next", p->topic, p->partition,
-                      (long long)t->head.offset, m != NULL ? (long long)m->offset : -1);
+            cr_assert(m != NULL && m->offset == t->head.offset, "%u[%d]: %lld came, %lld was next", p->topic,
+                      p->partition, (long long)t->head.offset, m != NULL ? (long long)m->offset : -1);
     }
     f->next = t->head.offset + 1;
 }
@@ -90,13 +91,15 @@ static void applied(const struct sim_partition *p, const struct taken *t) {
     struct flow *f = flow_of(p);
     const struct ingest *g = w.b->g;
     bool known = g != NULL && !g->first_assignment && !p->assigned;
-    cr_assert(!known, "%u[%d] was given up, and offset %lld is written", p->topic, p->partition, (long long)t->head.offset);
+    cr_assert(!known, "%u[%d] was given up, and offset %lld is written", p->topic, p->partition,
+              (long long)t->head.offset);
     bool ours = p->assigned && !w.b->kafka.fenced && g != NULL && g->membership == MEMBER_READING;
-    cr_assert(!ours || t->head.offset >= p->committed, "%u[%d]: %lld is written, committed is %lld: a key goes back in time",
-              p->topic, p->partition, (long long)t->head.offset, (long long)p->committed);
+    cr_assert(!ours || t->head.offset >= p->committed,
+              "%u[%d]: %lld is written, committed is %lld: a key goes back in time", p->topic, p->partition,
+              (long long)t->head.offset, (long long)p->committed);
     const struct sim_message *missing = sim_first_from(p, f->covered);
-    cr_assert(missing == NULL || missing->offset >= t->head.offset, "%u[%d]: %lld is applied, %lld was skipped", p->topic,
-              p->partition, (long long)t->head.offset, (long long)missing->offset);
+    cr_assert(missing == NULL || missing->offset >= t->head.offset, "%u[%d]: %lld is applied, %lld was skipped",
+              p->topic, p->partition, (long long)t->head.offset, (long long)missing->offset);
     cr_assert(!w.solo || t->head.offset >= f->covered, "%lld is applied twice", (long long)t->head.offset);
     if (t->head.offset + 1 > f->covered) f->covered = t->head.offset + 1;
 }
@@ -120,12 +123,12 @@ static void commit_check(void *context, struct sim_partition *p, int64_t offset)
     for (uint32_t i = 0; i < w.original_count; i++) {
         const struct original *o = &w.original[i];
         if (o->partition != p || o->epoch != epoch || o->number <= released[o->lane]) continue;
-        cr_assert_leq(offset, o->offset, "%u[%d]: committed %lld, the reject of %lld is not durable", p->topic, p->partition,
-                      (long long)offset, (long long)o->offset);
+        cr_assert_leq(offset, o->offset, "%u[%d]: committed %lld, the reject of %lld is not durable", p->topic,
+                      p->partition, (long long)offset, (long long)o->offset);
     }
 }
 
-/* -- transform and sink -------------------------------------------------------------------------------------------------------- */
+/* -- transform and sink ------------------------------------------------------------------------------------------ */
 
 static void reject_some(uint32_t lane, const struct sim_partition *p, const struct taken *t) {
     if (t->head.op != RECORD_RAW || dice(12) != 0 || w.original_count == REJECTS_MAX) return;
@@ -150,7 +153,7 @@ static uint32_t consume(uint32_t lane, uint32_t n) {
     return i;
 }
 
-/* -- the rest of the world -------------------------------------------------------------------------------------------------------- */
+/* -- the rest of the world --------------------------------------------------------------------------------------- */
 
 static void publish_some(uint32_t at_most) {
     for (int i = 0; i < PARTITIONS; i++) {
@@ -194,7 +197,8 @@ static void rebalance(void) {
 
 static void happen(void) {
     static const uint64_t waits[] = {0, 0, 1, 20, 200, 1100, 1100, 21000};
-    static const enum answer answers[] = {ANSWER_OK, ANSWER_OK, ANSWER_FAILS, ANSWER_REFUSED, ANSWER_NEVER_DONE, ANSWER_NEVER_LOST};
+    static const enum answer answers[] = {ANSWER_OK,      ANSWER_OK,         ANSWER_FAILS,
+                                          ANSWER_REFUSED, ANSWER_NEVER_DONE, ANSWER_NEVER_LOST};
     struct sim *s = &w.b->kafka;
     pass_ms(w.b, waits[dice(8)]);
     if (dice(3) == 0) s->answer = answers[dice(w.solo ? 4 : 6)];
@@ -209,7 +213,7 @@ static void happen(void) {
     if (dice(50) == 0) s->watermarks_fail = 1;
 }
 
-/* -- lives ---------------------------------------------------------------------------------------------------------------------------- */
+/* -- lives ------------------------------------------------------------------------------------------------------- */
 
 static void hook(void *context, const char *call) {
     (void)context, (void)call;
@@ -266,7 +270,8 @@ static void between_lives(void) {
     if (dice(3) == 0) publish_some(4);
 }
 
-/* The last process: everything is read, applied, committed, and kept; slowly, so that every commit on the way is seen. */
+/* The last process: everything is read, applied, committed, and kept; slowly, so that every commit on the way is seen.
+ */
 static void finish(void) {
     struct sim *s = &w.b->kafka;
     s->answer = ANSWER_OK;

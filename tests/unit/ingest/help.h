@@ -30,7 +30,7 @@ static inline uint64_t random_next(uint64_t *state) { /* xorshift64*, Marsaglia 
 }
 static inline uint32_t random_below(uint64_t *state, uint32_t n) { return (uint32_t)(random_next(state) >> 33) % n; }
 
-/* -- Kafka ------------------------------------------------------------------------------------------------------------ */
+/* -- Kafka ------------------------------------------------------------------------------------------------------- */
 
 enum { SIM_PARTITIONS_MAX = 40, SIM_EVENTS_MAX = 64, SIM_TOPICS = 2 };
 
@@ -40,7 +40,7 @@ struct sim_message {
     int64_t offset, timestamp_ms;
     uint8_t *key, *value; /* NULL: null */
     uint32_t key_bytes, value_bytes, header_bytes;
-    uint8_t headers[160]; /* encoded */
+    uint8_t headers[160];     /* encoded */
     uint32_t headers_claimed; /* when not 0: what headers() says they take */
 };
 
@@ -63,13 +63,13 @@ struct sim {
     uint32_t count;
     struct kafka_event *event; /* queue of SIM_EVENTS_MAX */
     uint32_t event_first, event_count;
-    enum answer answer;              /* to commits from now on */
-    struct kafka_event *later;       /* ANSWER_LATER: what to answer when the test says so */
-    bool fenced;                     /* somebody else has the partitions: commits of this member fail */
+    enum answer answer;        /* to commits from now on */
+    struct kafka_event *later; /* ANSWER_LATER: what to answer when the test says so */
+    bool fenced;               /* somebody else has the partitions: commits of this member fail */
     int committed_fails, watermarks_fail, assign_fails; /* so many calls fail from now on */
-    uint32_t commits, assigns, unassigns, held; /* held: messages taken and not done */
+    uint32_t commits, assigns, unassigns, held;         /* held: messages taken and not done */
     uint32_t commit_calls;
-    void (*before)(void *context, const char *call); /* at every call of the port */
+    void (*before)(void *context, const char *call);                           /* at every call of the port */
     void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
     void *context;
 };
@@ -94,7 +94,8 @@ static inline struct sim_partition *sim_partition_add(struct sim *s, uint32_t to
 }
 
 /* The message at an offset of a partition has always the same content: keys and values of all kinds. */
-static inline struct sim_message *sim_put(struct sim_partition *p, int64_t offset, int32_t value_bytes, int32_t key_bytes) {
+static inline struct sim_message *sim_put(struct sim_partition *p, int64_t offset, int32_t value_bytes,
+                                          int32_t key_bytes) {
     cr_assert_geq(offset, p->end);
     if (p->count == p->room) {
         p->room = p->room ? 2 * p->room : 64;
@@ -139,8 +140,10 @@ static inline const struct sim_message *sim_first_from(const struct sim_partitio
     uint32_t low = 0, high = p->count;
     while (low < high) {
         uint32_t mid = (low + high) / 2;
-        if (p->log[mid].offset < offset) low = mid + 1;
-        else high = mid;
+        if (p->log[mid].offset < offset)
+            low = mid + 1;
+        else
+            high = mid;
     }
     return low < p->count ? &p->log[low] : NULL;
 }
@@ -205,7 +208,8 @@ static inline int sim_committed(void *self, struct kafka_partition *list, uint32
     return 0;
 }
 
-static inline int sim_watermarks(void *self, const struct kafka_partition *at, int64_t *low, int64_t *high, struct err *err) {
+static inline int sim_watermarks(void *self, const struct kafka_partition *at, int64_t *low, int64_t *high,
+                                 struct err *err) {
     struct sim *s = self;
     sim_call(s, "watermarks");
     if (s->watermarks_fail > 0 && s->watermarks_fail--) return err_set(err, 2, "no answer");
@@ -234,7 +238,8 @@ static inline void sim_member_gone(struct sim *s) {
     s->fenced = false;
 }
 
-static inline int sim_assign(void *self, const struct kafka_partition *list, uint32_t n, void **handle, struct err *err) {
+static inline int sim_assign(void *self, const struct kafka_partition *list, uint32_t n, void **handle,
+                             struct err *err) {
     struct sim *s = self;
     sim_call(s, "assign");
     if (s->assign_fails > 0 && s->assign_fails--) return err_set(err, 2, "not now");
@@ -356,7 +361,7 @@ static inline void sim_answer_now(struct sim *s) {
     sim_commit_take(s, e->list, e->count);
 }
 
-/* -- the bench: shared memory, the other ends, one ingest at a time --------------------------------------------------- */
+/* -- the bench: shared memory, the other ends, one ingest at a time ---------------------------------------------- */
 
 struct bench_clock {
     uint64_t now_ns;
@@ -389,7 +394,7 @@ struct bench {
     struct ring_fds to_transform[LANES_MAX], rejects[LANES_MAX];
     struct ledger_ingest *ledger;
     struct ledger_sink *sink[LANES_MAX];
-    struct ring_consumer in[LANES_MAX];           /* as transform */
+    struct ring_consumer in[LANES_MAX];          /* as transform */
     struct ring_producer rejects_out[LANES_MAX]; /* as transform */
     bool others_attached;
     struct worker worker;
@@ -430,7 +435,8 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->ledger_fd = ledger_ingest_create(&err);
     b->ledger = ledger_ingest_map(b->ledger_fd, false, &err);
     for (uint32_t i = 0; i < lanes; i++) {
-        cr_assert_eq(ring_create(&b->to_transform[i], "out", ring_bytes, 2 * PARTITIONS_MAX, 0x111 + i, &err), 0, "%s", err.text);
+        cr_assert_eq(ring_create(&b->to_transform[i], "out", ring_bytes, 2 * PARTITIONS_MAX, 0x111 + i, &err), 0, "%s",
+                     err.text);
         cr_assert_eq(ring_create(&b->rejects[i], "rejects", ring_bytes, 1, rejects_incarnation(i), &err), 0);
         b->sink_fd[i] = ledger_sink_create(i, &err);
         b->sink[i] = ledger_sink_map(b->sink_fd[i], true, &err);
@@ -441,8 +447,9 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_random, &b->time};
     b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
-    b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
-                                  sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit, sim_ends};
+    b->port =
+        (struct kafka_port){&b->kafka,    sim_poll,  sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
+                            sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit,          sim_ends};
     return b;
 }
 
@@ -506,27 +513,37 @@ static inline void bench_drop(struct bench *b) {
     free(b);
 }
 
-/* What main.c does, with the bench's ports. b->g stands before the first attach, so that a death in here leaves no leak. */
+/* What main.c does, with the bench's ports. b->g stands before the first attach, so that a death in here leaves no
+ * leak. */
 static inline void ingest_starts(struct bench *b) {
     struct err err = {0};
     uint64_t incarnation[LANES_MAX];
     cr_assert_null(b->g);
     struct ingest *g = b->g = calloc(1, sizeof *g);
     struct worker *w = &b->worker;
-    *w = (struct worker){.role = ROLE_INGEST, .block_index = 1, .config = &b->config, .control = b->control,
-                         .stats = b->stats, .clock = &b->clock, .attention = -1, .starts = w->starts + 1};
+    *w = (struct worker){.role = ROLE_INGEST,
+                         .block_index = 1,
+                         .config = &b->config,
+                         .control = b->control,
+                         .stats = b->stats,
+                         .clock = &b->clock,
+                         .attention = -1,
+                         .starts = w->starts + 1};
     w->block = stats_block(&b->stats, 1);
     stats_local_init(&w->local, w->block);
     g->store.fd = g->store.folder_fd = -1;
     g->ledger = ledger_ingest_map(b->ledger_fd, true, &err);
     for (uint32_t i = 0; i < b->config.lanes; i++) {
-        cr_assert_eq(ring_producer_attach(&g->lane[i].out, &b->to_transform[i], -1, &err), RING_ATTACHED, "%s", err.text);
-        cr_assert_eq(ring_consumer_attach(&g->lane[i].rejects, &b->rejects[i], -1, &err), RING_ATTACHED, "%s", err.text);
+        cr_assert_eq(ring_producer_attach(&g->lane[i].out, &b->to_transform[i], -1, &err), RING_ATTACHED, "%s",
+                     err.text);
+        cr_assert_eq(ring_consumer_attach(&g->lane[i].rejects, &b->rejects[i], -1, &err), RING_ATTACHED, "%s",
+                     err.text);
         g->lane[i].sink = ledger_sink_map(b->sink_fd[i], false, &err);
         incarnation[i] = g->lane[i].rejects.incarnation;
     }
     cr_assert_eq(rejects_store_open(&g->store, b->config.data_dir, b->config.rejects.max_bytes, incarnation,
-                                    b->config.lanes, &b->clock, &err), 0, "%s", err.text);
+                                    b->config.lanes, &b->clock, &err),
+                 0, "%s", err.text);
     ingest_init(g, w, &b->port);
 }
 
@@ -552,14 +569,15 @@ static inline enum step settle(struct bench *b) {
 
 static inline void mode_set(struct bench *b, enum control_mode mode) { atomic_store(&b->control->mode[1], mode); }
 
-/* -- transform and sink, as the test plays them ------------------------------------------------------------------------ */
+/* -- transform and sink, as the test plays them ------------------------------------------------------------------ */
 
 struct taken {
     struct record head;
     uint64_t number, end;
 };
 
-static inline void same_bytes(const uint8_t *a, uint32_t na, const uint8_t *b, uint32_t nb, const char *what, int64_t offset) {
+static inline void same_bytes(const uint8_t *a, uint32_t na, const uint8_t *b, uint32_t nb, const char *what,
+                              int64_t offset) {
     cr_assert_eq(na, nb, "%s of offset %lld: %u bytes for %u", what, (long long)offset, na, nb);
     cr_assert(na == 0 || memcmp(a, b, na) == 0, "%s of offset %lld is altered", what, (long long)offset);
 }
@@ -602,7 +620,8 @@ static inline bool take_next(struct bench *b, uint32_t lane, struct taken *t) {
 /* What the sink does with it: applied and released, unless it is of an older epoch. */
 static inline void release(struct bench *b, uint32_t lane, const struct taken *t) {
     uint32_t epoch = atomic_load(&b->ledger->slot[t->head.slot].epoch);
-    if (t->head.epoch == epoch) twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
+    if (t->head.epoch == epoch)
+        twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
     ring_release(&b->in[lane], t->end, t->number);
 }
 
@@ -621,10 +640,12 @@ static inline uint32_t apply_all(struct bench *b) {
 }
 
 /* Takes the next record and expects it to be this one; it is released too. */
-static inline struct taken expect_record(struct bench *b, uint32_t lane, uint32_t topic, int32_t partition, int64_t offset) {
+static inline struct taken expect_record(struct bench *b, uint32_t lane, uint32_t topic, int32_t partition,
+                                         int64_t offset) {
     struct taken t;
     cr_assert(take_next(b, lane, &t), "no record; expected offset %lld", (long long)offset);
-    cr_assert(t.head.topic == topic && t.head.partition == partition, "a record of %u[%d]", t.head.topic, t.head.partition);
+    cr_assert(t.head.topic == topic && t.head.partition == partition, "a record of %u[%d]", t.head.topic,
+              t.head.partition);
     cr_assert_eq(t.head.offset, offset, "offset %lld for %lld", (long long)t.head.offset, (long long)offset);
     release(b, lane, &t);
     return t;
@@ -632,7 +653,8 @@ static inline struct taken expect_record(struct bench *b, uint32_t lane, uint32_
 
 static inline void expect_nothing(struct bench *b, uint32_t lane) {
     struct taken t;
-    cr_assert(!take_next(b, lane, &t), "offset %lld of %u[%d] came", (long long)t.head.offset, t.head.topic, t.head.partition);
+    cr_assert(!take_next(b, lane, &t), "offset %lld of %u[%d] came", (long long)t.head.offset, t.head.topic,
+              t.head.partition);
 }
 
 /* Puts an original on the rejects ring, as transform does before the marker. */

@@ -13,7 +13,8 @@ static int disk_fdatasync(int fd) {
     struct ring_snapshot s;
     struct err err;
     disk.syncs++;
-    if (disk.b != NULL && ring_observe(&disk.b->rejects[0], &s, &err) == RING_ATTACHED) disk.released_at_sync = s.released;
+    if (disk.b != NULL && ring_observe(&disk.b->rejects[0], &s, &err) == RING_ATTACHED)
+        disk.released_at_sync = s.released;
     if (disk.sync_fails > 0 && disk.sync_fails--) return errno = EIO, -1;
     return fdatasync(fd);
 }

@@ -1,4 +1,5 @@
-/* Read: from the partitions' queues to the rings; numbering, lanes, full rings, ends of partitions, oversize records. */
+/* Read: from the partitions' queues to the rings; numbering, lanes, full rings, ends of partitions, oversize records.
+ */
 #include "tests/unit/ingest/help.h"
 
 enum { RING = 65536, SMALL = 4096 };
@@ -123,7 +124,7 @@ Test(read, leaves_out_what_the_client_delivers_twice) {
     bench_drop(b);
 }
 
-/* -- full rings --------------------------------------------------------------------------------------------------------- */
+/* -- full rings -------------------------------------------------------------------------------------------------- */
 
 Test(read, takes_nothing_while_the_ring_is_full_and_loses_nothing_after) {
     struct bench *b = bench_reading(1, SMALL, 2, 200);
@@ -189,7 +190,7 @@ Test(read, gives_every_partition_of_a_lane_its_turn) {
     bench_drop(b);
 }
 
-/* -- ends of partitions ------------------------------------------------------------------------------------------------- */
+/* -- ends of partitions ------------------------------------------------------------------------------------------ */
 
 Test(read, carries_an_end_beyond_the_last_record_with_a_marker) {
     struct bench *b = bench_reading(1, RING, 1, 5);
@@ -229,7 +230,7 @@ Test(read, goes_on_after_a_marker_with_the_next_record) {
     bench_drop(b);
 }
 
-/* -- errors of a partition ------------------------------------------------------------------------------------------------ */
+/* -- errors of a partition --------------------------------------------------------------------------------------- */
 
 Test(read, goes_on_after_a_passing_error_of_a_partition) {
     struct bench *b = bench_reading(1, RING, 1, 5);
@@ -264,7 +265,7 @@ Test(read, blocks_a_partition_whose_offset_is_gone_and_says_which_while_others_g
     bench_drop(b);
 }
 
-/* -- oversize --------------------------------------------------------------------------------------------------------------- */
+/* -- oversize ---------------------------------------------------------------------------------------------------- */
 
 static struct bench *bench_oversize(void) {
     struct bench *b = bench_make(1, RING);
@@ -322,7 +323,8 @@ Test(read, rejects_a_record_whose_headers_are_beyond_the_limit) {
     ingest_starts(b);
     sim_give(&b->kafka, 1);
     settle(b);
-    for (int64_t i = 0; i < 3; i++) cr_assert_eq(expect_record(b, 0, 0, 0, i).head.op, i < 2 ? RECORD_REJECT : RECORD_RAW);
+    for (int64_t i = 0; i < 3; i++)
+        cr_assert_eq(expect_record(b, 0, 0, 0, i).head.op, i < 2 ? RECORD_REJECT : RECORD_RAW);
     bench_drop(b);
 }
 

@@ -1,5 +1,5 @@
-/* Rejects store: what is written is read back, what is torn is cut off, what is there is not stored twice; a full folder,
- * a disk that takes only part of a write, and a disk that fails to keep its promise.
+/* Rejects store: what is written is read back, what is torn is cut off, what is there is not stored twice; a full
+ * folder, a disk that takes only part of a write, and a disk that fails to keep its promise.
  *
  * The store's source is part of this program, so that its calls to the system can be made to fail. */
 #include "tests/unit/ingest/help.h"
@@ -11,7 +11,7 @@
 
 static struct {
     int fdatasync_fails, writev_fails, fsync_fails; /* so many calls fail from now on */
-    size_t writev_short; /* when not 0: the next write takes only so many bytes */
+    size_t writev_short;                            /* when not 0: the next write takes only so many bytes */
     bool ftruncate_fails;
     uint32_t fdatasyncs;
 } disk;
@@ -56,7 +56,7 @@ static ssize_t disk_writev(int fd, const struct iovec *part, int n) {
 #undef ftruncate
 #undef writev
 
-/* -- help ----------------------------------------------------------------------------------------------------------------- */
+/* -- help -------------------------------------------------------------------------------------------------------- */
 
 struct rig {
     char folder[64];
@@ -68,7 +68,8 @@ struct rig {
 
 static void rig_open(struct rig *r, uint64_t max_bytes) {
     struct err err = {0};
-    cr_assert_eq(rejects_store_open(&r->store, r->folder, max_bytes, r->incarnation, 2, &r->clock, &err), 0, "%s", err.text);
+    cr_assert_eq(rejects_store_open(&r->store, r->folder, max_bytes, r->incarnation, 2, &r->clock, &err), 0, "%s",
+                 err.text);
 }
 
 static struct rig *rig_make(uint64_t max_bytes) {
@@ -129,7 +130,8 @@ static enum rejects_result append(struct rig *r, uint32_t lane, uint64_t number,
 
 static void store(struct rig *r, uint32_t lane, uint64_t first, uint64_t last, uint32_t value_bytes) {
     struct err err = {0};
-    for (uint64_t n = first; n <= last; n++) cr_assert_eq(append(r, lane, n, value_bytes), REJECTS_STORED, "%d", (int)n);
+    for (uint64_t n = first; n <= last; n++)
+        cr_assert_eq(append(r, lane, n, value_bytes), REJECTS_STORED, "%d", (int)n);
     cr_assert_eq(rejects_store_sync(&r->store, &err), 0, "%s", err.text);
 }
 
@@ -137,7 +139,8 @@ static void store(struct rig *r, uint32_t lane, uint64_t first, uint64_t last, u
 static void expect_stored(struct rig *r, uint64_t first, uint64_t last) {
     struct kept *k = kept_read(r->folder);
     cr_assert_eq(k->count, last - first + 1, "%u entries", k->count);
-    for (uint32_t i = 0; i < k->count; i++) cr_assert_eq(k->head[i].number, first + i, "entry %u is %d", i, (int)k->head[i].number);
+    for (uint32_t i = 0; i < k->count; i++)
+        cr_assert_eq(k->head[i].number, first + i, "entry %u is %d", i, (int)k->head[i].number);
     free(k);
 }
 
@@ -152,7 +155,7 @@ static off_t size_of(const struct rig *r, uint64_t segment) {
     return stat(path, &st) == 0 ? st.st_size : -1;
 }
 
-/* -- the format ------------------------------------------------------------------------------------------------------------- */
+/* -- the format -------------------------------------------------------------------------------------------------- */
 
 Test(rejects, are_read_back_as_they_were_stored) {
     struct rig *r = rig_make(1 << 24);
@@ -215,7 +218,7 @@ Test(rejects, go_on_in_the_same_segment_after_a_restart) {
     rig_drop(r);
 }
 
-/* -- repeats ------------------------------------------------------------------------------------------------------------------ */
+/* -- repeats ----------------------------------------------------------------------------------------------------- */
 
 Test(rejects, of_one_number_are_stored_once) {
     struct rig *r = rig_make(1 << 20);
@@ -255,7 +258,7 @@ Test(rejects, of_ingest_itself_have_no_number_and_are_no_repeats) {
     rig_drop(r);
 }
 
-/* -- torn tails --------------------------------------------------------------------------------------------------------------- */
+/* -- torn tails -------------------------------------------------------------------------------------------------- */
 
 Test(rejects, torn_at_any_byte_are_cut_off_at_start_and_nothing_before_is_lost) {
     struct rig *r = rig_make(1 << 20);
@@ -321,7 +324,7 @@ Test(rejects, segment_without_a_whole_head_is_left_alone_and_followed_by_another
     }
 }
 
-/* -- segments ------------------------------------------------------------------------------------------------------------------ */
+/* -- segments ---------------------------------------------------------------------------------------------------- */
 
 Test(rejects, begin_a_new_segment_when_one_is_full) {
     struct rig *r = rig_make(1ULL << 30);
@@ -342,7 +345,7 @@ Test(rejects, begin_a_new_segment_when_one_is_full) {
     rig_drop(r);
 }
 
-/* -- full ------------------------------------------------------------------------------------------------------------------------ */
+/* -- full -------------------------------------------------------------------------------------------------------- */
 
 Test(rejects, stop_before_max_bytes_and_not_after) {
     for (uint64_t max = 100; max < 1500; max += 41) {
@@ -400,7 +403,7 @@ Test(rejects, are_not_durable_in_a_segment_that_was_removed) {
     rig_drop(r);
 }
 
-/* -- a disk that fails ------------------------------------------------------------------------------------------------------------ */
+/* -- a disk that fails ------------------------------------------------------------------------------------------- */
 
 Test(rejects, cut_short_in_the_middle_of_a_write_are_taken_back_and_written_again) {
     for (size_t bytes = 1; bytes < sizeof(struct rejects_entry) + 60; bytes += 3) {
@@ -455,7 +458,8 @@ Test(rejects, are_not_durable_when_the_sync_fails_and_are_stored_again_elsewhere
     uint32_t syncs = disk.fdatasyncs;
     store(r, 0, 4, 5, 60); /* fails when they count as stored */
     cr_assert_gt(disk.fdatasyncs, syncs);
-    cr_assert_gt(size_of(r, 2), 0, "the kernel may have dropped what it could not write: the segment is not to be trusted");
+    cr_assert_gt(size_of(r, 2), 0,
+                 "the kernel may have dropped what it could not write: the segment is not to be trusted");
     rig_drop(r);
 }
 
@@ -512,9 +516,10 @@ Test(rejects, meet_a_limit_on_file_size_without_harm) {
     rig_drop(r);
 }
 
-/* -- deaths ------------------------------------------------------------------------------------------------------------------------ */
+/* -- deaths ------------------------------------------------------------------------------------------------------ */
 
-/* A process appends and syncs for ever and is killed at any moment: what it had called durable is there, each number once. */
+/* A process appends and syncs for ever and is killed at any moment: what it had called durable is there, each number
+ * once. */
 _Noreturn static void append_for_ever(struct rig *r, _Atomic uint64_t *durable, uint64_t next) {
     struct err err;
     uint64_t seed = next + 1;

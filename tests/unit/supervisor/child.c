@@ -2,7 +2,7 @@
  * watch; with real processes throughout. */
 #include "tests/unit/supervisor/help.h"
 
-/* -- the table, cell by cell ---------------------------------------------------------------------------------------- */
+/* -- the table, cell by cell ------------------------------------------------------------------------------------- */
 
 enum effect { NOTHING, SPAWNS, KILLS, ASKS_TO_LEAVE };
 
@@ -11,8 +11,8 @@ struct cell {
     enum effect effect;
 };
 
-/* What child.h draws, for a worker that nobody has asked to drain; `died` stands for a first death, which is followed by
- * a restart at once. */
+/* What child.h draws, for a worker that nobody has asked to drain; `died` stands for a first death, which is followed
+ * by a restart at once. */
 static const struct cell cells[CHILD_STATE_COUNT][CHILD_EVENT_COUNT] = {
     [CHILD_DOWN] = {[EVENT_START] = {CHILD_STARTING, SPAWNS},
                     [EVENT_READY] = {CHILD_DOWN, NOTHING},
@@ -70,7 +70,9 @@ static bool state_has_process(enum child_state s) {
 
 static bool event_ends_process(enum child_event e) { return e == EVENT_LEFT || e == EVENT_DIED || e == EVENT_REFUSED; }
 
-static uint32_t mode_of(const struct instance *i) { return atomic_load(&i->plumbing.control->mode[i->child.block_index]); }
+static uint32_t mode_of(const struct instance *i) {
+    return atomic_load(&i->plumbing.control->mode[i->child.block_index]);
+}
 
 /* Ends the process behind the child's back, as child_reap has done when it hands on one of these events. */
 static void process_end(struct child *c) {
@@ -127,7 +129,7 @@ Test(child, names_every_state_and_event) {
     cr_assert_str_eq(child_event_name(EVENT_DUE), "due");
 }
 
-/* -- the life of a worker ------------------------------------------------------------------------------------------- */
+/* -- the life of a worker ---------------------------------------------------------------------------------------- */
 
 Test(child, is_up_once_its_process_says_so_and_not_before) {
     struct instance *i = instance_make(ROLE_TRANSFORM);
@@ -317,7 +319,7 @@ Test(child, keeps_no_zombie_and_no_descriptor_of_the_dead) {
     instance_drop(i);
 }
 
-/* -- restarts: at once, then with growing delays -------------------------------------------------------------------- */
+/* -- restarts: at once, then with growing delays ----------------------------------------------------------------- */
 
 /* The delay before the next start, after the present process has died; 0: it was started at once. */
 static uint64_t delay_after_death_ms(struct instance *i) {
@@ -375,7 +377,8 @@ Test(child, has_delays_with_jitter) {
 
 Test(child, that_has_moved_a_record_since_is_restarted_at_once_again) {
     struct instance *i = instance_make(ROLE_TRANSFORM);
-    plan(i->folder, "transform", "raise:9\nraise:9\nraise:9\nraise:9\nattach move:1 raise:9\nraise:9\nraise:9\nsilent\n");
+    plan(i->folder, "transform",
+         "raise:9\nraise:9\nraise:9\nraise:9\nattach move:1 raise:9\nraise:9\nraise:9\nsilent\n");
     i->config.restart.limit = 1000;
     feed(i, 1);
     child_begin(i);
@@ -387,7 +390,7 @@ Test(child, that_has_moved_a_record_since_is_restarted_at_once_again) {
     instance_drop(i);
 }
 
-/* -- given up ------------------------------------------------------------------------------------------------------- */
+/* -- given up ---------------------------------------------------------------------------------------------------- */
 
 /* Deaths `gap_ms` apart until the child fails; at most `max`. Returns how many there were. */
 static int deaths_until_failed(struct instance *i, uint64_t gap_ms, int max) {
@@ -456,7 +459,7 @@ Test(child, counts_what_ingest_published_as_its_progress) {
     instance_drop(i);
 }
 
-/* -- poison: deaths on a record ------------------------------------------------------------------------------------- */
+/* -- poison: deaths on a record ---------------------------------------------------------------------------------- */
 
 static uint64_t reject_number(const struct instance *i) {
     return atomic_load(&i->plumbing.control->reject_number[i->child.block_index]);
@@ -518,7 +521,7 @@ static void never_poisoned_by(const char *line) {
 }
 
 Test(child, never_counts_against_a_record_what_others_did_to_the_worker) {
-    never_poisoned_by("attach ready hold:42 raise:9\n");  /* the kernel's memory killer among them */
+    never_poisoned_by("attach ready hold:42 raise:9\n"); /* the kernel's memory killer among them */
     never_poisoned_by("attach ready hold:42 raise:15\n");
     never_poisoned_by("attach ready hold:42 raise:2\n");
     never_poisoned_by("attach ready hold:42 exit:1\n");
@@ -543,9 +546,10 @@ Test(child, does_not_blame_the_record_of_a_predecessor_for_a_death_before_attach
 
 Test(child, begins_to_count_anew_with_another_record) {
     struct instance *i = instance_make(ROLE_TRANSFORM);
-    plan(i->folder, "transform", "attach ready hold:42 raise:11\nattach ready hold:42 raise:11\n"
-                                 "attach ready hold:43 raise:11\nattach ready hold:43 raise:11\n"
-                                 "attach ready hold:43 raise:11\nattach silent\n");
+    plan(i->folder, "transform",
+         "attach ready hold:42 raise:11\nattach ready hold:42 raise:11\n"
+         "attach ready hold:43 raise:11\nattach ready hold:43 raise:11\n"
+         "attach ready hold:43 raise:11\nattach silent\n");
     child_begin(i);
     deaths(i, 4);
     cr_assert_eq(reject_number(i), 0);
@@ -586,7 +590,7 @@ Test(child, is_given_up_when_more_than_poison_limit_of_a_thousand_records_crash_
 
 Test(child, is_not_given_up_for_poisonous_records_far_apart) { cr_assert_eq(breaker(100, 10, 40), 0); }
 
-/* -- the heartbeat watch -------------------------------------------------------------------------------------------- */
+/* -- the heartbeat watch ----------------------------------------------------------------------------------------- */
 
 Test(child, without_heartbeat_is_killed_after_its_time_and_restarted) {
     struct instance *i = instance_make(ROLE_TRANSFORM);

@@ -30,7 +30,7 @@
 #include "supervisor/plumbing.h"
 #include "supervisor/spawn.h"
 
-/* -- the worker's side ---------------------------------------------------------------------------------------------- */
+/* -- the worker's side ------------------------------------------------------------------------------------------- */
 
 struct plan_worker {
     struct worker w;
@@ -115,7 +115,8 @@ _Noreturn static void plan_leave(const struct plan_worker *p, enum control_mode 
     char path[2 * PATH_BYTES];
     snprintf(path, sizeof path, "%s/left-%s", p->folder, role_name(p->role));
     FILE *f = fopen(path, "we");
-    if (f == NULL || fprintf(f, "%d %llu\n", (int)mode, (unsigned long long)clock_ns(&clock_real)) < 0 || fclose(f) != 0)
+    if (f == NULL || fprintf(f, "%d %llu\n", (int)mode, (unsigned long long)clock_ns(&clock_real)) < 0 ||
+        fclose(f) != 0)
         _exit(87);
     _exit(EXIT_ASKED);
 }
@@ -153,27 +154,51 @@ static void plan_word(struct plan_worker *p, const char *word) {
     unsigned long n = takes ? strtoul(strchr(word, ':') + 1, NULL, 10) : 0;
     size_t len = takes ? (size_t)(strchr(word, ':') - word) : strlen(word);
 #define WORD(name) (len == sizeof(name) - 1 && strncmp(word, name, len) == 0)
-    if (WORD("attach")) plan_attach(p);
-    else if (WORD("ready")) worker_ready(&p->w);
-    else if (WORD("mark")) plan_mark(p);
-    else if (WORD("list")) plan_list(p);
-    else if (WORD("exit")) _exit((int)n);
-    else if (WORD("raise")) { signal((int)n, SIG_DFL); raise((int)n); }
-    else if (WORD("refuse")) { worker_fail(&p->w, "test.refused", "%s", "the reason why"); _exit(EXIT_DONT_RESTART); }
-    else if (WORD("panic")) CHECK(!"a broken promise");
-    else if (WORD("hold")) ring_in_hand(plan_input(p), n);
-    else if (WORD("move")) plan_consume(p, n);
-    else if (WORD("publish")) plan_publish(p, n);
-    else if (WORD("beat")) { for (; n > 0; n--) plan_beat(p); }
-    else if (WORD("wait")) usleep((useconds_t)n * 1000);
-    else if (WORD("serve")) plan_serve(p, true, true);
-    else if (WORD("serve-only-leave")) plan_serve(p, false, true);
-    else if (WORD("leave-late")) plan_leave_late(p);
-    else if (WORD("serve-for-ever")) plan_serve(p, false, false);
-    else if (WORD("silent")) { for (;;) pause(); }
-    else if (WORD("spin")) { for (atomic_int i = 0;; i++) {} }
-    else if (WORD("stop")) raise(SIGSTOP);
-    else _exit(92);
+    if (WORD("attach"))
+        plan_attach(p);
+    else if (WORD("ready"))
+        worker_ready(&p->w);
+    else if (WORD("mark"))
+        plan_mark(p);
+    else if (WORD("list"))
+        plan_list(p);
+    else if (WORD("exit"))
+        _exit((int)n);
+    else if (WORD("raise")) {
+        signal((int)n, SIG_DFL);
+        raise((int)n);
+    } else if (WORD("refuse")) {
+        worker_fail(&p->w, "test.refused", "%s", "the reason why");
+        _exit(EXIT_DONT_RESTART);
+    } else if (WORD("panic"))
+        CHECK(!"a broken promise");
+    else if (WORD("hold"))
+        ring_in_hand(plan_input(p), n);
+    else if (WORD("move"))
+        plan_consume(p, n);
+    else if (WORD("publish"))
+        plan_publish(p, n);
+    else if (WORD("beat")) {
+        for (; n > 0; n--) plan_beat(p);
+    } else if (WORD("wait"))
+        usleep((useconds_t)n * 1000);
+    else if (WORD("serve"))
+        plan_serve(p, true, true);
+    else if (WORD("serve-only-leave"))
+        plan_serve(p, false, true);
+    else if (WORD("leave-late"))
+        plan_leave_late(p);
+    else if (WORD("serve-for-ever"))
+        plan_serve(p, false, false);
+    else if (WORD("silent")) {
+        for (;;) pause();
+    } else if (WORD("spin")) {
+        for (atomic_int i = 0;; i++) {
+        }
+    } else if (WORD("stop"))
+        raise(SIGSTOP);
+    else
+        _exit(92);
 #undef WORD
 }
 
@@ -181,7 +206,8 @@ static void plan_die_with_test(void) {
     struct stats s;
     struct err err;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (stats_map(&s, WORKER_FD_STATS, &err) != 0 || atomic_load(&stats_block(&s, 0)->pid) != (uint32_t)getppid()) _exit(88);
+    if (stats_map(&s, WORKER_FD_STATS, &err) != 0 || atomic_load(&stats_block(&s, 0)->pid) != (uint32_t)getppid())
+        _exit(88);
 }
 
 /* Runs before main: under a worker's name this program is that worker. */
@@ -204,7 +230,8 @@ __attribute__((constructor)) static void plan_run(int argc, char **argv) {
     }
     if (f == NULL) _exit(90);
     line[0] = 0;
-    for (uint64_t n = plan_argument(&p, "--starts"); n > 0 && fgets(line, sizeof line, f) != NULL; n--) {}
+    for (uint64_t n = plan_argument(&p, "--starts"); n > 0 && fgets(line, sizeof line, f) != NULL; n--) {
+    }
     fclose(f);
     if (strstr(line, "attach") == NULL) plan_die_with_test(); /* `attach` sees to that as real workers do */
     char *rest = NULL;
@@ -213,7 +240,7 @@ __attribute__((constructor)) static void plan_run(int argc, char **argv) {
     _exit(89); /* a plan ends with what the worker stays in, or dies of */
 }
 
-/* -- the test's side ------------------------------------------------------------------------------------------------ */
+/* -- the test's side --------------------------------------------------------------------------------------------- */
 
 struct fake_clock {
     uint64_t now_ns;
@@ -336,17 +363,17 @@ static inline void pass_ms(struct instance *i, uint64_t ms) { i->time.now_ns += 
 #define WAIT_S 20 /* on a loaded machine; nothing waits longer than it must */
 
 /* Looks and reaps, as the supervisor's loop does, until `condition` holds. The fake clock stands still meanwhile. */
-#define child_until(i, condition)                                                                                     \
-    do {                                                                                                              \
-        uint64_t until_ = clock_ns(&clock_real) + WAIT_S * NS_PER_S;                                                  \
-        while (!(condition)) {                                                                                        \
-            cr_assert_lt(clock_ns(&clock_real), until_, "waited in vain for: %s (state %s)", #condition,             \
-                         child_state_name((i)->child.state));                                                         \
-            child_reap(&(i)->child, &(i)->context);                                                                   \
-            if (condition) break;                                                                                     \
-            child_look(&(i)->child, &(i)->context, false);                                                            \
-            usleep(500);                                                                                              \
-        }                                                                                                             \
+#define child_until(i, condition)                                                                                      \
+    do {                                                                                                               \
+        uint64_t until_ = clock_ns(&clock_real) + WAIT_S * NS_PER_S;                                                   \
+        while (!(condition)) {                                                                                         \
+            cr_assert_lt(clock_ns(&clock_real), until_, "waited in vain for: %s (state %s)", #condition,               \
+                         child_state_name((i)->child.state));                                                          \
+            child_reap(&(i)->child, &(i)->context);                                                                    \
+            if (condition) break;                                                                                      \
+            child_look(&(i)->child, &(i)->context, false);                                                             \
+            usleep(500);                                                                                               \
+        }                                                                                                              \
     } while (0)
 
 /* The process of the child has ended and lies there unreaped; nothing was handled. */

@@ -24,7 +24,7 @@ static bool same_file(int a, int b) {
 
 static bool writable(int fd) { return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR; }
 
-/* -- inheritance ---------------------------------------------------------------------------------------------------- */
+/* -- inheritance ------------------------------------------------------------------------------------------------- */
 
 /* What worker.h documents, one entry a descriptor: the memory it must be, and whether it may be written. */
 struct expected {
@@ -82,7 +82,8 @@ static void inheritance_check(const struct plumbing *p, enum role role, uint32_t
     cr_assert_eq(plumbing_descriptors(p, role, lane, fds), n, "%s[%u]", role_name(role), lane);
     for (int i = 0; i < n; i++) {
         bool eventfd = i + WORKER_FD_CONFIG == WORKER_FD_DOORBELL || i + WORKER_FD_CONFIG == WORKER_FD_ATTENTION;
-        if (eventfd) cr_assert_eq(fds[i], want[i].fd, "%s[%u] descriptor %d is another doorbell", role_name(role), lane, i);
+        if (eventfd)
+            cr_assert_eq(fds[i], want[i].fd, "%s[%u] descriptor %d is another doorbell", role_name(role), lane, i);
         cr_assert(same_file(fds[i], want[i].fd), "%s[%u] descriptor %d is another file", role_name(role), lane, i);
         cr_assert_eq(writable(fds[i]), want[i].rw, "%s[%u] descriptor %d", role_name(role), lane, i);
     }
@@ -133,7 +134,8 @@ Test(plumbing, maps_nothing_writable_through_a_read_only_descriptor) {
             cr_assert_eq(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[i], 0), MAP_FAILED);
             void *m = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fds[i], 0);
             cr_assert_neq(m, MAP_FAILED);
-            cr_assert_eq(mprotect(m, 4096, PROT_READ | PROT_WRITE), -1, "%s descriptor %d", role_name((enum role)role), i);
+            cr_assert_eq(mprotect(m, 4096, PROT_READ | PROT_WRITE), -1, "%s descriptor %d", role_name((enum role)role),
+                         i);
             cr_assert_eq(write(fds[i], "x", 1), -1);
             munmap(m, 4096);
             checked++;
@@ -173,7 +175,7 @@ Test(plumbing, marks_every_descriptor_of_its_own_close_on_exec) {
     folder_remove(folder);
 }
 
-/* -- the copies of the configuration ---------------------------------------------------------------------------------- */
+/* -- the copies of the configuration ----------------------------------------------------------------------------- */
 
 static bool copy_holds(int fd, const char *text) {
     static struct config copy;
@@ -212,7 +214,7 @@ Test(plumbing, seals_the_copies_of_the_configuration_for_good) {
     folder_remove(folder);
 }
 
-/* -- the rest ----------------------------------------------------------------------------------------------------------- */
+/* -- the rest ---------------------------------------------------------------------------------------------------- */
 
 Test(plumbing, gives_the_rings_of_a_lane_one_incarnation_and_every_lane_its_own) {
     struct config config;

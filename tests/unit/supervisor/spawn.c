@@ -44,7 +44,8 @@ static void spawn_and_list(struct instance *i, enum role role, uint32_t lane, st
     close(pidfd);
     listing_read(l, i->folder, role);
     cr_assert_eq(l->fd_count, WORKER_FD_CONFIG + n, "%s holds %d descriptors", role_name(role), l->fd_count);
-    for (int fd = 0; fd < WORKER_FD_CONFIG + n; fd++) cr_assert_neq(l->fd[fd][0], 0, "%s: %d is not there", role_name(role), fd);
+    for (int fd = 0; fd < WORKER_FD_CONFIG + n; fd++)
+        cr_assert_neq(l->fd[fd][0], 0, "%s: %d is not there", role_name(role), fd);
 }
 
 static void expect_fd(const struct listing *l, int fd, const char *want) {
@@ -118,8 +119,8 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_sink) {
 
 enum { CROSSED = 12 };
 
-/* In a process of its own, for it overwrites whatever stands at these numbers: descriptors that come last stand where the
- * first ones have to go. */
+/* In a process of its own, for it overwrites whatever stands at these numbers: descriptors that come last stand where
+ * the first ones have to go. */
 static void spawn_crossed(struct instance *i) {
     int fds[CROSSED], pidfd, status = 1;
     char name[16];
@@ -198,7 +199,8 @@ Test(spawn, names_role_lane_and_start_in_the_arguments_and_nothing_secret) {
     struct instance *i = instance_make(ROLE_INGEST);
     static struct listing l;
     spawn_and_list(i, ROLE_TRANSFORM, 0, &l);
-    cr_assert_not_null(strstr(l.rest, "arg millrace-transform\narg --name\narg unit\narg --lane\narg 0\narg --starts\narg 1\n"));
+    cr_assert_not_null(
+        strstr(l.rest, "arg millrace-transform\narg --name\narg unit\narg --lane\narg 0\narg --starts\narg 1\n"));
     cr_assert_null(strstr(l.rest, "secret"));
     instance_drop(i);
 }
