@@ -1,12 +1,13 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "ingest/ingest.h"
 
-enum { EVENTS_PER_STEP = 16, RETRY_MS = 200, REVOKE_MS = 20000 };
+enum { EVENTS_PER_STEP = 16, RETRY_MS = 200, REVOKE_MS = 20000, BEGIN_MS = 2000 };
 
-/* -- the table ------------------------------------------------------------------------------------------------------------ */
+/* -- the table --------------------------------------------------------------------------------- */
 
 static void lanes_fill(struct ingest *g) {
     for (uint32_t i = 0; i < g->config->lanes; i++) g->lane[i].slot_count = g->lane[i].turn = 0;
@@ -56,12 +57,15 @@ static void epoch_raise(struct ingest *g, uint32_t slot, int64_t start) {
     struct partition *p = &g->partition[slot];
     p->epoch++;
     p->next = start;
+    p->refetches = 0;
+    p->refetch_ns = 0;
     atomic_store_explicit(&s->start, start, memory_order_release);
-    atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform and sink */
+    atomic_store_explicit(&s->epoch, p->epoch,
+                          memory_order_release); /* E1, pairs with the loads in transform and sink */
 }
 
-/* The partition is given up: what is under way is skipped. `start` stays what it was, for it must never say more than is
- * known to be in Redis, not even in a crash between the two stores. */
+/* The partition is given up: what is under way is skipped. `start` stays what it was, for it must never say more than
+ * is known to be in Redis, not even in a crash between the two stores. */
 static void epoch_end(struct ingest *g, uint32_t slot) {
     epoch_raise(g, slot, atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed));
 }
@@ -71,7 +75,7 @@ static void flags_set(struct ingest *g, uint32_t slot, uint32_t flags) {
     g->partition[slot].assigned = (flags & LEDGER_ASSIGNED) != 0;
 }
 
-/* -- where a partition begins ----------------------------------------------------------------------------------------------- */
+/* -- where a partition begins ------------------------------------------------------------------ */
 
 static void commit_known(struct ingest *g, uint32_t slot, int64_t offset) {
     g->partition[slot].committed = offset;
@@ -79,8 +83,8 @@ static void commit_known(struct ingest *g, uint32_t slot, int64_t offset) {
     atomic_store_explicit(&g->ledger->slot[slot].intent, offset, memory_order_relaxed);
 }
 
-/* Whether this process takes up what a predecessor of the same instance was reading: it held the partition when it died,
- * and the broker's offset is what we committed or meant to commit, so nobody else has had it meanwhile. */
+/* Whether this process takes up what a predecessor of the same instance was reading: it held the partition when it
+ * died, and the broker's offset is what we committed or meant to commit, so nobody else has had it meanwhile. */
 static bool resume(struct ingest *g, uint32_t slot, int64_t broker) {
     const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     struct partition *p = &g->partition[slot];
@@ -90,37 +94,42 @@ static bool resume(struct ingest *g, uint32_t slot, int64_t broker) {
     if (!g->first_assignment || !held || !ours) return false;
     const struct ring_producer *out = &g->lane[p->lane].out;
     bool published = ring_aux_get(out, 2 * slot) == p->epoch;
-    p->next = published ? (int64_t)ring_aux_get(out, 2 * slot + 1) : atomic_load_explicit(&s->start, memory_order_relaxed);
+    p->next =
+        published ? (int64_t)ring_aux_get(out, 2 * slot + 1) : atomic_load_explicit(&s->start, memory_order_relaxed);
     return true;
 }
 
-/* Whether the group has commits in a topic: 1 yes, 0 no, -1 no answer. Those of other members count, and are asked for:
- * what was added to a topic has the highest numbers, so the older partitions are those below. */
-static int topic_has_commits(struct ingest *g, const struct kafka_partition *at, const struct kafka_event *e, struct err *err) {
+/* Whether the group has commits in a topic: 1 yes, 0 no, -1 no answer. Those of other members count, and are asked for,
+ * once per assignment: what was added to a topic has the highest numbers, so the older partitions are those below. */
+static int topic_has_commits(struct ingest *g, uint32_t topic, const struct kafka_event *e, struct err *err) {
     static struct kafka_partition below[PARTITIONS_MAX];
+    int32_t highest = 0;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < e->count; i++)
-        if (e->list[i].topic == at->topic && e->list[i].offset >= 0) return 1;
-    while (n < PARTITIONS_MAX && n < (uint32_t)at->partition) {
-        below[n] = (struct kafka_partition){at->topic, (int32_t)n, -1};
-        n++;
+    if (g->topic_commits[topic] >= 0) return g->topic_commits[topic];
+    for (uint32_t i = 0; i < e->count; i++) {
+        if (e->list[i].topic != topic) continue;
+        if (e->list[i].offset >= 0) return g->topic_commits[topic] = 1;
+        if (e->list[i].partition > highest) highest = e->list[i].partition;
     }
+    for (; n < PARTITIONS_MAX && n < (uint32_t)highest; n++) below[n] = (struct kafka_partition){topic, (int32_t)n, -1};
     if (n > 0 && g->kafka.committed(g->kafka.self, below, n, err) != 0) return -1;
-    for (uint32_t i = 0; i < n; i++)
-        if (below[i].offset >= 0) return 1;
-    return 0;
+    int found = 0;
+    for (uint32_t i = 0; i < n; i++) found |= below[i].offset >= 0;
+    return g->topic_commits[topic] = (int8_t)found;
 }
 
-/* A partition without a commit: the operator's choice, unless the group has commits in the same topic; then the partition
- * was added to it, and all it holds is to be read. 0 ok, 1 ask again later, -1 give up (reason in err). */
+/* A partition without a commit: the operator's choice, unless the group has commits in the same topic; then the
+ * partition was added to it, and all it holds is to be read. 0 ok, 1 ask again later, -1 give up (reason in err). */
 static int first_start(struct ingest *g, const struct kafka_partition *at, const struct kafka_event *e, int64_t *start,
                        struct err *err) {
     int64_t low, high;
-    int added = topic_has_commits(g, at, e, err);
+    int added = topic_has_commits(g, at->topic, e, err);
     if (added < 0) return 1;
     if (!added && g->config->start == START_ERROR) {
-        err_set(err, 1, "group %s has no committed offset for %s[%d]: choose `start: earliest` or `start: latest` for the "
-                        "first start", g->config->kafka.group_id, g->config->topic[at->topic].name, at->partition);
+        err_set(err, 1,
+                "group %s has no committed offset for %s[%d]: choose `start: earliest` or `start: latest` for the "
+                "first start",
+                g->config->kafka.group_id, g->config->topic[at->topic].name, at->partition);
         return -1;
     }
     if (g->kafka.watermarks(g->kafka.self, at, &low, &high, err) != 0) return 1;
@@ -165,23 +174,39 @@ static void others_give_up(struct ingest *g) {
 static enum step assign_fail(struct ingest *g, int r, const struct err *err) {
     if (r < 0) return worker_fail(g->worker, "ingest.cannot_begin", "%s", err->text);
     log_warn("ingest.assign_waits", "%s", err->text);
+    g->begun = 0; /* what the broker said of the others may be out of date by then */
     g->retry_ns = clock_ns(g->clock) + RETRY_MS * NS_PER_MS;
     return STEP_IDLE;
 }
 
+/* Decides where the partitions of asked begin, for a bounded time: first starts ask the broker one by one, and a worker
+ * that is silent for long is taken for hung. 0 all done, 1 to be continued, -1 failed or not answered (result in *r).
+ */
+static int begin_some(struct ingest *g, struct kafka_event *asked, int *r, struct err *err) {
+    uint64_t until = clock_ns(g->clock) + BEGIN_MS * NS_PER_MS;
+    while (g->begun < asked->count) {
+        *r = partition_begin(g, &asked->list[g->begun], asked, err);
+        if (*r != 0) return -1;
+        g->begun++;
+        if (clock_ns(g->clock) >= until) return g->begun < asked->count;
+    }
+    return 0;
+}
+
 static enum step assign_carry_out(struct ingest *g) {
-    struct kafka_event *e = &g->rebalance;
     static struct kafka_event asked; /* with the broker's offsets, until all is decided */
     static void *handle[PARTITIONS_MAX];
     struct err err = {0};
+    int r = 1;
     if (clock_ns(g->clock) < g->retry_ns) return STEP_IDLE;
-    asked = *e;
-    if (e->count > 0 && g->kafka.committed(g->kafka.self, asked.list, asked.count, &err) != 0)
-        return assign_fail(g, 1, &err);
-    for (uint32_t i = 0; i < asked.count; i++) {
-        int r = partition_begin(g, &asked.list[i], &asked, &err);
-        if (r != 0) return assign_fail(g, r, &err);
+    if (g->begun == 0) {
+        asked = g->rebalance;
+        if (asked.count > 0 && g->kafka.committed(g->kafka.self, asked.list, asked.count, &err) != 0)
+            return assign_fail(g, 1, &err);
     }
+    int more = begin_some(g, &asked, &r, &err);
+    if (more < 0) return assign_fail(g, r, &err);
+    if (more > 0) return STEP_BUSY;
     if (g->first_assignment) others_give_up(g);
     for (uint32_t i = 0; i < asked.count; i++) asked.list[i].offset = g->partition[slot_get(g, &asked.list[i])].next;
     if (g->kafka.assign(g->kafka.self, asked.list, asked.count, handle, &err) != 0) return assign_fail(g, 1, &err);
@@ -190,11 +215,11 @@ static enum step assign_carry_out(struct ingest *g) {
     g->first_assignment = false;
     g->trouble[0] = 0;
     g->membership = MEMBER_READING;
-    log_info("ingest.assigned", "%u partition%s", e->count, e->count == 1 ? "" : "s");
+    log_info("ingest.assigned", "%u partition%s", asked.count, asked.count == 1 ? "" : "s");
     return STEP_BUSY;
 }
 
-/* -- giving up ---------------------------------------------------------------------------------------------------------------- */
+/* -- giving up --------------------------------------------------------------------------------- */
 
 bool assignment_drained(const struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
@@ -225,6 +250,7 @@ static void revoke_finish(struct ingest *g) {
 
 static enum step revoke_carry_out(struct ingest *g) {
     bool due = clock_ns(g->clock) >= g->rebalance_due_ns;
+    if (!g->rebalance.lost) g->rebalance.lost = g->kafka.lost(g->kafka.self);
     if (!g->rebalance.lost && !due) {
         if (!assignment_drained(g)) return STEP_IDLE;
         if (!commit_settled(g)) {
@@ -232,19 +258,32 @@ static enum step revoke_carry_out(struct ingest *g) {
             return STEP_IDLE;
         }
     }
-    if (due && !g->rebalance.lost) log_warn("ingest.revoke_due", "not drained in %d ms: giving the partitions up", REVOKE_MS);
+    if (due && !g->rebalance.lost) log_warn("ingest.revoke_due", "not drained in time: giving the partitions up");
     revoke_finish(g);
     return STEP_BUSY;
 }
 
-/* -- events ------------------------------------------------------------------------------------------------------------------- */
+/* -- events ------------------------------------------------------------------------------------ */
+
+/* How long a revocation may wait: the group waits for us for max.poll.interval.ms (5 minutes unless configured). */
+static uint64_t revoke_ms(const struct ingest *g) {
+    for (uint32_t i = 0; i < g->config->kafka.property_count; i++) {
+        const struct config_property *p = &g->config->kafka.property[i];
+        if (strcmp(p->name, "max.poll.interval.ms") != 0) continue;
+        uint64_t half = strtoull(p->value, NULL, 10) / 2;
+        return half < REVOKE_MS ? half : REVOKE_MS;
+    }
+    return REVOKE_MS;
+}
 
 static void rebalance_begin(struct ingest *g, const struct kafka_event *e) {
     stats_add(g->stats, M_ingest_rebalance, 1);
     g->rebalance = *e;
     g->membership = e->type == KAFKA_ASSIGN ? MEMBER_ASSIGNING : MEMBER_REVOKING;
-    g->rebalance_due_ns = clock_ns(g->clock) + REVOKE_MS * NS_PER_MS;
+    g->rebalance_due_ns = clock_ns(g->clock) + revoke_ms(g) * NS_PER_MS;
     g->retry_ns = 0;
+    g->begun = 0;
+    memset(g->topic_commits, -1, sizeof g->topic_commits);
 }
 
 static enum step event_take(struct ingest *g, const struct kafka_event *e) {

@@ -35,12 +35,24 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     }
 }
 
+/* What may be committed now, -1 nothing. A first start at the latest offset is committed as soon as it is decided: were
+ * it forgotten, the next start would begin at another latest offset and leave out what came between. */
+static int64_t commit_target(const struct ingest *g, uint32_t slot) {
+    const struct partition *p = &g->partition[slot];
+    const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    if (!p->assigned) return -1;
+    int64_t released = commit_released(g, slot);
+    bool first = (atomic_load_explicit(&s->flags, memory_order_relaxed) & LEDGER_FIRST_START) != 0;
+    if (released >= 0 || !first || p->committed >= 0 || g->config->start != START_LATEST) return released;
+    return atomic_load_explicit(&s->start, memory_order_relaxed);
+}
+
 /* Fills commit_list with what is released and not committed yet. */
 static uint32_t collect(struct ingest *g) {
     static int64_t next[PARTITIONS_MAX], cap[PARTITIONS_MAX];
     uint32_t n = 0;
     for (uint32_t i = 0; i < g->partition_count; i++) {
-        next[i] = g->partition[i].assigned ? commit_released(g, i) : -1;
+        next[i] = commit_target(g, i);
         cap[i] = INT64_MAX;
     }
     hold_back(g, cap);
@@ -76,12 +88,8 @@ void commit_step(struct ingest *g, bool at_once) {
 
 void commit_result(struct ingest *g, const struct kafka_event *e) {
     g->committing = false;
-    if (!e->ok) {
-        stats_add(g->stats, M_ingest_commit_fail, 1);
-        log_warn("ingest.commit_failed", "%s; trying again", e->text);
-        return;
-    }
-    stats_add(g->stats, M_ingest_commit, 1);
+    stats_add(g->stats, e->ok ? M_ingest_commit : M_ingest_commit_fail, 1);
+    if (!e->ok) log_warn("ingest.commit_failed", "%s; trying again", e->text);
     for (uint32_t i = 0; i < e->count; i++) {
         uint32_t slot = slot_of(g, &e->list[i]);
         if (slot == UINT32_MAX || e->list[i].offset < 0) continue;
@@ -93,7 +101,7 @@ void commit_result(struct ingest *g, const struct kafka_event *e) {
 bool commit_settled(const struct ingest *g) {
     if (g->committing) return false;
     for (uint32_t i = 0; i < g->partition_count; i++) {
-        int64_t next = g->partition[i].assigned ? commit_released(g, i) : -1;
+        int64_t next = commit_target(g, i);
         if (next >= 0 && next != g->partition[i].committed) return false;
     }
     return true;

@@ -88,7 +88,8 @@ enum step ingest_step(void *self) {
     report_step(g, now);
     state_show(g, mode);
     if (may_leave(g, mode, now)) {
-        log_info("ingest.leaving", "%s", commit_settled(g) ? "everything released is committed" : "commit not confirmed");
+        log_info("ingest.leaving", "%s",
+                 commit_settled(g) ? "everything released is committed" : "commit not confirmed");
         return STEP_DONE;
     }
     if (busy) return STEP_BUSY;

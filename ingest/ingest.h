@@ -14,9 +14,11 @@ struct partition {
     uint32_t lane;
     uint32_t epoch;
     bool assigned;
-    void *handle;      /* of the Kafka port, while assigned */
-    int64_t next;      /* the offset to be published next: one more than the last, or where the epoch began */
-    int64_t committed; /* next offset the broker has; -1 none */
+    void *handle;        /* of the Kafka port, while assigned */
+    int64_t next;        /* the offset to be published next: one more than the last, or where the epoch began */
+    int64_t committed;   /* next offset the broker has; -1 none */
+    uint32_t refetches;  /* in a row: how often what comes next could not be read; 0: all is well */
+    uint64_t refetch_ns; /* when to seek to `next` again; 0: nothing is being fetched again */
 };
 
 struct lane {
@@ -44,13 +46,15 @@ struct ingest {
     uint32_t partition_count;
 
     enum membership membership;
-    bool first_assignment;        /* none since this process started: positions in shm may be resumed */
-    struct kafka_event event;     /* the one being polled */
-    struct kafka_event rebalance; /* ASSIGN or REVOKE being carried out */
-    uint64_t rebalance_due_ns;    /* until when a revocation waits for what is in flight */
-    uint64_t retry_ns;            /* no new attempt at the broker before */
+    bool first_assignment;            /* none since this process started: positions in shm may be resumed */
+    struct kafka_event event;         /* the one being polled */
+    struct kafka_event rebalance;     /* ASSIGN or REVOKE being carried out */
+    uint64_t rebalance_due_ns;        /* until when a revocation waits for what is in flight */
+    uint64_t retry_ns;                /* no new attempt at the broker before */
+    uint32_t begun;                   /* partitions of an assignment whose beginning is decided */
+    int8_t topic_commits[TOPICS_MAX]; /* whether the group has commits in a topic: 1, 0, -1 not asked yet */
 
-    bool committing;       /* a commit is on its way */
+    bool committing;        /* a commit is on its way */
     uint64_t commit_due_ns; /* next timer commit */
     uint64_t commit_sent_ns;
     struct kafka_partition commit_list[PARTITIONS_MAX];
@@ -77,11 +81,11 @@ bool ingest_arm(void *self);
 void ingest_disarm(void *self);
 int ingest_wants(void *self, struct pollfd *fds, int max, int *timeout_ms);
 
-/* -- the parts of the step, one file each --------------------------------------------------------------------------------- */
+/* -- the parts of the step, one file each ------------------------------------------------------ */
 
 /* assignment.c: events of the consumer group, and where each partition begins. STEP_FAILED when it cannot go on. */
 enum step assignment_step(struct ingest *g);
-void assignment_restore(struct ingest *g); /* partitions as a predecessor left them in the ledger */
+void assignment_restore(struct ingest *g);       /* partitions as a predecessor left them in the ledger */
 bool assignment_drained(const struct ingest *g); /* everything read of assigned partitions is released */
 
 /* read.c: from the partitions' queues to the rings. True when something moved; *blocked when a ring has no room. */

@@ -1,5 +1,5 @@
-/* The Kafka port: all that ingest's body knows of Kafka. The real one (kafka_client.c) is librdkafka; a simulator brings
- * its own. Calls do not block unless they say so, and then not beyond KAFKA_CALL_MS. */
+/* The Kafka port: all that ingest's body knows of Kafka. The real one (kafka_client.c) is librdkafka; a simulator
+ * brings its own. Calls do not block unless they say so, and then not beyond KAFKA_CALL_MS. */
 #ifndef MILLRACE_INGEST_KAFKA_H
 #define MILLRACE_INGEST_KAFKA_H
 
@@ -18,9 +18,9 @@ struct kafka_partition {
 };
 
 enum kafka_event_type {
-    KAFKA_ASSIGN,    /* list: partitions given to this member; answer with assign() */
-    KAFKA_REVOKE,    /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
-    KAFKA_COMMITTED, /* list: offsets the broker has acknowledged, or ok false: the commit failed (text) */
+    KAFKA_ASSIGN, /* list: partitions given to this member; answer with assign() */
+    KAFKA_REVOKE, /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
+    KAFKA_COMMITTED, /* list: offsets the broker has acknowledged; ok false: others, or all, failed (text) */
     KAFKA_TROUBLE,   /* a passing error, for the log (text) */
     KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text) */
 };
@@ -58,8 +58,8 @@ struct kafka_port {
     int (*unassign)(void *self, struct err *err);
     /* The next message of one partition. KAFKA_FAILED: err says why (code: 1 the offset is no longer there). */
     enum kafka_fetch (*fetch)(void *self, void *handle, struct kafka_message *out, struct err *err);
-    /* Encodes the headers of a message as shm/record.h has them into out[0, room); returns the bytes they take (nothing is
-     * written when that is more than room). */
+    /* Encodes the headers of a message as shm/record.h has them into out[0, room); returns the bytes they take (nothing
+     * is written when that is more than room). */
     uint32_t (*headers)(void *self, const struct kafka_message *m, uint8_t *out, uint32_t room);
     void (*done)(void *self, struct kafka_message *m);
     /* Begins to commit the offsets of list; the outcome comes as KAFKA_COMMITTED. One at a time. */
@@ -67,11 +67,17 @@ struct kafka_port {
     /* Fills the next offset of each partition of list, asked of the brokers in one go. Blocks at most KAFKA_CALL_MS.
      * 0, or -1 with err. */
     int (*ends)(void *self, struct kafka_partition *list, uint32_t n, struct err *err);
+    /* Reads one partition from offset on; what was fetched of it before is dropped. Blocks at most KAFKA_CALL_MS.
+     * 0, or -1 with err: call again. */
+    int (*seek)(void *self, void *handle, int64_t offset, struct err *err);
+    /* Whether the group has given this member's partitions to others already. */
+    bool (*lost)(void *self);
 };
 
 /* kafka_client_open makes a librdkafka consumer from the configuration and subscribes (or, with a fixed list of
- * partitions, prepares one KAFKA_ASSIGN). doorbell: eventfd that is rung when something arrives. In the process that uses
- * it, after exec: its threads do not survive a fork. Kafka need not be there. 0, or -1 with err (bad properties). */
+ * partitions, prepares one KAFKA_ASSIGN). doorbell: eventfd that is rung when something arrives. In the process that
+ * uses it, after exec: its threads do not survive a fork. Kafka need not be there. 0, or -1 with err (bad properties).
+ */
 int kafka_client_open(struct kafka_port *port, const struct config *config, int doorbell, struct err *err);
 
 #endif

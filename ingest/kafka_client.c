@@ -8,20 +8,28 @@
 #include "base/log.h"
 #include "shm/record.h"
 
-/* librdkafka before 2.2 stops fetching for a second whenever its local queue is full, so the queue must hold more than a
- * second of the stream. It is the largest part of ingest's memory; `queued.max.messages.kbytes` sets it. */
+/* librdkafka before 2.2 stops fetching for a second whenever its local queue is full, so the queue must hold more than
+ * a second of the stream. It is the largest part of ingest's memory; `queued.max.messages.kbytes` sets it. */
 static const char *const defaults[][2] = {
-    {"queued.max.messages.kbytes", "131072"}, {"queued.min.messages", "10000000"},
-    {"fetch.error.backoff.ms", "50"},         {"socket.nagle.disable", "true"},
-    {"reconnect.backoff.ms", "100"},          {"reconnect.backoff.max.ms", "2000"},
+    {"queued.max.messages.kbytes", "131072"},
+    {"queued.min.messages", "10000000"},
+    {"fetch.error.backoff.ms", "50"},
+    {"socket.nagle.disable", "true"},
+    {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "2000"},
     {"partition.assignment.strategy", "range,roundrobin"},
-    {"fetch.wait.max.ms", "100"},             {"client.id", "millrace"},
+    {"fetch.wait.max.ms", "100"},
+    {"client.id", "millrace"},
 };
 
 /* What the product's promises rest on; the configuration cannot change these. */
 static const char *const fixed[][2] = {
-    {"enable.auto.commit", "false"},  {"enable.auto.offset.store", "false"}, {"auto.offset.reset", "error"},
-    {"enable.partition.eof", "true"}, {"check.crcs", "true"},                {"allow.auto.create.topics", "false"},
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"auto.offset.reset", "error"},
+    {"enable.partition.eof", "true"},
+    {"check.crcs", "true"},
+    {"allow.auto.create.topics", "false"},
     {"log.connection.close", "false"},
 };
 
@@ -43,7 +51,7 @@ struct client {
 
 static const uint64_t ring_once = 1;
 
-/* -- configuration ------------------------------------------------------------------------------------------------------ */
+/* -- configuration ----------------------------------------------------------------------------- */
 
 static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err) {
     char text[256];
@@ -63,7 +71,8 @@ static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *er
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         if (set(conf, fixed[i][0], fixed[i][1], err) != 0) return -1;
     snprintf(session, sizeof session, "%u", c->kafka.session_timeout_ms);
-    if (set(conf, "group.id", c->kafka.group_id, err) != 0 || set(conf, "session.timeout.ms", session, err) != 0) return -1;
+    if (set(conf, "group.id", c->kafka.group_id, err) != 0 || set(conf, "session.timeout.ms", session, err) != 0)
+        return -1;
     if (c->topic[0].partition_count > 0) return 0; /* a fixed list: no membership */
     snprintf(member, sizeof member, "%s-%s", c->name, c->instance);
     return set(conf, "group.instance.id", member, err);
@@ -77,7 +86,7 @@ static void log_from_library(const rd_kafka_t *rk, int level, const char *facili
         log_debug("ingest.kafka_library", "%s: %s", facility, text);
 }
 
-/* -- small translations -------------------------------------------------------------------------------------------------- */
+/* -- small translations ------------------------------------------------------------------------ */
 
 static const char *topic_name(const struct client *c, uint32_t topic) { return c->config->topic[topic].name; }
 
@@ -103,23 +112,31 @@ static int library_error(struct err *err, const char *what, rd_kafka_resp_err_t 
     return err_set(err, 2, "%s: %s", what, rd_kafka_err2str(e));
 }
 
-/* -- events -------------------------------------------------------------------------------------------------------------- */
+/* -- events ------------------------------------------------------------------------------------ */
 
 static void rebalance_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
     rd_kafka_resp_err_t e = rd_kafka_event_error(ev);
     out->type = e == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS ? KAFKA_ASSIGN : KAFKA_REVOKE;
-    out->lost = out->type == KAFKA_REVOKE &&
-                (e != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(c->rk));
+    out->lost =
+        out->type == KAFKA_REVOKE && (e != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(c->rk));
     list_from_library(c, rd_kafka_event_topic_partition_list(ev), out);
 }
 
+/* Of a commit that some partitions failed in, the others are told all the same. */
 static void commit_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
     rd_kafka_resp_err_t e = rd_kafka_event_error(ev);
     const rd_kafka_topic_partition_list_t *l = rd_kafka_event_topic_partition_list(ev);
-    for (int i = 0; e == RD_KAFKA_RESP_ERR_NO_ERROR && l != NULL && i < l->cnt; i++) e = l->elems[i].err;
     out->type = KAFKA_COMMITTED;
+    for (int i = 0; l != NULL && i < l->cnt && out->count < PARTITIONS_MAX; i++) {
+        const rd_kafka_topic_partition_t *at = &l->elems[i];
+        int topic = config_topic_index(c->config, at->topic);
+        if (at->err != RD_KAFKA_RESP_ERR_NO_ERROR) e = at->err;
+        if (at->err != RD_KAFKA_RESP_ERR_NO_ERROR || rd_kafka_event_error(ev) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+            topic < 0)
+            continue;
+        out->list[out->count++] = (struct kafka_partition){(uint32_t)topic, at->partition, at->offset};
+    }
     out->ok = e == RD_KAFKA_RESP_ERR_NO_ERROR;
-    list_from_library(c, l, out);
     if (!out->ok) snprintf(out->text, sizeof out->text, "%s", rd_kafka_err2str(e));
 }
 
@@ -153,7 +170,8 @@ static bool client_poll(void *self, struct kafka_event *out) {
     case RD_KAFKA_EVENT_REBALANCE: rebalance_event(c, ev, out); break;
     case RD_KAFKA_EVENT_OFFSET_COMMIT: commit_event(c, ev, out); break;
     case RD_KAFKA_EVENT_ERROR: error_event(c, ev, out); break;
-    case RD_KAFKA_EVENT_FETCH: CHECK(!"no message comes by the queue of events: partitions are taken out of forwarding");
+    case RD_KAFKA_EVENT_FETCH:
+        CHECK(!"no message comes by the queue of events: partitions are taken out of forwarding");
     default: known = false; /* statistics and the like */
     }
     rd_kafka_event_destroy(ev);
@@ -161,7 +179,7 @@ static bool client_poll(void *self, struct kafka_event *out) {
     return true;
 }
 
-/* -- questions ----------------------------------------------------------------------------------------------------------- */
+/* -- questions --------------------------------------------------------------------------------- */
 
 static int client_committed(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
     struct client *c = self;
@@ -175,7 +193,8 @@ static int client_committed(void *self, struct kafka_partition *list, uint32_t n
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading committed offsets", e);
 }
 
-static int client_watermarks(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high, struct err *err) {
+static int client_watermarks(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high,
+                             struct err *err) {
     struct client *c = self;
     rd_kafka_resp_err_t e =
         rd_kafka_query_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high, KAFKA_CALL_MS);
@@ -205,7 +224,7 @@ static void client_watermarks_seen(void *self, const struct kafka_partition *p, 
     if (*high < 0) *high = -1;
 }
 
-/* -- reading ------------------------------------------------------------------------------------------------------------- */
+/* -- reading ----------------------------------------------------------------------------------- */
 
 static void handles_drop(struct client *c) {
     for (uint32_t i = 0; i < c->handle_count; i++) {
@@ -242,6 +261,22 @@ static int client_unassign(void *self, struct err *err) {
     rd_kafka_resp_err_t e = rd_kafka_assign(c->rk, NULL);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "unassign", e);
 }
+
+/* The barrier that a seek puts into the partition's queue takes effect with the call: nothing older comes out of it,
+ * even when the answer is late. */
+static int client_seek(void *self, void *handle, int64_t offset, struct err *err) {
+    struct client *c = self;
+    const rd_kafka_topic_partition_t *at = ((struct handle *)handle)->at;
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(l, at->topic, at->partition)->offset = offset;
+    rd_kafka_error_t *e = rd_kafka_seek_partitions(c->rk, l, KAFKA_CALL_MS);
+    rd_kafka_resp_err_t code = e != NULL ? rd_kafka_error_code(e) : l->elems[0].err;
+    if (e != NULL) rd_kafka_error_destroy(e);
+    rd_kafka_topic_partition_list_destroy(l);
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "seek", code);
+}
+
+static bool client_lost(void *self) { return rd_kafka_assignment_lost(((struct client *)self)->rk) != 0; }
 
 static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_message *out, struct err *err) {
     rd_kafka_resp_err_t e = m->err;
@@ -282,10 +317,12 @@ static uint32_t client_headers(void *self, const struct kafka_message *m, uint8_
     const char *name;
     const void *value;
     size_t value_bytes, need = 0, at = 0;
-    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR;
+         i++)
         need += record_header_bytes(strlen(name), value != NULL ? value_bytes : 0);
     if (need > room) return need > UINT32_MAX ? UINT32_MAX : (uint32_t)need;
-    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR;
+         i++)
         at += record_header_put(out + at, name, strlen(name), value, value_bytes);
     return (uint32_t)at;
 }
@@ -304,7 +341,7 @@ static int client_commit(void *self, const struct kafka_partition *list, uint32_
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "commit", e);
 }
 
-/* -- opening ------------------------------------------------------------------------------------------------------------- */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static int subscribe(struct client *c, struct err *err) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)c->config->topic_count);
@@ -339,8 +376,19 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     rd_kafka_poll_set_consumer(c->rk);
     c->events = rd_kafka_queue_get_consumer(c->rk);
     rd_kafka_queue_io_event_enable(c->events, doorbell, &ring_once, sizeof ring_once);
-    *port = (struct kafka_port){c,           client_poll,  client_committed, client_watermarks, client_watermarks_seen,
-                                client_assign, client_unassign, client_fetch,   client_headers,    client_done,
-                                client_commit, client_ends};
+    *port = (struct kafka_port){c,
+                                client_poll,
+                                client_committed,
+                                client_watermarks,
+                                client_watermarks_seen,
+                                client_assign,
+                                client_unassign,
+                                client_fetch,
+                                client_headers,
+                                client_done,
+                                client_commit,
+                                client_ends,
+                                client_seek,
+                                client_lost};
     return c->assign_fixed ? 0 : subscribe(c, err);
 }

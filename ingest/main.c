@@ -12,7 +12,8 @@ static void lane_attach(struct ingest *g, struct worker *w, uint32_t i, struct e
     int first = WORKER_FD_LANES + (int)i * INGEST_LANE_FDS;
     struct ring_fds out = worker_ring_fds(first), rejects = worker_ring_fds(first + 3);
     int doorbell = first + 7; /* transform's: at the other end of both rings */
-    if (ring_producer_attach(&g->lane[i].out, &out, doorbell, err) != RING_ATTACHED) refuse(w, "ring to transform", err);
+    if (ring_producer_attach(&g->lane[i].out, &out, doorbell, err) != RING_ATTACHED)
+        refuse(w, "ring to transform", err);
     if (ring_consumer_attach(&g->lane[i].rejects, &rejects, doorbell, err) != RING_ATTACHED)
         refuse(w, "rejects ring", err);
     g->lane[i].sink = ledger_sink_map(first + 6, false, err);

@@ -6,6 +6,9 @@
 
 enum { BURST = 128 }; /* messages of one partition before the next has its turn; one publication each */
 
+/* Pauses before a partition is read again: 100 ms, doubled up to 6.4 s; from the fifth failure on it is a state. */
+enum { REFETCH_MS = 100, REFETCH_DOUBLINGS = 6, REFETCH_BLOCKED = 5 };
+
 /* Headers in which producers put a record's id, the most specific first. */
 static const char *const id_headers[] = {"millrace-id", "message-id", "ce_id"};
 
@@ -107,8 +110,9 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
 }
 
 /* The end of a partition lies beyond its last record when what follows are control records or compacted ones. A marker
- * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. So does the place
- * where a first start began when there was nothing to read: without a commit, the next start would begin elsewhere. */
+ * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. So does the
+ * place where a first start began when there was nothing to read: without a commit, the next start would begin
+ * elsewhere. */
 static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int64_t end, uint64_t now) {
     bool begun = p->committed >= 0 || ring_aux_get(&l->out, 2 * slot) == p->epoch || end == 0;
     if (end < p->next || (end == p->next && begun)) return;
@@ -118,16 +122,44 @@ static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int6
     advance(l, p, slot, end);
 }
 
-static void failed(struct ingest *g, const struct partition *p, const struct err *err) {
+static void offset_gone(struct ingest *g, const struct log_at *at, const struct err *err) {
+    snprintf(g->trouble, sizeof g->trouble, "offsets lost: %.120s[%d] at offset %lld is no longer in Kafka", at->topic,
+             at->partition, (long long)at->offset);
+    log_warn_at("ingest.offset_lost", at, "Kafka no longer has this offset (%s); the partition waits", err->text);
+}
+
+/* What comes next could not be read (a batch with a wrong checksum, say). The client would go on behind it; so the
+ * partition is read again from here, after a pause, and nothing of it is taken before. */
+static void failed(struct ingest *g, struct partition *p, const struct err *err, uint64_t now) {
     struct log_at at = {g->config->topic[p->topic].name, p->partition, p->next};
     stats_add(g->stats, M_ingest_kafka_error, 1);
-    if (err->code != 1) {
-        log_warn_at("ingest.fetch_failed", &at, "%s", err->text);
+    if (err->code == 1) {
+        offset_gone(g, &at, err);
         return;
     }
-    snprintf(g->trouble, sizeof g->trouble, "offsets lost: %.120s[%d] at offset %lld is no longer in Kafka", at.topic,
-             p->partition, (long long)p->next);
-    log_warn_at("ingest.offset_lost", &at, "Kafka no longer has this offset (%s); the partition waits", err->text);
+    uint64_t pause_ms = REFETCH_MS << (p->refetches < REFETCH_DOUBLINGS ? p->refetches : REFETCH_DOUBLINGS);
+    p->refetch_ns = now + pause_ms * NS_PER_MS;
+    p->refetches++;
+    log_warn_at("ingest.fetch_failed", &at, "%s; reading it again in %llu ms", err->text, (unsigned long long)pause_ms);
+    if (p->refetches >= REFETCH_BLOCKED)
+        snprintf(g->trouble, sizeof g->trouble, "%.120s[%d] cannot be read at offset %lld: %.80s", at.topic,
+                 p->partition, (long long)p->next, err->text);
+}
+
+/* True when the partition may be read: nothing is amiss, or the client has gone back to where it was. */
+static bool readable(struct ingest *g, struct partition *p, uint64_t now) {
+    struct err err;
+    if (p->refetch_ns == 0) return true;
+    if (now < p->refetch_ns) return false;
+    p->refetch_ns = now + REFETCH_MS * NS_PER_MS;
+    if (g->kafka.seek(g->kafka.self, p->handle, p->next, &err) != 0) return false;
+    p->refetch_ns = 0;
+    return true;
+}
+
+static void refetched(struct ingest *g, struct partition *p) {
+    if (p->refetches >= REFETCH_BLOCKED) g->trouble[0] = 0;
+    p->refetches = 0;
 }
 
 void read_drop_held(struct ingest *g) {
@@ -148,13 +180,16 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
     struct kafka_message m;
     struct err err;
     uint32_t n = 0;
+    if (!readable(g, p, now)) return 0;
     while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
         enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
         if (f == KAFKA_NOTHING) break;
         n++;
         if (f == KAFKA_END) end_reached(l, p, slot, m.offset, now);
-        if (f == KAFKA_FAILED) failed(g, p, &err);
+        if (f == KAFKA_FAILED) failed(g, p, &err, now);
+        if (p->refetch_ns != 0) break;
         if (f != KAFKA_MESSAGE) continue;
+        if (p->refetches > 0) refetched(g, p);
         if (m.offset < p->next || take(g, l, p, slot, &m, now, wall_ms)) { /* below: librdkafka repeated itself */
             g->kafka.done(g->kafka.self, &m);
             continue;

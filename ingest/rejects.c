@@ -16,7 +16,7 @@ static_assert((int)RECORD_KEY_NULL == (int)REJECT_KEY_NULL && (int)RECORD_VALUE_
                   (int)RECORD_SEALED == (int)REJECT_SEALED && (int)RECORD_CONTENT_ABSENT == (int)REJECT_CONTENT_ABSENT,
               "flags are stored as they are");
 
-/* -- what is there already ------------------------------------------------------------------------------------------------ */
+/* -- what is there already --------------------------------------------------------------------- */
 
 static void seen_note(struct rejects_store *s, const struct rejects_entry *e, uint32_t lanes) {
     if (e->lane >= lanes || e->number == 0 || s->seen[e->lane].incarnation != e->incarnation) return;
@@ -43,7 +43,8 @@ static int last_segment_reopen(struct rejects_store *s, uint64_t end, struct err
     char name[REJECTS_NAME_BYTES];
     if (s->segment == 0) return 0;
     rejects_segment_name(name, s->segment);
-    if (end < sizeof(struct rejects_segment)) { /* not even its head: begin the next one, keep this for a person to look at */
+    if (end <
+        sizeof(struct rejects_segment)) { /* not even its head: begin the next one, keep this for a person to look at */
         return 0;
     }
     s->fd = openat(s->folder_fd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -75,7 +76,7 @@ int rejects_store_open(struct rejects_store *s, const char *data_dir, uint64_t m
     return last_segment_reopen(s, end, err);
 }
 
-/* -- appending ------------------------------------------------------------------------------------------------------------ */
+/* -- appending --------------------------------------------------------------------------------- */
 
 static void segment_leave(struct rejects_store *s) {
     if (s->fd >= 0) close(s->fd);
@@ -146,8 +147,8 @@ static int entry_write(struct rejects_store *s, struct iovec *part, int parts, s
         return 0;
     }
     err_set(err, n < 0 ? errno : ENOSPC, "writing a rejected record: %s", n < 0 ? strerror(errno) : "disk full");
-    if (n > 0 && (ftruncate(s->fd, (off_t)s->segment_bytes) != 0 ||
-                  lseek(s->fd, (off_t)s->segment_bytes, SEEK_SET) < 0))
+    if (n > 0 &&
+        (ftruncate(s->fd, (off_t)s->segment_bytes) != 0 || lseek(s->fd, (off_t)s->segment_bytes, SEEK_SET) < 0))
         segment_leave(s); /* the reader stops at the torn entry; what comes next goes to a new segment */
     return -1;
 }

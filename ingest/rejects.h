@@ -21,7 +21,7 @@ struct rejects_store {
     uint64_t segment_bytes; /* of it */
     uint64_t total_bytes;   /* of all segments */
     uint64_t max_bytes;
-    bool dirty; /* appended since the last sync */
+    bool dirty;      /* appended since the last sync */
     bool left_dirty; /* a segment had to be left before what was appended to it was durable */
     struct rejects_seen seen[LANES_MAX];
     uint64_t durable[LANES_MAX]; /* seen[].number as of the last sync */
@@ -35,15 +35,16 @@ enum rejects_result { REJECTS_STORED, REJECTS_REPEAT, REJECTS_FULL, REJECTS_ERRO
 int rejects_store_open(struct rejects_store *s, const char *data_dir, uint64_t max_bytes, const uint64_t *incarnation,
                        uint32_t lanes, const struct clock_port *clock, struct err *err);
 
-/* rejects_store_append writes one entry; it is durable only after rejects_store_sync. number: on the lane's rejects ring,
- * 0 for a reject of ingest's own. REJECTS_REPEAT: this number is stored already. REJECTS_FULL: max_bytes would be passed;
- * nothing was written. REJECTS_ERROR: nothing whole was written, err says why; the same call may be tried again. */
+/* rejects_store_append writes one entry; it is durable only after rejects_store_sync. number: on the lane's rejects
+ * ring, 0 for a reject of ingest's own. REJECTS_REPEAT: this number is stored already. REJECTS_FULL: max_bytes would be
+ * passed; nothing was written. REJECTS_ERROR: nothing whole was written, err says why; the same call may be tried
+ * again. */
 enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane, uint64_t number,
                                          const struct record_view *r, const char *topic, struct err *err);
 
-/* rejects_store_sync makes what was appended durable. After a failed fsync the segment is left and a new one begun at the
- * next append, for the kernel may have dropped what it could not write: the caller appends everything since the last
- * sync again. 0, or -1 with err. */
+/* rejects_store_sync makes what was appended durable. After a failed fsync the segment is left and a new one begun at
+ * the next append, for the kernel may have dropped what it could not write: the caller appends everything since the
+ * last sync again. 0, or -1 with err. */
 int rejects_store_sync(struct rejects_store *s, struct err *err);
 
 #endif

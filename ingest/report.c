@@ -42,7 +42,8 @@ static void ends_report(struct ingest *g) {
         slot[n] = i;
         list[n++] = (struct kafka_partition){g->partition[i].topic, g->partition[i].partition, -1};
     }
-    if (n == 0 || g->kafka.ends(g->kafka.self, list, n, &err) != 0) return; /* the log has the client's own complaints */
+    if (n == 0 || g->kafka.ends(g->kafka.self, list, n, &err) != 0)
+        return; /* the log has the client's own complaints */
     for (uint32_t i = 0; i < n; i++) high_report(g, slot[i], list[i].offset);
 }
 

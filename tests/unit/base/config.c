@@ -29,10 +29,10 @@ static void refuse(const char *text, const char *message) {
 #define TOPICS "topics:\n" TOPIC
 #define GOOD HEAD KAFKA REDIS TOPICS
 
-#define REFUSES(test, text, message) \
+#define REFUSES(test, text, message)                                                                                   \
     Test(config, test) { refuse(text, message); }
 
-/* -- defaults ------------------------------------------------------------------------------------------------------ */
+/* -- defaults ---------------------------------------------------------------------------------- */
 
 Test(config, smallest_file_gets_every_default) {
     accept(GOOD);
@@ -103,7 +103,7 @@ Test(config, every_value_reaches_its_place) {
     cr_assert_arr_eq(t->partitions, partitions, sizeof partitions);
 }
 
-/* -- keys ---------------------------------------------------------------------------------------------------------- */
+/* -- keys -------------------------------------------------------------------------------------- */
 
 REFUSES(unknown_key_names_the_nearest, HEAD "lane: 2\n" KAFKA REDIS TOPICS,
         "t.yaml:4:1: unknown key lane; did you mean lanes?")
@@ -135,7 +135,7 @@ REFUSES(reconcile_of_a_later_version, GOOD "    reconcile: digest\n",
 REFUSES(control_characters_of_a_key_do_not_reach_the_terminal, HEAD "\"la\\enes\": 1\n",
         "t.yaml:4:1: unknown key la?nes; did you mean lanes?")
 
-/* -- version ------------------------------------------------------------------------------------------------------- */
+/* -- version ----------------------------------------------------------------------------------- */
 
 REFUSES(version_that_is_missing, "name: cards\n" KAFKA, "t.yaml:1:1: config_version: 1 must be the first key")
 REFUSES(version_that_is_not_first, "name: cards\nconfig_version: 1\n",
@@ -145,7 +145,7 @@ REFUSES(version_of_another_program, "config_version: 2\nwhatever: 1\n",
 REFUSES(version_that_is_no_number, "config_version: one\n",
         "t.yaml:1:17: config_version: found \"one\", expected a whole number, 1 to 1")
 
-/* -- values -------------------------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 REFUSES(number_that_is_a_word, HEAD "lanes: many\n",
         "t.yaml:4:8: lanes: found \"many\", expected a whole number, 1 to 16 lanes")
@@ -202,7 +202,7 @@ REFUSES(topic_name_that_kafka_would_not_take, HEAD "topics: [{name: a/b}]\n",
 REFUSES(topic_name_that_is_a_dot, HEAD "topics: [{name: .}]\n",
         "t.yaml:4:17: topics[0].name: found \".\", expected letters, digits, '.', '_' and '-'")
 
-/* -- YAML ---------------------------------------------------------------------------------------------------------- */
+/* -- YAML -------------------------------------------------------------------------------------- */
 
 REFUSES(empty_file, "", "t.yaml:1:1: the file is empty; config_version: 1 must be the first key")
 REFUSES(file_that_is_a_list, "- a\n", "t.yaml:1:1: config_version: 1 must be the first key")
@@ -220,7 +220,7 @@ Test(config, alias_that_contains_itself_ends) {
     refuse(HEAD "redis: &a\n  url: *a\n", "t.yaml:4:8: redis.url: expected a single value, found keys of its own");
 }
 
-/* -- environment --------------------------------------------------------------------------------------------------- */
+/* -- environment ------------------------------------------------------------------------------- */
 
 Test(config, variable_is_filled_in) {
     setenv("MILLRACE_TEST_NODE", "node-x", 1);
@@ -272,7 +272,7 @@ REFUSES(variable_without_closing_brace, HEAD "run_dir: \"/a/${HOME\"\n",
 REFUSES(variable_with_a_strange_name, HEAD "run_dir: ${HO ME}\n",
         "t.yaml:4:10: run_dir: after ${ comes the name of an environment variable, then } or :default}")
 
-/* -- what is required ---------------------------------------------------------------------------------------------- */
+/* -- what is required -------------------------------------------------------------------------- */
 
 REFUSES(name_that_is_missing, "config_version: 1\n" KAFKA REDIS TOPICS, "t.yaml:1:1: name is required")
 REFUSES(kafka_that_is_missing, HEAD REDIS TOPICS, "t.yaml:1:1: kafka.bootstrap.servers is required")
@@ -293,7 +293,7 @@ REFUSES(topic_without_mode, HEAD KAFKA REDIS "topics:\n  - name: t\n    key: x\n
 REFUSES(topic_without_key, HEAD KAFKA REDIS "topics:\n  - name: t\n    mode: bulk\n",
         "t.yaml:9:5: topics[0].key is required")
 
-/* -- kafka --------------------------------------------------------------------------------------------------------- */
+/* -- kafka ------------------------------------------------------------------------------------- */
 
 #define WITH_KAFKA(lines) HEAD "kafka:\n  bootstrap.servers: a\n" lines REDIS TOPICS
 
@@ -324,16 +324,14 @@ REFUSES(property_and_its_alias, WITH_KAFKA("  metadata.broker.list: b\n"),
         "t.yaml:6:25: kafka.metadata.broker.list: bootstrap.servers is set twice")
 REFUSES(group_that_is_there_twice, WITH_KAFKA("  group.id: b\n  group.id: c\n"),
         "t.yaml:7:13: kafka.group.id: group.id is set twice")
-REFUSES(
-    strategy_that_loses_partitions, WITH_KAFKA("  partition.assignment.strategy: range,cooperative-sticky\n"),
-    "t.yaml:6:34: kafka.partition.assignment.strategy: cooperative-sticky is refused: librdkafka before 2.10.1 can "
-    "lose "
-    "partitions and hang with it")
-REFUSES(
-    kerberos, WITH_KAFKA("  sasl.mechanism: GSSAPI\n"),
-    "t.yaml:6:19: kafka.sasl.mechanism: GSSAPI is refused: Kerberos is not available in this version (librdkafka "
-    "would run "
-    "kinit through the shell)")
+REFUSES(strategy_that_loses_partitions, WITH_KAFKA("  partition.assignment.strategy: range,cooperative-sticky\n"),
+        "t.yaml:6:34: kafka.partition.assignment.strategy: cooperative-sticky is refused: librdkafka before 2.10.1 can "
+        "lose "
+        "partitions and hang with it")
+REFUSES(kerberos, WITH_KAFKA("  sasl.mechanism: GSSAPI\n"),
+        "t.yaml:6:19: kafka.sasl.mechanism: GSSAPI is refused: Kerberos is not available in this version (librdkafka "
+        "would run "
+        "kinit through the shell)")
 REFUSES(kerberos_by_default, WITH_KAFKA("  security.protocol: SASL_SSL\n"),
         "t.yaml:6:22: kafka.sasl.mechanism is required with security.protocol SASL_SSL")
 REFUSES(mechanism_without_password,
@@ -359,7 +357,7 @@ Test(config, alias_is_stored_under_the_property_it_stands_for) {
     cr_assert_str_eq(c.kafka.property[1].name, "sasl.mechanisms");
 }
 
-/* -- redis --------------------------------------------------------------------------------------------------------- */
+/* -- redis ------------------------------------------------------------------------------------- */
 
 #define WITH_REDIS(lines) HEAD KAFKA "redis:\n  url: redis://localhost:6379/0\n" lines TOPICS
 
@@ -385,7 +383,7 @@ Test(config, user_and_password_may_stand_beside_the_url) {
     cr_assert_str_eq(c.redis.password, "p@%:/");
 }
 
-/* -- topics -------------------------------------------------------------------------------------------------------- */
+/* -- topics ------------------------------------------------------------------------------------ */
 
 #define WITH_TOPIC(lines) HEAD KAFKA REDIS "topics:\n  - name: t1\n" lines
 
@@ -451,15 +449,14 @@ Test(config, more_partitions_than_the_limit_are_refused) {
 }
 
 Test(config, topics_take_from_defaults_what_they_do_not_say) {
-    accept(
-        HEAD KAFKA REDIS
-        "crypto: {keys: /k}\n"
-        "defaults: {format: json, mode: change, operation: {header: op}, old_key: '{old}', ttl: 1h, value: "
-        "{compress: lz4, encrypt: true}}\n"
-        "topics:\n"
-        "  - {name: a, key: x}\n"
-        "  - {name: b, key: x, mode: bulk, ttl: 0, value: {encrypt: false}}\n"
-        "  - {name: c, key: x, operation: {field: f}, old_key: ''}\n");
+    accept(HEAD KAFKA REDIS
+           "crypto: {keys: /k}\n"
+           "defaults: {format: json, mode: change, operation: {header: op}, old_key: '{old}', ttl: 1h, value: "
+           "{compress: lz4, encrypt: true}}\n"
+           "topics:\n"
+           "  - {name: a, key: x}\n"
+           "  - {name: b, key: x, mode: bulk, ttl: 0, value: {encrypt: false}}\n"
+           "  - {name: c, key: x, operation: {field: f}, old_key: ''}\n");
     const struct config_topic *a = &c.topic[0], *b = &c.topic[1], *d = &c.topic[2];
     cr_assert(a->mode == MODE_CHANGE && a->format == FORMAT_JSON && a->ttl_ms == 3600000 && a->encrypt);
     cr_assert_str_eq(a->operation_header, "op");
@@ -481,7 +478,7 @@ Test(config, defaults_may_stand_behind_the_topics) {
     cr_assert_eq(c.topic[0].mode, MODE_BULK);
 }
 
-/* -- files --------------------------------------------------------------------------------------------------------- */
+/* -- files ------------------------------------------------------------------------------------- */
 
 static char folder[64];
 
@@ -522,12 +519,10 @@ Test(config_file, secrets_are_the_first_line_of_their_file, .init = make_folder,
     char text[1024];
     file("pw", "pass:with@signs/%\nsecond line\n", 0600);
     file("kpw", "kafka secret", 0640);
-    snprintf(
-        text, sizeof text,
-        HEAD
-        "kafka: {bootstrap.servers: a, sasl.password_file: %s/kpw}\nredis: {url: 'redis://h', password_file: "
-        "%s/pw}\n" TOPICS,
-        folder, folder);
+    snprintf(text, sizeof text,
+             HEAD "kafka: {bootstrap.servers: a, sasl.password_file: %s/kpw}\nredis: {url: 'redis://h', password_file: "
+                  "%s/pw}\n" TOPICS,
+             folder, folder);
     accept(text);
     cr_assert_str_eq(c.redis.password, "pass:with@signs/%");
     cr_assert_str_eq(c.kafka.property[1].name, "sasl.password");
@@ -612,7 +607,7 @@ Test(config_file, examples_are_accepted, .init = make_folder, .fini = remove_fol
     cr_assert_str_eq(c.redis.password, "canary-redis");
 }
 
-/* -- warnings ------------------------------------------------------------------------------------------------------ */
+/* -- warnings ---------------------------------------------------------------------------------- */
 
 static const char *warnings_of(const char *content) {
     static char text[4096];
@@ -643,8 +638,8 @@ Test(config_file, secrets_in_the_file_are_warned_about_without_showing_them, .in
 }
 
 Test(config_file, weakened_checks_are_warned_about, .init = make_folder, .fini = remove_folder) {
-    const char *text = warnings_of(
-        HEAD "kafka: {bootstrap.servers: a, enable.ssl.certificate.verification: False}\n" REDIS TOPICS);
+    const char *text =
+        warnings_of(HEAD "kafka: {bootstrap.servers: a, enable.ssl.certificate.verification: False}\n" REDIS TOPICS);
     cr_assert_not_null(
         strstr(text, "w.yaml:4:68: warning: kafka.enable.ssl.certificate.verification False: anybody between here "
                      "and the brokers can read and change records\n"),
@@ -657,10 +652,10 @@ Test(config_file, lanes_without_partitions_are_warned_about, .init = make_folder
                        text);
 }
 
-/* -- roles and printing -------------------------------------------------------------------------------------------- */
+/* -- roles and printing ------------------------------------------------------------------------ */
 
-#define SECRETS \
-    HEAD "kafka: {bootstrap.servers: a, sasl.password: k-canary}\nredis: {url: 'redis://u:r-canary@h'}\n" \
+#define SECRETS                                                                                                        \
+    HEAD "kafka: {bootstrap.servers: a, sasl.password: k-canary}\nredis: {url: 'redis://u:r-canary@h'}\n"              \
          "crypto: {keys: /key-canary}\n" TOPICS
 
 static int knows(enum role role, const char *secret) {

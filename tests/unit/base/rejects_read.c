@@ -47,9 +47,17 @@ static FILE *segment_make(uint64_t number) {
 
 /* Appends an entry as ingest writes it. Returns its length. */
 static size_t entry_put(FILE *f, int64_t offset, const char *key, const char *value) {
-    struct rejects_entry e = {.magic = REJECTS_ENTRY_MAGIC, .topic_bytes = 5, .reason = 4, .lane = 2, .partition = 3,
-                              .incarnation = 77, .number = (uint64_t)offset + 100, .offset = offset, .timestamp_ms = 5,
-                              .key_bytes = (uint32_t)strlen(key), .value_bytes = (uint32_t)strlen(value)};
+    struct rejects_entry e = {.magic = REJECTS_ENTRY_MAGIC,
+                              .topic_bytes = 5,
+                              .reason = 4,
+                              .lane = 2,
+                              .partition = 3,
+                              .incarnation = 77,
+                              .number = (uint64_t)offset + 100,
+                              .offset = offset,
+                              .timestamp_ms = 5,
+                              .key_bytes = (uint32_t)strlen(key),
+                              .value_bytes = (uint32_t)strlen(value)};
     static uint8_t parts[4096];
     size_t total = rejects_entry_bytes(&e), rest = total - sizeof e;
     memset(parts, 0, sizeof parts);

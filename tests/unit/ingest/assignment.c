@@ -16,7 +16,7 @@ static void begin(struct bench *b, uint64_t mask) {
     sim_give(&b->kafka, mask);
 }
 
-/* -- first starts ------------------------------------------------------------------------------------------------ */
+/* -- first starts ------------------------------------------------------------------------------ */
 
 Test(assignment, of_a_group_without_commits_asks_the_operator) {
     struct bench *b = bench_first(START_ERROR, 1);
@@ -175,7 +175,7 @@ Test(assignment, beyond_the_table_stops_with_the_limit_named) {
     bench_drop(b);
 }
 
-/* -- resuming ---------------------------------------------------------------------------------------------------- */
+/* -- resuming ---------------------------------------------------------------------------------- */
 
 /* A predecessor that read 10 records of one partition, of which `released` were applied, committed or not. */
 static struct bench *bench_predecessor(uint32_t released, bool committed) {
@@ -252,8 +252,8 @@ Test(assignment, is_taken_up_when_the_broker_took_a_commit_that_was_never_answer
 
 Test(assignment, is_not_taken_up_when_somebody_else_has_committed_meanwhile) {
     for (int64_t theirs = 0; theirs <= 20; theirs++) {
-        struct bench *b = bench_predecessor(4, true);
         if (theirs == 4) continue;
+        struct bench *b = bench_predecessor(4, true);
         b->kafka.partition[0].committed = theirs;
         begin(b, 1);
         settle(b);
@@ -318,7 +318,7 @@ Test(assignment, gives_a_new_epoch_to_all_that_a_predecessor_had_and_it_has_not)
     bench_drop(b);
 }
 
-/* -- giving up --------------------------------------------------------------------------------------------------- */
+/* -- giving up --------------------------------------------------------------------------------- */
 
 Test(assignment, that_is_revoked_waits_for_what_is_under_way_then_commits_then_is_given_up) {
     struct bench *b = bench_first(START_EARLIEST, 1);
@@ -382,6 +382,22 @@ Test(assignment, that_is_lost_is_given_up_at_once_without_a_commit) {
     bench_drop(b);
 }
 
+Test(assignment, that_is_lost_while_its_revocation_waits_is_given_up_at_once) {
+    struct bench *b = bench_first(START_EARLIEST, 1);
+    begin(b, 1);
+    settle(b);
+    sim_take_away(&b->kafka, false);
+    settle(b);
+    cr_assert_eq(b->kafka.unassigns, 0);
+    b->kafka.fenced = true; /* we took too long for the group */
+    apply(b, 0, 4);
+    settle(b);
+    cr_assert_eq(b->kafka.unassigns, 1);
+    cr_assert_eq(b->kafka.commit_calls, 0);
+    cr_assert_eq(epoch_of(b, 0, 0), 2);
+    bench_drop(b);
+}
+
 Test(assignment, comes_back_after_a_revocation_in_a_new_epoch_from_the_commit) {
     struct bench *b = bench_first(START_EARLIEST, 1);
     begin(b, 1);
@@ -423,7 +439,7 @@ Test(assignment, taken_away_before_it_was_carried_out_is_answered) {
     bench_drop(b);
 }
 
-/* -- fatal ------------------------------------------------------------------------------------------------------- */
+/* -- fatal ------------------------------------------------------------------------------------- */
 
 Test(assignment, ends_with_a_client_that_can_never_go_on) {
     struct bench *b = bench_first(START_EARLIEST, 1);

@@ -155,7 +155,7 @@ Test(commit, is_one_at_a_time) {
     bench_drop(b);
 }
 
-/* -- rejects ----------------------------------------------------------------------------------------------------- */
+/* -- rejects ----------------------------------------------------------------------------------- */
 
 /* 10 records applied, of which `offset` was rejected and its original stands on the rejects ring. */
 static struct bench *bench_rejected(int64_t offset) {
@@ -256,7 +256,7 @@ Test(commit, is_held_back_when_a_partition_is_revoked_too) {
     bench_drop(b);
 }
 
-/* -- late answers ------------------------------------------------------------------------------------------------ */
+/* -- late answers ------------------------------------------------------------------------------ */
 
 Test(commit, answered_after_its_partition_was_lost_does_no_harm) {
     struct bench *b = bench_reading(1, RING, 1, 10);
@@ -278,5 +278,21 @@ Test(commit, answered_after_its_partition_was_lost_does_no_harm) {
     pass_ms(b, 1000);
     settle(b);
     cr_assert_eq(committed(b, 0), 15);
+    bench_drop(b);
+}
+
+Test(commit, remembers_where_latest_was_before_redis_is_there) {
+    struct bench *b = bench_make(1, 65536);
+    struct sim_partition *p = sim_partition_add(&b->kafka, 0, 0);
+    uint64_t seed = 3;
+    sim_fill(p, 100, 0, &seed);
+    b->config.start = START_LATEST;
+    ingest_starts(b);
+    sim_give(&b->kafka, UINT64_MAX);
+    settle(b);
+    sim_fill(p, 50, 0, &seed); /* nobody applies these: Redis is away */
+    pass_ms(b, 1100);
+    settle(b);
+    cr_assert_eq(p->committed, 100, "else the next start begins at another latest offset");
     bench_drop(b);
 }

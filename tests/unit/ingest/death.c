@@ -38,7 +38,7 @@ static void place_to_die(void) {
 
 enum { LANES = 2, RING = 8192, PARTITIONS = 5, REJECTS_MAX = 20000, OVERSIZE = 3000 };
 
-/* -- the model --------------------------------------------------------------------------------------------------- */
+/* -- the model --------------------------------------------------------------------------------- */
 
 struct flow {        /* one partition */
     uint32_t epoch;  /* of its last record on the ring */
@@ -128,7 +128,7 @@ static void commit_check(void *context, struct sim_partition *p, int64_t offset)
     }
 }
 
-/* -- transform and sink ------------------------------------------------------------------------------------------ */
+/* -- transform and sink ------------------------------------------------------------------------ */
 
 static void reject_some(uint32_t lane, const struct sim_partition *p, const struct taken *t) {
     if (t->head.op != RECORD_RAW || dice(12) != 0 || w.original_count == REJECTS_MAX) return;
@@ -153,7 +153,7 @@ static uint32_t consume(uint32_t lane, uint32_t n) {
     return i;
 }
 
-/* -- the rest of the world --------------------------------------------------------------------------------------- */
+/* -- the rest of the world --------------------------------------------------------------------- */
 
 static void publish_some(uint32_t at_most) {
     for (int i = 0; i < PARTITIONS; i++) {
@@ -161,7 +161,10 @@ static void publish_some(uint32_t at_most) {
         sim_fill(p, (int)dice(at_most), dice(2) ? 3 : 0, &w.seed);
         if (dice(40) == 0) sim_put(p, p->end, OVERSIZE, 4);
         if (dice(10) == 0) sim_gap(p, 1 + dice(4));
-        if (dice(30) == 0) p->fail_code = 2;
+        if (dice(30) == 0) {
+            p->fail_code = 2;
+            p->fail_skips = (int)dice(5); /* the client would go on behind what it could not read */
+        }
     }
 }
 
@@ -211,9 +214,10 @@ static void happen(void) {
     w.b->g->store.max_bytes = dice(6) == 0 ? 64 : 1ULL << 30;
     if (dice(50) == 0) s->committed_fails = 1;
     if (dice(50) == 0) s->watermarks_fail = 1;
+    if (dice(50) == 0) s->seek_fails = 1;
 }
 
-/* -- lives ------------------------------------------------------------------------------------------------------- */
+/* -- lives ------------------------------------------------------------------------------------- */
 
 static void hook(void *context, const char *call) {
     (void)context, (void)call;

@@ -30,7 +30,7 @@ static inline uint64_t random_next(uint64_t *state) { /* xorshift64*, Marsaglia 
 }
 static inline uint32_t random_below(uint64_t *state, uint32_t n) { return (uint32_t)(random_next(state) >> 33) % n; }
 
-/* -- Kafka ------------------------------------------------------------------------------------------------------- */
+/* -- Kafka ------------------------------------------------------------------------------------- */
 
 enum { SIM_PARTITIONS_MAX = 40, SIM_EVENTS_MAX = 64, SIM_TOPICS = 2 };
 
@@ -47,15 +47,17 @@ struct sim_message {
 struct sim_partition {
     uint32_t topic;
     int32_t partition;
-    struct sim_message *log;
+    struct sim_message **log; /* pointers: a client may hold a message while the log grows */
     uint32_t count, room;
     int64_t low, end;  /* watermarks; end may lie beyond the last message */
     int64_t committed; /* of the group; -1 none */
     bool assigned;     /* to the member under test, by assign() */
     int64_t position;  /* of its fetcher */
     bool end_told;
-    int fail_code; /* the next fetch fails once with this code; 0 none */
-    uint32_t fetched;
+    int fail_code;  /* the next fetch fails once with this code; 0 none */
+    int fail_skips; /* and the client goes on so many offsets behind it, as it does behind a batch with a wrong checksum
+                     */
+    uint32_t fetched, seeks;
 };
 
 struct sim {
@@ -66,8 +68,8 @@ struct sim {
     enum answer answer;        /* to commits from now on */
     struct kafka_event *later; /* ANSWER_LATER: what to answer when the test says so */
     bool fenced;               /* somebody else has the partitions: commits of this member fail */
-    int committed_fails, watermarks_fail, assign_fails; /* so many calls fail from now on */
-    uint32_t commits, assigns, unassigns, held;         /* held: messages taken and not done */
+    int committed_fails, watermarks_fail, assign_fails, seek_fails; /* so many calls fail from now on */
+    uint32_t commits, assigns, unassigns, held;                     /* held: messages taken and not done */
     uint32_t commit_calls;
     void (*before)(void *context, const char *call);                           /* at every call of the port */
     void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
@@ -101,7 +103,7 @@ static inline struct sim_message *sim_put(struct sim_partition *p, int64_t offse
         p->room = p->room ? 2 * p->room : 64;
         p->log = realloc(p->log, p->room * sizeof *p->log);
     }
-    struct sim_message *m = &p->log[p->count++];
+    struct sim_message *m = p->log[p->count++] = calloc(1, sizeof *m);
     *m = (struct sim_message){.offset = offset, .timestamp_ms = 1700000000000 + offset};
     uint64_t seed = (uint64_t)offset * 1000003 + (uint64_t)p->partition * 7919 + p->topic + 1;
     if (key_bytes >= 0) {
@@ -140,12 +142,12 @@ static inline const struct sim_message *sim_first_from(const struct sim_partitio
     uint32_t low = 0, high = p->count;
     while (low < high) {
         uint32_t mid = (low + high) / 2;
-        if (p->log[mid].offset < offset)
+        if (p->log[mid]->offset < offset)
             low = mid + 1;
         else
             high = mid;
     }
-    return low < p->count ? &p->log[low] : NULL;
+    return low < p->count ? p->log[low] : NULL;
 }
 
 static inline struct kafka_event *sim_event(struct sim *s, enum kafka_event_type type) {
@@ -231,6 +233,19 @@ static inline int sim_ends(void *self, struct kafka_partition *list, uint32_t n,
     return 0;
 }
 
+static inline int sim_seek(void *self, void *handle, int64_t offset, struct err *err) {
+    struct sim *s = self;
+    struct sim_partition *p = handle;
+    sim_call(s, "seek");
+    if (s->seek_fails > 0 && s->seek_fails--) return err_set(err, 2, "no answer");
+    p->position = offset;
+    p->end_told = false;
+    p->seeks++;
+    return 0;
+}
+
+static inline bool sim_lost(void *self) { return ((struct sim *)self)->fenced; }
+
 static inline void sim_member_gone(struct sim *s) {
     for (uint32_t i = 0; i < s->count; i++) s->partition[i].assigned = false;
     s->event_count = 0;
@@ -277,6 +292,8 @@ static inline enum kafka_fetch sim_fetch(void *self, void *handle, struct kafka_
     if (p->fail_code != 0) {
         err_set(err, p->fail_code, "fetch failed");
         p->fail_code = 0;
+        p->position += p->fail_skips;
+        p->fail_skips = 0;
         return KAFKA_FAILED;
     }
     if (p->position < p->low) {
@@ -348,8 +365,8 @@ static inline int sim_commit(void *self, const struct kafka_partition *list, uin
     struct kafka_event *e = answer == ANSWER_LATER ? s->later : sim_event(s, KAFKA_COMMITTED);
     e->type = KAFKA_COMMITTED;
     e->ok = answer != ANSWER_FAILS;
-    e->count = n;
-    memcpy(e->list, list, n * sizeof *list);
+    e->count = e->ok ? n : 0; /* of those that failed only the text tells */
+    memcpy(e->list, list, e->count * sizeof *list);
     if (!e->ok) snprintf(e->text, sizeof e->text, "failed");
     return 0;
 }
@@ -361,7 +378,7 @@ static inline void sim_answer_now(struct sim *s) {
     sim_commit_take(s, e->list, e->count);
 }
 
-/* -- the bench: shared memory, the other ends, one ingest at a time ---------------------------------------------- */
+/* -- the bench: shared memory, the other ends, one ingest at a time ---------------------------- */
 
 struct bench_clock {
     uint64_t now_ns;
@@ -447,9 +464,9 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_random, &b->time};
     b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
-    b->port =
-        (struct kafka_port){&b->kafka,    sim_poll,  sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
-                            sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit,          sim_ends};
+    b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen,
+                                  sim_assign, sim_unassign, sim_fetch,     sim_headers,    sim_done,
+                                  sim_commit, sim_ends,     sim_seek,      sim_lost};
     return b;
 }
 
@@ -479,8 +496,9 @@ static inline void ingest_dies(struct bench *b) {
 static inline void sim_drop(struct sim *s) {
     for (uint32_t i = 0; i < s->count; i++) {
         for (uint32_t k = 0; k < s->partition[i].count; k++) {
-            free(s->partition[i].log[k].key);
-            free(s->partition[i].log[k].value);
+            free(s->partition[i].log[k]->key);
+            free(s->partition[i].log[k]->value);
+            free(s->partition[i].log[k]);
         }
         free(s->partition[i].log);
     }
@@ -569,7 +587,7 @@ static inline enum step settle(struct bench *b) {
 
 static inline void mode_set(struct bench *b, enum control_mode mode) { atomic_store(&b->control->mode[1], mode); }
 
-/* -- transform and sink, as the test plays them ------------------------------------------------------------------ */
+/* -- transform and sink, as the test plays them ------------------------------------------------ */
 
 struct taken {
     struct record head;

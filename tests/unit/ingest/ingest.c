@@ -3,7 +3,7 @@
 
 enum { RING = 65536, SMALL = 4096 };
 
-/* -- draining ---------------------------------------------------------------------------------------------------- */
+/* -- draining ---------------------------------------------------------------------------------- */
 
 Test(ingest, that_drains_stops_reading_and_is_done_when_all_it_read_is_committed) {
     struct bench *b = bench_reading(1, SMALL, 1, 100);
@@ -134,7 +134,7 @@ Test(ingest, that_drains_answers_a_revocation) {
     bench_drop(b);
 }
 
-/* -- leaving ----------------------------------------------------------------------------------------------------- */
+/* -- leaving ----------------------------------------------------------------------------------- */
 
 Test(ingest, asked_to_leave_commits_what_is_released_and_leaves_the_rest) {
     struct bench *b = bench_reading(1, RING, 1, 10);
@@ -177,7 +177,7 @@ Test(ingest, asked_to_leave_without_partitions_leaves) {
     bench_drop(b);
 }
 
-/* -- what it shows ----------------------------------------------------------------------------------------------- */
+/* -- what it shows ----------------------------------------------------------------------------- */
 
 Test(ingest, shows_every_partition_with_its_positions) {
     struct bench *b = bench_reading(2, RING, 3, 10);
@@ -218,7 +218,7 @@ Test(ingest, shows_what_it_waits_for) {
     bench_drop(b);
 }
 
-/* -- sleeping ---------------------------------------------------------------------------------------------------- */
+/* -- sleeping ---------------------------------------------------------------------------------- */
 
 Test(ingest, does_not_go_to_sleep_over_a_reject_or_over_room_that_it_waited_for) {
     struct bench *b = bench_reading(1, SMALL, 1, 100);

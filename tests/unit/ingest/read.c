@@ -124,7 +124,7 @@ Test(read, leaves_out_what_the_client_delivers_twice) {
     bench_drop(b);
 }
 
-/* -- full rings -------------------------------------------------------------------------------------------------- */
+/* -- full rings -------------------------------------------------------------------------------- */
 
 Test(read, takes_nothing_while_the_ring_is_full_and_loses_nothing_after) {
     struct bench *b = bench_reading(1, SMALL, 2, 200);
@@ -190,7 +190,7 @@ Test(read, gives_every_partition_of_a_lane_its_turn) {
     bench_drop(b);
 }
 
-/* -- ends of partitions ------------------------------------------------------------------------------------------ */
+/* -- ends of partitions ------------------------------------------------------------------------ */
 
 Test(read, carries_an_end_beyond_the_last_record_with_a_marker) {
     struct bench *b = bench_reading(1, RING, 1, 5);
@@ -230,15 +230,54 @@ Test(read, goes_on_after_a_marker_with_the_next_record) {
     bench_drop(b);
 }
 
-/* -- errors of a partition --------------------------------------------------------------------------------------- */
+/* -- errors of a partition --------------------------------------------------------------------- */
 
 Test(read, goes_on_after_a_passing_error_of_a_partition) {
     struct bench *b = bench_reading(1, RING, 1, 5);
     b->kafka.partition[0].fail_code = 2;
     settle(b);
+    pass_ms(b, 150);
+    settle(b);
     for (int64_t i = 0; i < 5; i++) expect_record(b, 0, 0, 0, i);
     cr_assert_eq(counted(b, M_ingest_kafka_error), 1);
     cr_assert_eq(atomic_load(&b->worker.block->state), STATE_RUNNING);
+    bench_drop(b);
+}
+
+Test(read, goes_back_for_what_could_not_be_read_and_takes_nothing_behind_it) {
+    struct bench *b = bench_reading(1, RING, 1, 20);
+    struct sim_partition *p = &b->kafka.partition[0];
+    p->fail_code = 2;
+    p->fail_skips = 7; /* the client would go on at 7 */
+    settle(b);
+    expect_nothing(b, 0);
+    cr_assert_eq(p->seeks, 0, "a pause comes first");
+    pass_ms(b, 150);
+    b->kafka.seek_fails = 1;
+    settle(b);
+    expect_nothing(b, 0);
+    pass_ms(b, 150);
+    settle(b);
+    cr_assert_eq(p->seeks, 1);
+    for (int64_t i = 0; i < 20; i++) expect_record(b, 0, 0, 0, i);
+    bench_drop(b);
+}
+
+Test(read, says_so_when_a_place_cannot_be_read_again_and_again_and_goes_on_when_it_can) {
+    struct bench *b = bench_reading(1, RING, 1, 3);
+    struct sim_partition *p = &b->kafka.partition[0];
+    for (int i = 0; i < 6; i++) {
+        p->fail_code = 2;
+        p->fail_skips = 2;
+        settle(b);
+        expect_nothing(b, 0);
+        pass_ms(b, 10000);
+    }
+    cr_assert_not_null(strstr(reason_shown(b), "cannot be read at offset 0"), "%s", reason_shown(b));
+    settle(b);
+    for (int64_t i = 0; i < 3; i++) expect_record(b, 0, 0, 0, i);
+    step(b);
+    cr_assert_str_empty(reason_shown(b));
     bench_drop(b);
 }
 
@@ -265,7 +304,7 @@ Test(read, blocks_a_partition_whose_offset_is_gone_and_says_which_while_others_g
     bench_drop(b);
 }
 
-/* -- oversize ---------------------------------------------------------------------------------------------------- */
+/* -- oversize ---------------------------------------------------------------------------------- */
 
 static struct bench *bench_oversize(void) {
     struct bench *b = bench_make(1, RING);

@@ -56,7 +56,7 @@ static ssize_t disk_writev(int fd, const struct iovec *part, int n) {
 #undef ftruncate
 #undef writev
 
-/* -- help -------------------------------------------------------------------------------------------------------- */
+/* -- help -------------------------------------------------------------------------------------- */
 
 struct rig {
     char folder[64];
@@ -155,7 +155,7 @@ static off_t size_of(const struct rig *r, uint64_t segment) {
     return stat(path, &st) == 0 ? st.st_size : -1;
 }
 
-/* -- the format -------------------------------------------------------------------------------------------------- */
+/* -- the format -------------------------------------------------------------------------------- */
 
 Test(rejects, are_read_back_as_they_were_stored) {
     struct rig *r = rig_make(1 << 24);
@@ -218,7 +218,7 @@ Test(rejects, go_on_in_the_same_segment_after_a_restart) {
     rig_drop(r);
 }
 
-/* -- repeats ----------------------------------------------------------------------------------------------------- */
+/* -- repeats ----------------------------------------------------------------------------------- */
 
 Test(rejects, of_one_number_are_stored_once) {
     struct rig *r = rig_make(1 << 20);
@@ -258,7 +258,7 @@ Test(rejects, of_ingest_itself_have_no_number_and_are_no_repeats) {
     rig_drop(r);
 }
 
-/* -- torn tails -------------------------------------------------------------------------------------------------- */
+/* -- torn tails -------------------------------------------------------------------------------- */
 
 Test(rejects, torn_at_any_byte_are_cut_off_at_start_and_nothing_before_is_lost) {
     struct rig *r = rig_make(1 << 20);
@@ -324,7 +324,7 @@ Test(rejects, segment_without_a_whole_head_is_left_alone_and_followed_by_another
     }
 }
 
-/* -- segments ---------------------------------------------------------------------------------------------------- */
+/* -- segments ---------------------------------------------------------------------------------- */
 
 Test(rejects, begin_a_new_segment_when_one_is_full) {
     struct rig *r = rig_make(1ULL << 30);
@@ -345,7 +345,7 @@ Test(rejects, begin_a_new_segment_when_one_is_full) {
     rig_drop(r);
 }
 
-/* -- full -------------------------------------------------------------------------------------------------------- */
+/* -- full -------------------------------------------------------------------------------------- */
 
 Test(rejects, stop_before_max_bytes_and_not_after) {
     for (uint64_t max = 100; max < 1500; max += 41) {
@@ -403,7 +403,7 @@ Test(rejects, are_not_durable_in_a_segment_that_was_removed) {
     rig_drop(r);
 }
 
-/* -- a disk that fails ------------------------------------------------------------------------------------------- */
+/* -- a disk that fails ------------------------------------------------------------------------- */
 
 Test(rejects, cut_short_in_the_middle_of_a_write_are_taken_back_and_written_again) {
     for (size_t bytes = 1; bytes < sizeof(struct rejects_entry) + 60; bytes += 3) {
@@ -516,7 +516,7 @@ Test(rejects, meet_a_limit_on_file_size_without_harm) {
     rig_drop(r);
 }
 
-/* -- deaths ------------------------------------------------------------------------------------------------------ */
+/* -- deaths ------------------------------------------------------------------------------------ */
 
 /* A process appends and syncs for ever and is killed at any moment: what it had called durable is there, each number
  * once. */
@@ -539,7 +539,7 @@ Test(rejects, called_durable_survive_a_kill_at_any_moment, .timeout = 120) {
     for (int round = 0; round < 40 && next < 3000; round++) {
         pid_t pid = fork();
         if (pid == 0) append_for_ever(r, durable, next);
-        usleep(500 + random_below(&seed, 4000));
+        usleep(1000 + random_below(&seed, 20000));
         kill(pid, SIGKILL);
         int status;
         waitpid(pid, &status, 0);
@@ -549,6 +549,6 @@ Test(rejects, called_durable_survive_a_kill_at_any_moment, .timeout = 120) {
         cr_assert_gt(next, atomic_load(durable));
         expect_stored(r, 1, next - 1);
     }
-    cr_assert_gt(next, 100);
+    cr_assert_gt(next, 40, "it hardly got to work");
     rig_drop(r);
 }

@@ -22,15 +22,15 @@ static struct plain_test {
 } plain_tests[PLAIN_TESTS_MAX];
 static int plain_test_count;
 
-#define Test(suite, test, ...)                                                                        \
-    static void suite##_##test(void);                                                                 \
-    __attribute__((constructor)) static void suite##_##test##_register(void) {                        \
-        plain_tests[plain_test_count++] = (struct plain_test){#suite "::" #test, suite##_##test};     \
-    }                                                                                                 \
+#define Test(suite, test, ...)                                                                                         \
+    static void suite##_##test(void);                                                                                  \
+    __attribute__((constructor)) static void suite##_##test##_register(void) {                                         \
+        plain_tests[plain_test_count++] = (struct plain_test){#suite "::" #test, suite##_##test};                      \
+    }                                                                                                                  \
     static void suite##_##test(void)
 
-__attribute__((format(printf, 4, 5), noreturn))
-static inline void plain_fail(const char *file, int line, const char *what, const char *format, ...) {
+__attribute__((format(printf, 4, 5), noreturn)) static inline void
+plain_fail(const char *file, int line, const char *what, const char *format, ...) {
     va_list args;
     fprintf(stderr, "%s:%d: %s:", file, line, what);
     va_start(args, format);
@@ -60,8 +60,10 @@ int main(void) {
             plain_tests[i].run();
             exit(0); /* through the sanitizer's own exit, which knows what it has reported */
         }
-        if (pid > 0 && waitpid(pid, &status, 0) == pid && status == 0) passed++;
-        else fprintf(stderr, "[FAIL] %s: status %x\n", plain_tests[i].name, (unsigned)status);
+        if (pid > 0 && waitpid(pid, &status, 0) == pid && status == 0)
+            passed++;
+        else
+            fprintf(stderr, "[FAIL] %s: status %x\n", plain_tests[i].name, (unsigned)status);
         if (time(NULL) - start > 5) fprintf(stderr, "%s took %ld s\n", plain_tests[i].name, (long)(time(NULL) - start));
     }
     int failed = plain_test_count - passed;

@@ -13,7 +13,7 @@ static uint64_t random_next(uint64_t *state) {
     return *state * 0x2545f4914f6cdd1dULL;
 }
 
-/* -- ABI ----------------------------------------------------------------------------------------------------------- */
+/* -- ABI --------------------------------------------------------------------------------------- */
 
 Test(record, layout_is_what_version_1_says) {
     cr_assert_eq(RECORD_VERSION, 1);
@@ -46,11 +46,19 @@ Test(record, operations_and_reasons_have_names_of_their_own) {
     cr_assert_not_null(record_reason_name((enum record_reason)99));
 }
 
-/* -- opening ------------------------------------------------------------------------------------------------------- */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static size_t example(uint8_t *out) {
-    struct record r = {.op = RECORD_UPDATE, .topic = 2, .slot = 3, .partition = 7, .epoch = 1, .offset = 99,
-                       .kafka_key_bytes = 3, .redis_key_bytes = 5, .old_key_bytes = 4, .value_bytes = 6,
+    struct record r = {.op = RECORD_UPDATE,
+                       .topic = 2,
+                       .slot = 3,
+                       .partition = 7,
+                       .epoch = 1,
+                       .offset = 99,
+                       .kafka_key_bytes = 3,
+                       .redis_key_bytes = 5,
+                       .old_key_bytes = 4,
+                       .value_bytes = 6,
                        .headers_bytes = 2};
     memcpy(out, &r, sizeof r);
     memcpy(out + sizeof r, "kkkRRRRRooooVVVVVVhh", 20);
@@ -168,7 +176,7 @@ Test(record, random_bytes_open_only_when_the_lengths_add_up) {
     cr_assert_gt(opened, 1000);
 }
 
-/* -- ids ----------------------------------------------------------------------------------------------------------- */
+/* -- ids --------------------------------------------------------------------------------------- */
 
 Test(record, a_derived_id_is_the_same_at_every_delivery_and_a_version_8_uuid) {
     uint8_t a[16], b[16];
@@ -188,9 +196,10 @@ Test(record, derived_ids_of_different_records_differ) {
         const char *topic;
         int32_t partition;
         int64_t offset;
-    } all[] = {{"t", 0, 0},     {"t", 0, 1},           {"t", 1, 0},           {"t", 16384, 0},
-               {"t", 0x3ffffff, 0}, {"u", 0, 0},       {"tt", 0, 0},          {"", 0, 0},
-               {"t", 0, 0xffffffffffffLL}, {"t", 0, 1LL << 32}, {"t", 1, 1},  {"t", 16384, 1}};
+    } all[] = {{"t", 0, 0},         {"t", 0, 1},         {"t", 1, 0},
+               {"t", 16384, 0},     {"t", 0x3ffffff, 0}, {"u", 0, 0},
+               {"tt", 0, 0},        {"", 0, 0},          {"t", 0, 0xffffffffffffLL},
+               {"t", 0, 1LL << 32}, {"t", 1, 1},         {"t", 16384, 1}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         for (size_t j = 0; j < i; j++) {
             record_id_derive(a, all[i].topic, all[i].partition, all[i].offset);
@@ -240,7 +249,7 @@ Test(record, what_is_no_uuid_is_refused) {
         if (n != 16 && n != 36) cr_assert_eq(record_id_parse(id, good, n), -1, "%zu characters", n);
 }
 
-/* -- headers ------------------------------------------------------------------------------------------------------- */
+/* -- headers ----------------------------------------------------------------------------------- */
 
 Test(record, headers_read_back_what_was_put) {
     uint8_t buffer[512];

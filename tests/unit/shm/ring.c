@@ -11,7 +11,7 @@
 #include "shm/record.h"
 #include "shm/workspace.h"
 
-/* -- ABI ----------------------------------------------------------------------------------------------------------- */
+/* -- ABI --------------------------------------------------------------------------------------- */
 
 Test(ring, layout_in_shared_memory_is_what_version_1_says) {
     cr_assert_eq(RING_VERSION, 1);
@@ -42,7 +42,7 @@ Test(ring, magic_reads_millring_in_a_dump) {
     ring_drop(&fds);
 }
 
-/* -- construction -------------------------------------------------------------------------------------------------- */
+/* -- construction ------------------------------------------------------------------------------ */
 
 static void expect_refused(const char *name, uint64_t capacity, uint32_t aux_count) {
     struct err err = {0};
@@ -108,7 +108,7 @@ Test(ring, create_without_descriptors_left_fails_and_leaks_none) {
     cr_assert(a == lowest_free && b > a && c < 0, "a failed ring_create keeps descriptors");
 }
 
-/* -- attach -------------------------------------------------------------------------------------------------------- */
+/* -- attach ------------------------------------------------------------------------------------ */
 
 /* A ring with some history: 60 records published, 50 released, so that neither position is 0. */
 static struct ring_fds ring_used(uint32_t aux_count) {
@@ -133,13 +133,17 @@ static void expect_grades(const struct ring_fds *fds, enum ring_grade producer, 
     struct ring_consumer c;
     enum ring_grade g = ring_producer_attach(&p, fds, -1, &err);
     cr_assert_eq(g, producer, "producer: %s (%s)", ring_grade_name(g), err.text);
-    if (g == RING_ATTACHED) ring_producer_detach(&p);
-    else cr_assert_neq(err.text[0], 0);
+    if (g == RING_ATTACHED)
+        ring_producer_detach(&p);
+    else
+        cr_assert_neq(err.text[0], 0);
     err = (struct err){0};
     g = ring_consumer_attach(&c, fds, -1, &err);
     cr_assert_eq(g, consumer, "consumer: %s (%s)", ring_grade_name(g), err.text);
-    if (g == RING_ATTACHED) ring_consumer_detach(&c);
-    else cr_assert_neq(err.text[0], 0);
+    if (g == RING_ATTACHED)
+        ring_consumer_detach(&c);
+    else
+        cr_assert_neq(err.text[0], 0);
 }
 
 static void expect_both(const struct ring_fds *fds, enum ring_grade grade) {
@@ -220,13 +224,17 @@ Test(ring, attach_refuses_positions_that_cannot_be) {
     const struct {
         uint64_t head, tail;
     } positions[] = {
-        {head, head - RING_ALIGN},            /* tail before head */
-        {head, head + SMALL + RING_ALIGN},    /* more than the ring holds */
-        {head, tail + 1},  {head, tail + 8},  /* misaligned */
-        {head + 8, tail},  {head - 3, tail},
-        {tail + RING_ALIGN, tail},            /* head beyond the tail */
-        {0, UINT64_MAX},   {UINT64_MAX, 0},
-        {head, 1ULL << 63}, {1ULL << 63, tail},
+        {head, head - RING_ALIGN},         /* tail before head */
+        {head, head + SMALL + RING_ALIGN}, /* more than the ring holds */
+        {head, tail + 1},
+        {head, tail + 8}, /* misaligned */
+        {head + 8, tail},
+        {head - 3, tail},
+        {tail + RING_ALIGN, tail}, /* head beyond the tail */
+        {0, UINT64_MAX},
+        {UINT64_MAX, 0},
+        {head, 1ULL << 63},
+        {1ULL << 63, tail},
     };
     for (size_t i = 0; i < sizeof positions / sizeof positions[0]; i++) {
         struct ring_fds copy = ring_copy(&fds);
@@ -305,7 +313,8 @@ Test(ring, attach_with_random_bytes_in_the_control_pages_never_crashes) {
             ring_producer_detach(&p);
         }
         if (ring_consumer_attach(&c, &copy, -1, &err) == RING_ATTACHED) {
-            for (int n = 0; n < 100 && ring_peek(&c, &item, &err) == RING_OK; n++) { }
+            for (int n = 0; n < 100 && ring_peek(&c, &item, &err) == RING_OK; n++) {
+            }
             ring_consumer_detach(&c);
         }
         ring_drop(&copy);
@@ -320,7 +329,7 @@ Test(ring, every_grade_has_a_name) {
             cr_assert_str_neq(ring_grade_name(g), ring_grade_name(other));
 }
 
-/* -- who may write where ------------------------------------------------------------------------------------------- */
+/* -- who may write where ----------------------------------------------------------------------- */
 
 /* A sanitizer's own handler would turn the fault into an exit. */
 static void faults_are_signals(void) { signal(SIGSEGV, SIG_DFL); }
@@ -381,7 +390,7 @@ Test(ring, each_end_works_with_the_other_sides_memory_reopened_read_only) {
     ring_drop(&fds);
 }
 
-/* -- life cycle ---------------------------------------------------------------------------------------------------- */
+/* -- life cycle -------------------------------------------------------------------------------- */
 
 Test(ring, a_new_ring_is_empty_and_numbers_begin_at_1) {
     struct pair r = pair_make(SMALL, 4);
@@ -597,7 +606,8 @@ Test(ring, an_observer_sees_positions_numbers_and_the_record_in_hand) {
 Test(ring, counters_say_what_passed_since_attach) {
     struct pair r = pair_make(SMALL, 0);
     put_and_publish(&r.p, 3, 100);
-    while (put_len(&r.p, 400)) { }
+    while (put_len(&r.p, 400)) {
+    }
     cr_assert_eq(r.p.count.published, 3);
     cr_assert_eq(r.p.count.full, 1);
     peek_expect(&r.c, 1);
@@ -609,7 +619,7 @@ Test(ring, counters_say_what_passed_since_attach) {
     pair_drop(&r);
 }
 
-/* -- aux words ----------------------------------------------------------------------------------------------------- */
+/* -- aux words --------------------------------------------------------------------------------- */
 
 Test(ring, aux_words_take_effect_with_the_publication_after_them) {
     struct pair r = pair_make(SMALL, 3);
@@ -650,7 +660,7 @@ Test(ring, all_4096_aux_words_survive) {
     pair_drop(&r);
 }
 
-/* -- broken promises of the caller --------------------------------------------------------------------------------- */
+/* -- broken promises of the caller ------------------------------------------------------------- */
 
 Test(ring, reserving_more_than_the_limit_aborts, .signal = SIGABRT) {
     struct pair r = pair_make(SMALL, 0);
@@ -696,7 +706,7 @@ Test(ring, releasing_backwards_aborts, .signal = SIGABRT) {
     ring_release(&r.c, first.end, 1);
 }
 
-/* -- hostile bytes ------------------------------------------------------------------------------------------------- */
+/* -- hostile bytes ----------------------------------------------------------------------------- */
 
 /* Three records of 100 bytes lie at positions 0, 128, 256; the header of the second is replaced. */
 static void expect_broken(struct ring_header h) {
@@ -831,8 +841,8 @@ Test(ring, reader_refuses_a_record_where_padding_should_be) {
 }
 
 Test(ring, reader_refuses_a_tail_that_cannot_be) {
-    const uint64_t moved[] = {1, 8, 15, SMALL + 16, SMALL * 2, 1ULL << 40, 1ULL << 63, (uint64_t)-16, (uint64_t)-128,
-                              (uint64_t)-256};
+    const uint64_t moved[] = {
+        1, 8, 15, SMALL + 16, SMALL * 2, 1ULL << 40, 1ULL << 63, (uint64_t)-16, (uint64_t)-128, (uint64_t)-256};
     for (size_t i = 0; i < sizeof moved / sizeof moved[0]; i++) {
         struct pair r = pair_make(SMALL, 0);
         put_and_publish(&r.p, 3, 112);
@@ -852,7 +862,8 @@ Test(ring, reader_refuses_a_tail_that_cannot_be) {
 
 Test(ring, a_producer_whose_consumer_moves_the_head_beyond_the_tail_aborts, .signal = SIGABRT) {
     struct pair r = pair_make(SMALL, 0);
-    while (put_len(&r.p, 100)) { }
+    while (put_len(&r.p, 100)) {
+    }
     ring_publish(&r.p);
     smash64(r.fds.consumer, 0, r.p.tail + 128);
     ring_has_room(&r.p, 100);
@@ -864,7 +875,8 @@ Test(ring, a_producer_whose_consumer_moves_the_head_back_aborts, .signal = SIGAB
     struct ring_item item = {0};
     for (uint64_t n = 1; n <= 20; n++) item = peek_expect(&r.c, n);
     ring_release(&r.c, item.end, 20);
-    while (put_len(&r.p, 100)) { }
+    while (put_len(&r.p, 100)) {
+    }
     smash64(r.fds.consumer, 0, 0); /* as far as the published tail goes that could be */
     ring_has_room(&r.p, 100);
 }
@@ -905,7 +917,7 @@ Test(ring, reader_of_random_bytes_stays_within_the_ring) {
     pair_drop(&r);
 }
 
-/* -- the announced sleep ------------------------------------------------------------------------------------------- */
+/* -- the announced sleep ----------------------------------------------------------------------- */
 
 static bool rang(int bell) {
     uint64_t n;
@@ -939,7 +951,8 @@ Test(ring, a_sleeping_consumer_is_rung_once_and_an_awake_one_never) {
 
 Test(ring, a_sleeping_producer_is_rung_when_room_is_given_back) {
     struct pair r = pair_make(SMALL, 0);
-    while (put_len(&r.p, 240)) { }
+    while (put_len(&r.p, 240)) {
+    }
     ring_publish(&r.p);
     struct ring_item item = peek_expect(&r.c, 1);
     cr_assert_not(ring_producer_arm(&r.p, 240));

@@ -214,7 +214,7 @@ Test(ring_death, a_full_ring_outlives_both_ends) {
     pair_drop(&r);
 }
 
-/* -- processes killed at random ------------------------------------------------------------------------------------ */
+/* -- processes killed at random ---------------------------------------------------------------- */
 
 enum { KILLS = 100, BATCH = 16, EXIT_WRONG = 3 };
 
@@ -318,8 +318,10 @@ static pid_t child_start(struct pair *r, struct notes *notes, bool producer, uin
     cr_assert_geq(pid, 0);
     if (pid > 0) return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing behind */
-    if (producer) produce(r, notes);
-    else consume(r, notes, seed | 1);
+    if (producer)
+        produce(r, notes);
+    else
+        consume(r, notes, seed | 1);
     _exit(EXIT_WRONG);
 }
 

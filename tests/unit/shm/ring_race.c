@@ -20,12 +20,12 @@ struct race {
     _Atomic uint32_t stop;
 };
 
-#define RIGHT(x)                                                                        \
-    do {                                                                                \
-        if (x) break;                                                                   \
-        atomic_store(&race->wrong_line, (uint32_t)__LINE__);                            \
-        atomic_store(&race->stop, 1);                                                   \
-        return NULL;                                                                    \
+#define RIGHT(x)                                                                                                       \
+    do {                                                                                                               \
+        if (x) break;                                                                                                  \
+        atomic_store(&race->wrong_line, (uint32_t)__LINE__);                                                           \
+        atomic_store(&race->stop, 1);                                                                                  \
+        return NULL;                                                                                                   \
     } while (0)
 
 /* Sleeps until the doorbell rings. false: it did not for PATIENCE_MS, twice; then a wake-up is lost, or the other end
@@ -291,7 +291,8 @@ Test(ring_race, an_observer_of_a_ring_at_work_sees_positions_that_can_be, .timeo
     pthread_t observer;
     cr_assert_eq(pthread_create(&observer, NULL, observe, &race), 0);
     for (uint64_t n = 0; n < 300000 && atomic_load(&race.stop) == 0;) {
-        while (put(&r->p)) { }
+        while (put(&r->p)) {
+        }
         ring_publish(&r->p);
         struct ring_item item;
         while (ring_peek(&r->c, &item, NULL) == RING_OK) {

@@ -59,7 +59,7 @@ static struct stats_metric *metric_find(const struct stats *s, const char *role,
     return NULL;
 }
 
-/* -- ABI ----------------------------------------------------------------------------------------------------------- */
+/* -- ABI --------------------------------------------------------------------------------------- */
 
 Test(stats, every_row_of_the_table_has_a_place_of_its_own) {
     static_assert(M_transform_reject_crash < METRIC_COUNT, "reasons are metrics");
@@ -75,7 +75,7 @@ Test(stats, every_state_has_a_name) {
     cr_assert_not_null(worker_state_name((enum worker_state)99));
 }
 
-/* -- creation and opening ------------------------------------------------------------------------------------------ */
+/* -- creation and opening ---------------------------------------------------------------------- */
 
 Test(stats, a_tool_finds_the_names_topics_and_blocks_the_supervisor_made, .init = folder_make, .fini = folder_drop) {
     struct err err = {0};
@@ -192,7 +192,7 @@ Test(stats, a_tool_that_writes_faults, .init = folder_make, .fini = folder_drop,
     struct stats tool = {0};
     make(&fd);
     cr_assert_eq(stats_open(&tool, folder, "cards", NULL), 0);
-    folder_drop(); /* the fault leaves no time for it */
+    folder_drop();            /* the fault leaves no time for it */
     signal(SIGSEGV, SIG_DFL); /* a sanitizer's own handler would turn the fault into an exit */
     stats_block(&tool, 0)->starts = 1;
 }
@@ -205,7 +205,7 @@ Test(stats, opening_what_is_not_there_is_unavailable, .init = folder_make, .fini
     cr_assert(strstr(err.text, "cards.stats") != NULL, "%s", err.text);
 }
 
-/* -- garbage ------------------------------------------------------------------------------------------------------- */
+/* -- garbage ----------------------------------------------------------------------------------- */
 
 /* Writes bytes[0, n) as a segment called "bad" and opens it: 0, or the error code. */
 static int open_bytes(const void *bytes, size_t n) {
@@ -239,8 +239,13 @@ Test(stats, a_segment_cut_anywhere_is_a_data_error, .init = folder_make, .fini =
     int fd;
     struct stats s = make(&fd);
     cr_assert_eq(open_bytes(s.header, s.bytes), 0);
-    const size_t lengths[] = {8, sizeof(struct stats_header) - 1, sizeof(struct stats_header), 4096,
-                              s.header->block_at, s.header->partition_at, s.bytes - 1};
+    const size_t lengths[] = {8,
+                              sizeof(struct stats_header) - 1,
+                              sizeof(struct stats_header),
+                              4096,
+                              s.header->block_at,
+                              s.header->partition_at,
+                              s.bytes - 1};
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
         cr_assert_eq(open_bytes(s.header, lengths[i]), EX_DATAERR, "cut to %zu", lengths[i]);
 }
@@ -305,7 +310,7 @@ Test(stats, a_damaged_header_is_refused_or_leads_nowhere_outside, .init = folder
     cr_assert(refused > 20 && taken > 0, "%d refused, %d taken", refused, taken);
 }
 
-/* -- counters of a worker ------------------------------------------------------------------------------------------ */
+/* -- counters of a worker ---------------------------------------------------------------------- */
 
 Test(stats, a_successor_counts_on_from_where_the_block_stands, .init = folder_make, .fini = folder_drop) {
     static struct stats_local first, second;
@@ -350,7 +355,7 @@ Test(stats, each_histogram_is_flushed_to_its_own_place, .init = folder_make, .fi
     }
 }
 
-/* -- histograms ---------------------------------------------------------------------------------------------------- */
+/* -- histograms -------------------------------------------------------------------------------- */
 
 Test(stats, buckets_rise_with_the_time_and_none_is_left_out) {
     uint32_t last = 0;
@@ -382,7 +387,7 @@ Test(stats, every_time_lies_below_the_bound_of_its_bucket_and_not_below_the_one_
     cr_assert_eq(histogram_bound_ns(HISTOGRAM_BUCKETS - 1), UINT64_MAX);
 }
 
-/* -- texts --------------------------------------------------------------------------------------------------------- */
+/* -- texts ------------------------------------------------------------------------------------- */
 
 Test(stats, a_text_reads_back_and_a_long_one_is_cut) {
     static struct stats_text t;

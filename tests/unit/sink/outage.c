@@ -70,7 +70,7 @@ static void expect_mixed(int count) {
     cr_assert_eq(rig_count(&rig, M_sink_mark_mismatch), 0);
 }
 
-/* -- Redis refuses ------------------------------------------------------------------------------------------------ */
+/* -- Redis refuses ----------------------------------------------------------------------------- */
 
 Test(outage, full_redis_holds_the_line_in_order_and_lets_it_go_again) {
     mixed(0, 100);
@@ -128,7 +128,7 @@ Test(outage, permission_taken_away_later_blocks_and_does_not_stop_for_good) {
     redisFree(admin);
 }
 
-/* -- Redis vanishes ----------------------------------------------------------------------------------------------- */
+/* -- Redis vanishes ---------------------------------------------------------------------------- */
 
 Test(outage, killed_redis_that_keeps_its_word_loses_nothing) {
     int n = 0;
@@ -245,7 +245,7 @@ Test(outage, answers_that_come_byte_by_byte_are_understood) {
     expect_mixed(100);
 }
 
-/* -- Redis stands still ------------------------------------------------------------------------------------------- */
+/* -- Redis stands still ------------------------------------------------------------------------ */
 
 /* What was executed, in the server's own order, as MONITOR tells it: the values of SET k. Returns how many. */
 static int monitored(redisContext *monitor, int *values, int max) {
@@ -325,7 +325,7 @@ Test(outage, redis_that_wakes_up_in_time_is_no_outage) {
     cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1);
 }
 
-/* -- Redis forgets ------------------------------------------------------------------------------------------------ */
+/* -- Redis forgets ----------------------------------------------------------------------------- */
 
 static void expect_halted(const char *text) {
     RIG_UNTIL(&rig, 5000, rig_blocked_on(&rig, text));
@@ -358,6 +358,20 @@ Test(outage, flush_while_idle_is_noticed_within_two_seconds) {
     redis_is(&redis, "OK", "FLUSHALL");
     RIG_UNTIL(&rig, 2000, rig_blocked_on(&rig, "redis lost writes"));
     cr_assert(flagged(0) && flagged(1), "every partition is looked at");
+}
+
+Test(outage, bad_mark_of_a_partition_that_somebody_else_has_now_stops_nobody) {
+    mixed(0, 20);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "OK", "SET %s %s", RIG_MARK(1), "1 9 1 other");
+    RIG_UNTIL(&rig, 3000, rig_blocked_on(&rig, "redis lost writes"));
+    rig_for(&rig, 200);
+    cr_assert_eq(rig.sink.state, SINK_HALTED, "as long as it is ours");
+    atomic_store(&rig.plan->slot[1].flags, 0);
+    rig_add(&rig, 0, "later", "1");
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    redis_is(&redis, "1", "GET later");
 }
 
 Test(outage, snapshot_of_an_earlier_time_is_noticed_at_the_connect) {

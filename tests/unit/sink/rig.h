@@ -31,12 +31,12 @@
 #define RIG_TOPIC "cards"
 #define RIG_MARK(partition) "millrace:mark:g:" RIG_TOPIC ":" #partition
 
-/* -- a redis-server ----------------------------------------------------------------------------------------------- */
+/* -- a redis-server ---------------------------------------------------------------------------- */
 
 struct rig_redis {
     char dir[64], path[96];
     pid_t pid;
-    redisContext *c; /* the test's own connection */
+    redisContext *c;           /* the test's own connection */
     const char *arguments[16]; /* beyond the usual ones; kept for a restart */
 };
 
@@ -57,8 +57,8 @@ __attribute__((unused)) static void redis_connect(struct rig_redis *r) {
 }
 
 __attribute__((unused)) static void redis_spawn(struct rig_redis *r) {
-    const char *argv[32] = {"redis-server", "--port", "0", "--unixsocket", r->path, "--dir", r->dir, "--save", "",
-                            "--loglevel", "warning", "--logfile", "redis.log"};
+    const char *argv[32] = {"redis-server", "--port", "0",          "--unixsocket", r->path,     "--dir",    r->dir,
+                            "--save",       "",       "--loglevel", "warning",      "--logfile", "redis.log"};
     int n = 13;
     for (int i = 0; r->arguments[i] != NULL; i++) argv[n++] = r->arguments[i];
     pid_t parent = getpid();
@@ -140,11 +140,11 @@ __attribute__((unused)) static void redis_words(struct rig_redis *r, const char 
     freeReplyObject(reply);
 }
 
-#define redis_is(r, expected, ...)                                                                                   \
-    do {                                                                                                             \
-        const char *redis_is_got = redis_say(r, __VA_ARGS__);                                                        \
-        cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got,      \
-                         expected);                                                                                  \
+#define redis_is(r, expected, ...)                                                                                     \
+    do {                                                                                                               \
+        const char *redis_is_got = redis_say(r, __VA_ARGS__);                                                          \
+        cr_assert_str_eq(redis_is_got, expected, "%s: got %.200s, expected %.200s", #__VA_ARGS__, redis_is_got,        \
+                         expected);                                                                                    \
     } while (0)
 
 /* Makes the server listen on a free port of 127.0.0.1, too. Returns the port. */
@@ -159,7 +159,7 @@ __attribute__((unused)) static uint16_t redis_listen_tcp(struct rig_redis *r) {
     return ntohs(a.sin_port);
 }
 
-/* -- a sink between a ring and that server ------------------------------------------------------------------------ */
+/* -- a sink between a ring and that server ----------------------------------------------------- */
 
 struct rig {
     struct config config;
@@ -294,14 +294,14 @@ __attribute__((unused)) static enum step rig_step(struct rig *r) {
     return r->last;
 }
 
-#define RIG_UNTIL(r, limit_ms, condition)                                                                            \
-    do {                                                                                                             \
-        uint64_t rig_until_end = clock_ns(&clock_real) + (uint64_t)(limit_ms)*NS_PER_MS;                             \
-        while (!(condition)) {                                                                                       \
-            cr_assert(clock_ns(&clock_real) < rig_until_end, "not within %d ms: %s (state %u: %s)", limit_ms,        \
-                      #condition, atomic_load(&(r)->block.state), rig_reason(r));                                    \
-            rig_step(r);                                                                                             \
-        }                                                                                                            \
+#define RIG_UNTIL(r, limit_ms, condition)                                                                              \
+    do {                                                                                                               \
+        uint64_t rig_until_end = clock_ns(&clock_real) + (uint64_t)(limit_ms)*NS_PER_MS;                               \
+        while (!(condition)) {                                                                                         \
+            cr_assert(clock_ns(&clock_real) < rig_until_end, "not within %d ms: %s (state %u: %s)", limit_ms,          \
+                      #condition, atomic_load(&(r)->block.state), rig_reason(r));                                      \
+            rig_step(r);                                                                                               \
+        }                                                                                                              \
     } while (0)
 
 __attribute__((unused)) static const char *rig_reason(struct rig *r) {

@@ -11,8 +11,8 @@ static void stop(void) { redis_stop(&redis); }
 TestSuite(session, .init = start, .fini = stop, .timeout = 60);
 
 /* What docs/redis.md gives out as the minimal rule set. */
-#define MINIMAL                                                                                                      \
-    "ACL SETUSER millrace on >pw -@all +set +mset +del +get +multi +exec +select +client|setname +client|id "        \
+#define MINIMAL                                                                                                        \
+    "ACL SETUSER millrace on >pw -@all +set +mset +del +get +multi +exec +select +client|setname +client|id "          \
     "+client|list +client|kill +info +config|get ~millrace:mark:* ~k*"
 
 static void as_user(const char *rules) {
@@ -90,16 +90,24 @@ Test(session, minimal_rule_set_of_the_documentation_is_enough) {
 Test(session, every_rule_of_the_minimal_set_is_needed) {
     static const struct {
         const char *rule, *state;
-    } missing[] = {{"-set", "NOPERM"},           {"-mset", "NOPERM"},          {"-del", "NOPERM"},
-                   {"-get", "NOPERM"},           {"-multi", "NOPERM"},         {"-exec", "NOPERM"},
-                   {"-select", "NOPERM"},        {"-client|setname", "NOPERM"}, {"-client|id", "NOPERM"},
-                   {"-client|list", "NOPERM"},   {"-client|kill", "NOPERM"},   {"resetkeys ~k*", "NOPERM"},
+    } missing[] = {{"-set", "NOPERM"},
+                   {"-mset", "NOPERM"},
+                   {"-del", "NOPERM"},
+                   {"-get", "NOPERM"},
+                   {"-multi", "NOPERM"},
+                   {"-exec", "NOPERM"},
+                   {"-select", "NOPERM"},
+                   {"-client|setname", "NOPERM"},
+                   {"-client|id", "NOPERM"},
+                   {"-client|list", "NOPERM"},
+                   {"-client|kill", "NOPERM"},
+                   {"resetkeys ~k*", "NOPERM"},
                    {"resetkeys ~millrace:mark:*", "NOPERM"}};
     redisContext *old = NULL;
     char rules[512];
     for (size_t i = 0; i < sizeof missing / sizeof missing[0]; i++) {
         rig_init(&rig, &redis, 1);
-        rig.config.redis.db = 1; /* so that SELECT is needed */
+        rig.config.redis.db = 1;            /* so that SELECT is needed */
         old = redisConnectUnix(redis.path); /* so that there is one to end */
         freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
         snprintf(rules, sizeof rules, "%s %s", MINIMAL, missing[i].rule);

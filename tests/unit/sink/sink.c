@@ -160,8 +160,22 @@ Test(sink, answer_that_comes_after_the_epoch_was_raised_releases_nothing_of_the_
     RIG_UNTIL(&rig, 2000, rig_done(&rig));
     uint64_t epoch, next;
     twin_load(&rig.ledger->slot[0].released, &epoch, &next);
-    cr_assert(epoch == 1 && next == 1, "epoch %lu, next %lu", epoch, next);
+    cr_assert(epoch == 2 && next == 0, "epoch %lu, next %lu: not more than where it began", epoch, next);
     cr_assert_eq(rig_released(&rig, 1), 1);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 2, "what was under way goes with its connection");
+}
+
+Test(sink, batch_that_waited_while_its_epoch_passed_is_not_sent) {
+    rig.config.redis.linger_ms = 200;
+    rig_add(&rig, 0, "a", "1");
+    rig_run(&rig);
+    rig_add(&rig, 0, "a", "stale");
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 2000, rig.sink.line.intake.count == 1);
+    atomic_store(&rig.plan->slot[0].start, 1);
+    atomic_store(&rig.plan->slot[0].epoch, 2);
+    RIG_UNTIL(&rig, 2000, rig_done(&rig));
+    redis_is(&redis, "1", "GET a");
 }
 
 Test(sink, large_and_empty_values_and_binary_keys_arrive_unaltered) {

@@ -2,7 +2,7 @@
  * watch; with real processes throughout. */
 #include "tests/unit/supervisor/help.h"
 
-/* -- the table, cell by cell ------------------------------------------------------------------------------------- */
+/* -- the table, cell by cell ------------------------------------------------------------------- */
 
 enum effect { NOTHING, SPAWNS, KILLS, ASKS_TO_LEAVE };
 
@@ -129,7 +129,7 @@ Test(child, names_every_state_and_event) {
     cr_assert_str_eq(child_event_name(EVENT_DUE), "due");
 }
 
-/* -- the life of a worker ---------------------------------------------------------------------------------------- */
+/* -- the life of a worker ---------------------------------------------------------------------- */
 
 Test(child, is_up_once_its_process_says_so_and_not_before) {
     struct instance *i = instance_make(ROLE_TRANSFORM);
@@ -319,7 +319,7 @@ Test(child, keeps_no_zombie_and_no_descriptor_of_the_dead) {
     instance_drop(i);
 }
 
-/* -- restarts: at once, then with growing delays ----------------------------------------------------------------- */
+/* -- restarts: at once, then with growing delays ----------------------------------------------- */
 
 /* The delay before the next start, after the present process has died; 0: it was started at once. */
 static uint64_t delay_after_death_ms(struct instance *i) {
@@ -390,7 +390,7 @@ Test(child, that_has_moved_a_record_since_is_restarted_at_once_again) {
     instance_drop(i);
 }
 
-/* -- given up ---------------------------------------------------------------------------------------------------- */
+/* -- given up ---------------------------------------------------------------------------------- */
 
 /* Deaths `gap_ms` apart until the child fails; at most `max`. Returns how many there were. */
 static int deaths_until_failed(struct instance *i, uint64_t gap_ms, int max) {
@@ -459,7 +459,7 @@ Test(child, counts_what_ingest_published_as_its_progress) {
     instance_drop(i);
 }
 
-/* -- poison: deaths on a record ---------------------------------------------------------------------------------- */
+/* -- poison: deaths on a record ---------------------------------------------------------------- */
 
 static uint64_t reject_number(const struct instance *i) {
     return atomic_load(&i->plumbing.control->reject_number[i->child.block_index]);
@@ -590,7 +590,7 @@ Test(child, is_given_up_when_more_than_poison_limit_of_a_thousand_records_crash_
 
 Test(child, is_not_given_up_for_poisonous_records_far_apart) { cr_assert_eq(breaker(100, 10, 40), 0); }
 
-/* -- the heartbeat watch ----------------------------------------------------------------------------------------- */
+/* -- the heartbeat watch ----------------------------------------------------------------------- */
 
 Test(child, without_heartbeat_is_killed_after_its_time_and_restarted) {
     struct instance *i = instance_make(ROLE_TRANSFORM);

@@ -30,7 +30,7 @@
 #include "supervisor/plumbing.h"
 #include "supervisor/spawn.h"
 
-/* -- the worker's side ------------------------------------------------------------------------------------------- */
+/* -- the worker's side ------------------------------------------------------------------------- */
 
 struct plan_worker {
     struct worker w;
@@ -240,7 +240,7 @@ __attribute__((constructor)) static void plan_run(int argc, char **argv) {
     _exit(89); /* a plan ends with what the worker stays in, or dies of */
 }
 
-/* -- the test's side --------------------------------------------------------------------------------------------- */
+/* -- the test's side --------------------------------------------------------------------------- */
 
 struct fake_clock {
     uint64_t now_ns;

@@ -24,7 +24,7 @@ static bool same_file(int a, int b) {
 
 static bool writable(int fd) { return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR; }
 
-/* -- inheritance ------------------------------------------------------------------------------------------------- */
+/* -- inheritance ------------------------------------------------------------------------------- */
 
 /* What worker.h documents, one entry a descriptor: the memory it must be, and whether it may be written. */
 struct expected {
@@ -175,7 +175,7 @@ Test(plumbing, marks_every_descriptor_of_its_own_close_on_exec) {
     folder_remove(folder);
 }
 
-/* -- the copies of the configuration ----------------------------------------------------------------------------- */
+/* -- the copies of the configuration ----------------------------------------------------------- */
 
 static bool copy_holds(int fd, const char *text) {
     static struct config copy;
@@ -214,7 +214,7 @@ Test(plumbing, seals_the_copies_of_the_configuration_for_good) {
     folder_remove(folder);
 }
 
-/* -- the rest ---------------------------------------------------------------------------------------------------- */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 Test(plumbing, gives_the_rings_of_a_lane_one_incarnation_and_every_lane_its_own) {
     struct config config;

@@ -96,7 +96,7 @@ static bool left(const struct run *r, enum role role, int *mode, unsigned long l
     return whole;
 }
 
-/* -- start ------------------------------------------------------------------------------------------------------- */
+/* -- start ------------------------------------------------------------------------------------- */
 
 Test(supervisor, refuses_a_second_start_of_the_same_name, .timeout = 60) {
     struct run *r = run_make();
@@ -180,7 +180,7 @@ Test(supervisor, starts_a_transform_and_a_sink_for_every_lane, .timeout = 60) {
     run_drop(r);
 }
 
-/* -- deaths ------------------------------------------------------------------------------------------------------ */
+/* -- deaths ------------------------------------------------------------------------------------ */
 
 Test(supervisor, replaces_a_dead_worker_and_leaves_the_others_alone, .timeout = 60) {
     struct run *r = run_make();
@@ -287,7 +287,7 @@ Test(supervisor, takes_its_workers_along_when_it_dies, .timeout = 60) {
     run_drop(r);
 }
 
-/* -- leaving ----------------------------------------------------------------------------------------------------- */
+/* -- leaving ----------------------------------------------------------------------------------- */
 
 Test(supervisor, drains_ingest_first_and_only_then_asks_the_others_to_leave, .timeout = 60) {
     struct run *r = run_make();

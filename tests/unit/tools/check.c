@@ -1,7 +1,7 @@
 #include "tests/unit/tools/command.h"
 
-#define GOOD \
-    "config_version: 1\nname: cards\ninstance: node1\nlanes: 2\nkafka: {bootstrap.servers: a}\n" \
+#define GOOD                                                                                                           \
+    "config_version: 1\nname: cards\ninstance: node1\nlanes: 2\nkafka: {bootstrap.servers: a}\n"                       \
     "redis: {url: 'redis://u:canary@h:7/1'}\ntopics: [{name: t, mode: bulk, key: x}]\n"
 
 static const char *good(void) {

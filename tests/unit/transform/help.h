@@ -10,8 +10,8 @@
 #include "base/config.h"
 #include "shm/record.h"
 
-struct given { /* a record from Kafka; NULL: null */
-    const char *key, *value, *op; /* op: the header `op`; NULL: there is none */
+struct given {                     /* a record from Kafka; NULL: null */
+    const char *key, *value, *op;  /* op: the header `op`; NULL: there is none */
     size_t key_bytes, value_bytes; /* 0: the length of the text */
     uint16_t topic;
     int64_t offset, timestamp_ms;

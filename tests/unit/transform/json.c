@@ -85,13 +85,52 @@ Test(json, half_surrogate_pairs_make_no_key) {
 }
 
 Test(json, refuses_what_is_not_json) {
-    static const char *const bad[] = {
-        "", " ", "{", "}", "{]", "[]", "[{}]", "null", "true", "1", "\"a\"", "{}{}", "{} x", "{},", "{\"a\"}",
-        "{\"a\":}", "{\"a\":1,}", "{,}", "{a:1}", "{'a':1}", "{\"a\":01}", "{\"a\":1.}", "{\"a\":.5}", "{\"a\":+1}",
-        "{\"a\":-}", "{\"a\":1e}", "{\"a\":0x1}", "{\"a\":NaN}", "{\"a\":Infinity}", "{\"a\":nul}", "{\"a\":TRUE}",
-        "{\"a\":\"x}", "{\"a\":\"\\x\"}", "{\"a\":\"\\u12g4\"}", "{\"a\":\"\n\"}", "{\"a\":\"\t\"}",
-        "{\"a\":1 \"b\":2}", "{\"a\":1}}", "{\"a\":[1,]}", "{\"a\":1}//c", "{\"a\":1}/*c*/", "\xef\xbb\xbf{}",
-        "{\"a\":1}\x01", "{\"a\":\"\x01\"}", "\v{}", "{\f}"};
+    static const char *const bad[] = {"",
+                                      " ",
+                                      "{",
+                                      "}",
+                                      "{]",
+                                      "[]",
+                                      "[{}]",
+                                      "null",
+                                      "true",
+                                      "1",
+                                      "\"a\"",
+                                      "{}{}",
+                                      "{} x",
+                                      "{},",
+                                      "{\"a\"}",
+                                      "{\"a\":}",
+                                      "{\"a\":1,}",
+                                      "{,}",
+                                      "{a:1}",
+                                      "{'a':1}",
+                                      "{\"a\":01}",
+                                      "{\"a\":1.}",
+                                      "{\"a\":.5}",
+                                      "{\"a\":+1}",
+                                      "{\"a\":-}",
+                                      "{\"a\":1e}",
+                                      "{\"a\":0x1}",
+                                      "{\"a\":NaN}",
+                                      "{\"a\":Infinity}",
+                                      "{\"a\":nul}",
+                                      "{\"a\":TRUE}",
+                                      "{\"a\":\"x}",
+                                      "{\"a\":\"\\x\"}",
+                                      "{\"a\":\"\\u12g4\"}",
+                                      "{\"a\":\"\n\"}",
+                                      "{\"a\":\"\t\"}",
+                                      "{\"a\":1 \"b\":2}",
+                                      "{\"a\":1}}",
+                                      "{\"a\":[1,]}",
+                                      "{\"a\":1}//c",
+                                      "{\"a\":1}/*c*/",
+                                      "\xef\xbb\xbf{}",
+                                      "{\"a\":1}\x01",
+                                      "{\"a\":\"\x01\"}",
+                                      "\v{}",
+                                      "{\f}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) cr_assert_eq(read_text(bad[i]), -1, "%s", bad[i]);
     cr_assert_eq(json_read(json, &plan, (const uint8_t *)"{}\0", 3), -1, "a NUL is not a blank");
     cr_assert_eq(json_read(json, &plan, (const uint8_t *)"{\"a\":\"\0\"}", 9), -1);
@@ -130,13 +169,39 @@ Test(json, depth_is_limited) {
 }
 
 Test(json, utf8_is_strict) {
-    static const char *const good[] = {
-        "", "a", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf",
-        "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "eight by\xc3\xa9te steps"};
-    static const char *const bad[] = {
-        "\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2", "\xc2\x41", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xed\xa0\x80",
-        "\xed\xbf\xbf", "\xe2\x82", "\xe2\x28\xa1", "\xf0\x80\x80\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
-        "\xf5\x80\x80\x80", "\xf8\x88\x80\x80\x80", "\xff", "\xfe", "1234567\xff", "12345678\xff", "\xf0\x90\x80"};
+    static const char *const good[] = {"",
+                                       "a",
+                                       "\xc2\x80",
+                                       "\xdf\xbf",
+                                       "\xe0\xa0\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xee\x80\x80",
+                                       "\xef\xbf\xbf",
+                                       "\xf0\x90\x80\x80",
+                                       "\xf4\x8f\xbf\xbf",
+                                       "eight by\xc3\xa9te steps"};
+    static const char *const bad[] = {"\x80",
+                                      "\xbf",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xc2",
+                                      "\xc2\x41",
+                                      "\xe0\x80\x80",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xed\xbf\xbf",
+                                      "\xe2\x82",
+                                      "\xe2\x28\xa1",
+                                      "\xf0\x80\x80\x80",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xf8\x88\x80\x80\x80",
+                                      "\xff",
+                                      "\xfe",
+                                      "1234567\xff",
+                                      "12345678\xff",
+                                      "\xf0\x90\x80"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         cr_assert(utf8_valid((const uint8_t *)good[i], strlen(good[i])), "%zu", i);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

@@ -98,9 +98,9 @@ static void decode_expect(const struct keys *keys, int number, const char *part,
 }
 
 Test(readers, python_and_c_read_each_other) {
-    struct keys *keys = keys_of(
-        "key 7 //////////////////////////////////////////8= 2026-01-31\n"
-        "key 4294967295 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8= 2026-01-31\ncurrent 4294967295\n");
+    struct keys *keys =
+        keys_of("key 7 //////////////////////////////////////////8= 2026-01-31\n"
+                "key 4294967295 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8= 2026-01-31\ncurrent 4294967295\n");
     static uint8_t value[VALUE_MAX], stored[2 * VALUE_MAX];
     static const uint8_t prefix[XAES_PREFIX_BYTES] = "a prefix...";
     struct xaes_sealer sealer;
@@ -128,7 +128,7 @@ Test(readers, python_and_c_read_each_other) {
     keys_free(keys);
 }
 
-/* -- the examples of the documentation ----------------------------------------------------------------------------- */
+/* -- the examples of the documentation --------------------------------------------------------- */
 
 static char page[65536];
 

@@ -8,7 +8,7 @@
 #include "tests/unit/transform/help.h"
 #include "transform/seal.h"
 
-/* -- the worker's side of the port, played by the test ------------------------------------------------------------- */
+/* -- the worker's side of the port, played by the test ----------------------------------------- */
 
 static enum worker_state state_seen;
 static char state_reason[STATS_TEXT_BYTES], failure[STATS_TEXT_BYTES];
@@ -59,11 +59,11 @@ static void test_random(void *context, void *out, size_t len) {
 }
 static const struct clock_port test_clock = {test_monotonic, test_wall, test_random, NULL};
 
-/* -- one lane in one process --------------------------------------------------------------------------------------- */
+/* -- one lane in one process ------------------------------------------------------------------- */
 
 static struct ring_fds in_fds, out_fds, rejects_fds;
-static struct ring_producer ingest;  /* the writing end of in */
-static struct ring_consumer sink;    /* the reading end of out */
+static struct ring_producer ingest;   /* the writing end of in */
+static struct ring_consumer sink;     /* the reading end of out */
 static struct ring_consumer rejected; /* the reading end of rejects */
 static struct ring_consumer in;
 static struct ring_producer out, rejects;
@@ -168,7 +168,7 @@ static void marker_expect(uint64_t number, enum record_op op, enum record_reason
 
 static uint64_t counted(enum metric m) { return worker.local.value[m]; }
 
-/* -- what becomes of a record -------------------------------------------------------------------------------------- */
+/* -- what becomes of a record ------------------------------------------------------------------ */
 
 Test(transform, passes_on_under_the_same_number) {
     lane_make(SMALL, SMALL, SMALL);
@@ -343,7 +343,7 @@ Test(transform, markers_of_ingest_are_passed_on) {
     cr_assert_not(take_from(&rejected, &none), "ingest has kept it already");
 }
 
-/* -- stored forms -------------------------------------------------------------------------------------------------- */
+/* -- stored forms ------------------------------------------------------------------------------ */
 
 Test(transform, values_are_stored_as_the_topic_wants) {
     lane_make(1 << 16, 1 << 16, SMALL);
@@ -416,7 +416,7 @@ Test(transform, encryption_without_keys_is_refused) {
     cr_assert_not_null(strstr(err.text, "raw"), "%s", err.text);
 }
 
-/* -- rings that are full ------------------------------------------------------------------------------------------- */
+/* -- rings that are full ----------------------------------------------------------------------- */
 
 Test(transform, waits_for_room_and_loses_nothing) {
     lane_make(1 << 16, SMALL, SMALL);
@@ -477,7 +477,7 @@ Test(transform, sleeps_only_when_there_is_nothing) {
     transform_disarm(&transform);
 }
 
-/* -- successors ---------------------------------------------------------------------------------------------------- */
+/* -- successors -------------------------------------------------------------------------------- */
 
 Test(transform, leaves_when_asked_and_drains_otherwise) {
     lane_make(SMALL, SMALL, SMALL);
@@ -591,7 +591,7 @@ Test(transform, a_successor_counts_only_its_own) {
     cr_assert_eq(in.number_released, MIXED);
 }
 
-/* -- poison -------------------------------------------------------------------------------------------------------- */
+/* -- poison ------------------------------------------------------------------------------------ */
 
 Test(transform, the_number_that_crashed_workers_is_rejected_unread) {
     lane_make(SMALL, SMALL, SMALL);
@@ -640,7 +640,7 @@ Test(transform, a_record_that_kills_its_worker_is_in_hand_when_it_dies) {
 }
 #endif
 
-/* -- what ingest never writes -------------------------------------------------------------------------------------- */
+/* -- what ingest never writes ------------------------------------------------------------------ */
 
 static void broken_input(void (*spoil)(struct record *), uint32_t len, uint16_t type) {
     lane_make(SMALL, SMALL, SMALL);

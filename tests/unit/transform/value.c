@@ -70,8 +70,8 @@ Test(value, header_is_what_the_format_says) {
     static const uint8_t lz4_head[16] = {0x89, 'M', 'L', 'R', 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 44};
     cr_assert_lt(encode(VALUE_LZ4, "k", value, sizeof value), 40);
     cr_assert_arr_eq(stored, lz4_head, 16);
-    static const uint8_t both_head[28] = {0x89, 'M', 'L', 'R', 1, 3, 0, 0, 1, 2, 3, 4, 0, 0, 1, 44,
-                                          'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'I', 'J', 'K', 0};
+    static const uint8_t both_head[28] = {0x89, 'M', 'L', 'R', 1,   3,   0,   0,   1,   2,   3,   4,   0,   0,
+                                          1,    44,  'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'I', 'J', 'K', 0};
     cr_assert_lt(encode(VALUE_LZ4 | VALUE_ENCRYPTED, "k", value, sizeof value), 80);
     cr_assert_arr_eq(stored, both_head, 28);
 }
