@@ -48,6 +48,23 @@ static struct log_at at_slot(const struct line *l, uint32_t slot, int64_t offset
     return (struct log_at){.topic = l->config->topic[p->topic].name, .partition = p->partition, .offset = offset};
 }
 
+static uint32_t epoch_of(const struct line *l, uint32_t slot) {
+    return atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire);
+}
+
+bool line_overtaken(const struct line *l) {
+    const struct flight *f = &l->flight;
+    for (uint32_t i = f->touch_from; i != f->touch_to; i++) {
+        const struct touch *t = &f->touch[i & f->touch_mask];
+        if (t->mark.epoch != epoch_of(l, t->slot)) return true;
+    }
+    return false;
+}
+
+bool line_bad_mark_stands(const struct line *l) {
+    return marks_mine(&l->marks, l->bad_slot, l->worker->lane) && epoch_of(l, l->bad_slot) == l->bad_epoch;
+}
+
 /* -- sending ----------------------------------------------------------------------------------- */
 
 static void count_command(struct line *l, enum expect kind) {
@@ -152,8 +169,19 @@ static void encode_marks(struct line *l, struct batch *b) {
     }
 }
 
+/* A partition may have been given up while the batch waited: what was read of it is a marker now. */
+static void overtaken_to_markers(struct line *l) {
+    for (uint32_t i = 0; i < l->intake.count; i++) {
+        struct intake_item *item = &l->intake.item[i];
+        if (item->epoch == 0 || item->epoch == epoch_of(l, item->slot)) continue;
+        item->kind = ITEM_MARKER;
+        item->epoch = 0;
+    }
+}
+
 static void encode_batch(struct line *l) {
     struct intake *in = &l->intake;
+    overtaken_to_markers(l);
     const struct intake_item *last = &in->item[in->count - 1];
     int64_t wall_ms = clock_wall_ms(l->worker->clock);
     if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
@@ -291,6 +319,8 @@ static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, in
                     struct failure *f) {
     struct log_at at = at_slot(l, slot, expected);
     char has[32] = "no mark";
+    l->bad_slot = slot;
+    l->bad_epoch = epoch_of(l, slot);
     if (found.next >= 0) snprintf(has, sizeof has, "%lld", (long long)found.next);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     if (verdict == MARK_FOREIGN) {

@@ -31,6 +31,7 @@ struct line {
     uint64_t released;    /* batches released so far */
     bool halting;         /* a mark was bad; the marks asked about with it are looked at first */
     struct failure halt;
+    uint32_t bad_slot, bad_epoch; /* partition of the last bad mark, and its epoch then */
 };
 
 /* line_init: see sink_init. line_free closes the connection. */
@@ -52,6 +53,13 @@ int line_receive(struct line *l, struct failure *f);
 /* line_settle, after line_receive failed on an answer: sends the rest of what is encoded and reads the answers under
  * way without judging them. 1 moved, 0 not, -1 with f. Done when flight_quiet and nothing is unsent. */
 int line_settle(struct line *l, struct failure *f);
+
+/* line_overtaken: whether something is under way that was read under an epoch that has passed since: it is no longer
+ * ours to write, and the connection should go before Redis gets to it. */
+bool line_overtaken(const struct line *l);
+
+/* line_bad_mark_stands: whether the partition of the last bad mark is still read here under the same epoch. */
+bool line_bad_mark_stands(const struct line *l);
 
 /* line_rewind forgets what is in flight and begins again with the oldest unreleased record; all marks are unread. */
 void line_rewind(struct line *l);

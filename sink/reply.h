@@ -12,7 +12,8 @@ enum reply_class {
     REPLY_PASSING,   /* it will pass, or an operator makes it pass: wait and send again on the same connection */
     REPLY_RECONNECT, /* the wrong server, or one that goes away: drop the connection and make a new one */
     REPLY_CONFIG,    /* of the configuration or the ACL: stop before the first success, wait blocked afterwards */
-    REPLY_HALT,      /* Redis has not what it should have: the lane stands still until it is started again */
+    REPLY_HALT,      /* Redis has not what it should have: the lane stands still until it is started again, or loses the
+                        partition */
     REPLY_FATAL,     /* two instances fight over a name: the worker leaves for good */
 };
 

@@ -167,10 +167,20 @@ static enum step poisoned(struct sink *s) {
         r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition, (long long)r->offset);
 }
 
+/* A partition was given up before Redis had answered for all of it (it was lost, or Redis stood still for too long):
+ * the connection goes, and the next one begins by ending it on the server. */
+static enum step overtaken(struct sink *s) {
+    log_warn("sink.overtaken", "a partition was given up with writes under way: connecting anew");
+    drop(s, SINK_DOWN);
+    s->retry_at_ns = now_ns(s);
+    return STEP_BUSY;
+}
+
 static enum step step_open(struct sink *s) {
     struct line *l = &s->line;
     const struct config *config = s->worker->config;
     struct failure f;
+    if (line_overtaken(l)) return overtaken(s);
     int in = line_receive(l, &f);
     if (in < 0) return stand_still(s, &f);
     /* After a failure one batch at a time feels the way. */
@@ -187,6 +197,14 @@ static enum step step_open(struct sink *s) {
     s->looked_ns = now;
     line_ask_marks(l, true);
     return flight_asking(&l->flight) ? STEP_BUSY : STEP_IDLE;
+}
+
+/* A bad mark concerns whoever reads the partition. Once that is somebody else, the lane looks again. */
+static enum step step_halted(struct sink *s) {
+    if (line_bad_mark_stands(&s->line)) return STEP_BLOCKED;
+    s->state = SINK_DOWN;
+    s->retry_at_ns = now_ns(s);
+    return STEP_BUSY;
 }
 
 /* Asked to leave: what is under way is worth waiting for, so that a successor need not send it again. */
@@ -215,7 +233,7 @@ enum step sink_step(void *self) {
         case SINK_OPEN: step = step_open(s); break;
         case SINK_SETTLING: step = step_settling(s); break;
         case SINK_PAUSED: step = step_paused(s); break;
-        case SINK_HALTED: break;
+        case SINK_HALTED: step = step_halted(s); break;
         }
     }
     struct stats_local *local = &s->worker->local;
