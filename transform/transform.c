@@ -12,8 +12,9 @@ enum pass { PASS_DONE, PASS_OUT_FULL, PASS_REJECTS_FULL, PASS_BROKEN };
 
 enum { AUX_LAST_ORIGIN = 0 }; /* aux word of the rejects ring: number_origin of the last reject on it */
 
-#define FULL_SHOWN_NS NS_PER_S /* a rejects ring that is full for so long is a state; for a moment it is flow control  \
-                                */
+#define FULL_SHOWN_NS                                                                                                  \
+    NS_PER_S /* a rejects ring that is full for so long is a state; for a moment it is flow control                    \
+              */
 
 static const enum metric reason_metric[REASON_COUNT] = {
     [REASON_KEY_NULL] = M_transform_reject_key_null,         [REASON_KEY_EMPTY] = M_transform_reject_key_empty,

@@ -53,15 +53,15 @@ MISTAKES = {
     "port out of range": ({"redis": {"url": "redis://127.0.0.1:99999"}}, r"port|99999", 0),
     "ring that is no power of two": ({"ring_bytes": "3MiB"}, r"power of two", 0),
     "duration without unit": ({"drain_timeout": 30}, r"drain_timeout|30", 0),
-    "property that runs a program": ({"kafka": {"sasl.kerberos.kinit.cmd": "touch /tmp/x"}}, r"sasl\.kerberos\.kinit\.cmd", 0),
+    "property that runs a program": ({"kafka": {"sasl.kerberos.kinit.cmd": "touch x"}}, r"kerberos\.kinit\.cmd", 0),
     "property that loads code": ({"kafka": {"plugin.library.paths": "/x.so"}}, r"plugin\.library\.paths.*code", 0),
-    "property that starts the mock": ({"kafka": {"test.mock.num.brokers": 3}}, r"test\.mock\.num\.brokers.*simulation", 0),
+    "property that starts the mock": ({"kafka": {"test.mock.num.brokers": 3}}, r"test\.mock.*simulation", 0),
     "property that millrace sets": ({"kafka": {"enable.auto.commit": True}}, r"enable\.auto\.commit", 0),
     "unknown property": ({"kafka": {"bootstrap.server": "x"}}, r"bootstrap\.server.*bootstrap\.servers", 0),
     "unset variable": ({"instance": "${MILLRACE_TEST_UNSET}"}, r"MILLRACE_TEST_UNSET", 0),
     "password file that is not there": ({"redis": {"password_file": "/nonexistent/pw"}}, r"/nonexistent/pw", 0),
     "two passwords": ({"redis": {"password": "a", "password_file": "/dev/null"}}, r"password", 0),
-    "operation from two places": (topic(operation={"header": "a", "field": "b"}), r"header.*field|field.*header|operation", 0),
+    "operation from two places": (topic(operation={"header": "a", "field": "b"}), r"header.*field|operation", 0),
     "old key of a bulk topic": (topic(mode="bulk", old_key="x:{id}"), r"old_key", 0),
     "fixed and grouped partitions mixed": ({"topics": [merge(GOOD["topics"][0], {"partitions": [0]}),
                                                        merge(GOOD["topics"][0], {"name": "other"})]}, r"partitions", 0),
@@ -94,8 +94,9 @@ def test_message_points_at_the_key(tmp_path):
 
 
 @pytest.mark.parametrize("text,message", [
-    ("", r""), ("- a\n", r""), ("config_version: 1\nname: [\n", r""), ("config_version: 1\nname: cards\nname: cards\n", r"name"),
-    ("config_version: 1\n\tname: cards\n", r""), ("name: cards\nconfig_version: 1\n", r"config_version.*first|first.*config_version"),
+    ("", r""), ("- a\n", r""), ("config_version: 1\nname: [\n", r""),
+    ("config_version: 1\nname: cards\nname: cards\n", r"name"), ("config_version: 1\n\tname: cards\n", r""),
+    ("name: cards\nconfig_version: 1\n", r"config_version.*first|first.*config_version"),
     ("config_version: 1\nname: &a cards\ninstance: *a\n", r""), ("\xff\xfe", r""),
 ], ids=["empty", "a list", "broken YAML", "key twice", "tab", "version not first", "alias", "not UTF-8"])
 def test_file_that_is_no_configuration(tmp_path, text, message):
@@ -119,8 +120,8 @@ def test_wrong_arguments():
 
 def test_good_file_is_accepted_and_printed_with_variables_and_defaults(tmp_path):
     file = tmp_path / "millrace.yaml"
-    file.write_text(to_yaml(merge(GOOD, {"instance": "${MILLRACE_TEST_NODE}", "lanes": "${MILLRACE_TEST_LANES:3}"})).replace(
-        '"${MILLRACE_TEST_LANES:3}"', "${MILLRACE_TEST_LANES:3}") + "\n", encoding="utf-8")
+    text = to_yaml(merge(GOOD, {"instance": "${MILLRACE_TEST_NODE}", "lanes": 1}))
+    file.write_text(text.replace("lanes: 1", "lanes: ${MILLRACE_TEST_LANES:3}") + "\n", encoding="utf-8")
     import os
     done = command("check", "-c", file, env={**os.environ, "MILLRACE_TEST_NODE": "node-x"})
     assert done.returncode == 0, done.stderr
@@ -145,7 +146,7 @@ def test_examples_are_accepted(tmp_path):
         assert "secret-of-" not in done.stdout + done.stderr
 
 
-# -- what only shows when it runs -----------------------------------------------------------------------------------------
+# -- what only shows when it runs ------------------------------------------------------------------------------------
 def key_line(n=32, number=1):
     return f"key {number} {base64.b64encode(bytes(range(1, n + 1))).decode()} 2026-01-01\n"
 

@@ -89,7 +89,8 @@ def test_new_current_key_is_used_and_old_values_stay_readable(space):
     m.wait_drained({(t.name, 0): 1})
     assert m.drain() == 0
     lines = [line for line in key_file.read_text().splitlines() if not line.startswith("current")]
-    key_file.write_text("\n".join(lines + [f"key 7 {base64.b64encode(os.urandom(32)).decode()} 2026-01-01", "current 7", ""]))
+    seven = base64.b64encode(os.urandom(32)).decode()
+    key_file.write_text("\n".join(lines + [f"key 7 {seven} 2026-01-01", "current 7", ""]))
     m.start_ready()
     producer.produce(t.name, b"two", b"b", partition=0)
     assert producer.flush(10) == 0
@@ -119,7 +120,7 @@ def test_keygen_makes_what_run_reads(space):
     assert producer.flush(10) == 0
     m.wait_drained({(t.name, 0): 1})
     space.judge(key_file=key_file, produced=1)
-    # A file that is there is never overwritten; a second key is added and becomes the current one; the first still reads.
+    # What is there is never overwritten. A second key is added and becomes the current one; the first still reads.
     before = key_file.read_bytes()
     assert command("keygen", key_file).returncode != 0 and key_file.read_bytes() == before
     done = command("keygen", "--add", key_file)

@@ -177,7 +177,8 @@ def test_two_with_the_same_identity_do_not_fight_for_ever(space):
     wait_until(lambda: not (first.process.alive() and second.process.alive()), 60, "one of them to give up")
     gone, stays = (first, second) if second.process.alive() else (second, first)
     assert gone.wait_exit(5) not in (0, None)
-    assert any(text in gone.log_text() for text in ("fenced", "another process uses the connection name")), gone.process.tail(5)
+    assert any(text in gone.log_text() for text in ("fenced", "another process uses the connection name")), \
+        gone.process.tail(5)
     load.finish()
     stays.wait_drained(load.next_offset, 60)
     space.judge(produced=30_000)

@@ -251,12 +251,13 @@ def test_back_pressure_keeps_the_group_membership(space):
 
 
 def test_stalled_redis_never_brings_old_values_back(space):
-    """Redis stops with commands in its buffers, the sink connects anew and goes on, Redis wakes up: what lies in the old
-    connection must not be run after what came over the new one."""
+    """Redis stops with commands in its buffers, the sink connects anew and goes on, Redis wakes up: what lies in the
+    old connection must not be run after what came over the new one."""
     server = space.start_redis("--appendonly", "no")
     space.topic()
     # The new connection is patient, so its greeting lies beside the old one's commands when Redis wakes up.
-    m = space.millrace(lanes=2, redis={"response_timeout": "300ms", "connect_timeout": "5s", "in_flight": 500}).start_ready()
+    m = space.millrace(lanes=2, redis={"response_timeout": "300ms", "connect_timeout": "5s", "in_flight": 500})
+    m.start_ready()
     load = space.load(60_000, 15, keys=40)
     checker = CommitChecker(space.broker, m.group, space.topics, 8, server, load.history, 5, pause=0.1)
     load.start()

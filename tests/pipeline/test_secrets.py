@@ -1,4 +1,4 @@
-"""Secrets stay with the process that needs them: not in logs, `ps`, output of commands, environments, or other roles."""
+"""Secrets stay with the process that needs them: not in logs, `ps`, output of commands, environments, other roles."""
 
 import json
 import os
@@ -53,7 +53,8 @@ def test_secrets_do_not_show(space):
     m = space.millrace(
         redis={"url": server.url(password=False), "password": "${MILLRACE_TEST_SECRET}"},
         kafka={"sasl.mechanisms": "PLAIN", "sasl.username": "someone", "sasl.password_file": str(password)},
-        crypto={"keys": str(key_file)}, log={"level": "debug", "format": "json"}, env={"MILLRACE_TEST_SECRET": REDIS_SECRET})
+        crypto={"keys": str(key_file)}, log={"level": "debug", "format": "json"},
+        env={"MILLRACE_TEST_SECRET": REDIS_SECRET})
     m.start_ready()
     load = space.load(2000, keys=200)
     load.start()
@@ -67,7 +68,8 @@ def test_secrets_do_not_show(space):
     checked = m.run_command("check")
     assert checked.returncode == 0 and "***" in checked.stdout
     seen = {"log": m.log_text(), "check": checked.stdout + checked.stderr, "stats": json.dumps(stats),
-            "table": m.run_command("stats").stdout, "prometheus": m.run_command("stats", "--format", "prometheus").stdout}
+            "table": m.run_command("stats").stdout,
+            "prometheus": m.run_command("stats", "--format", "prometheus").stdout}
     pids = {w["role"]: w["pid"] for w in stats["workers"]}
     for role, pid in {**pids, "supervisor": m.process.pid}.items():
         seen[f"arguments of {role}"] = read(f"/proc/{pid}/cmdline").decode("latin-1")

@@ -5,7 +5,7 @@ import re
 import time
 
 from harness.generator import bulk_topic
-from harness.millrace import command
+from harness.millrace import CHAIN, command
 from harness.process import BUILD, ROOT, wait_until
 
 STATES = {"down", "starting", "connecting", "running", "blocked", "draining", "backoff", "failed"}
@@ -23,7 +23,7 @@ def test_json_has_what_is_documented_and_it_is_true(space):
     while load.live:
         stats = m.stats()
         for lane in stats["lanes"]:
-            chain = [lane[k] for k in ("ingest_published", "transform_published", "sink_published", "released")]
+            chain = [lane[k] for k in CHAIN]
             assert chain == sorted(chain, reverse=True), lane
             before = published_before.get(lane["lane"], [0, 0, 0, 0])
             assert all(now >= then for now, then in zip(chain, before)), "a number went back"
@@ -49,16 +49,17 @@ def test_json_has_what_is_documented_and_it_is_true(space):
     for p in stats["partitions"]:
         end = load.next_offset.get((p["topic"], p["partition"]), 0)
         assert (p["position"], p["released"], p["committed"], p["lag"]) == (end, end, end, 0), p
-    wait_until(lambda: all(p["high"] == load.next_offset[p["topic"], p["partition"]] for p in m.stats()["partitions"]), 15,
-               "the watermarks to be up to date")
+    wait_until(lambda: {(p["topic"], p["partition"]): p["high"] for p in m.stats()["partitions"]} == load.next_offset,
+               15, "the watermarks to be up to date")
     metrics = stats["metrics"]
     assert metrics["ingest_record_read"] == metrics["sink_record_applied"] == metrics["transform_record_in"] == 20_000
-    assert metrics["transform_record_add"] + metrics["transform_record_update"] + metrics["transform_record_delete"] == 20_000
+    assert sum(metrics[f"transform_record_{op}"] for op in ("add", "update", "delete")) == 20_000
     assert metrics["ingest_partition_assigned"] == 16
     assert m.drain() == 0
 
 
-LINE = re.compile(r'(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>[^}]*)\})? (?P<value>-?[0-9.]+(?:e[+-]?[0-9]+)?|NaN|[+-]Inf)')
+LINE = re.compile(r'(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>[^}]*)\})? '
+                  r'(?P<value>-?[0-9.]+(?:e[+-]?[0-9]+)?|NaN|[+-]Inf)')
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 
 

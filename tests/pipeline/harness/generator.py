@@ -16,7 +16,8 @@ from . import reference
 from .reference import Record, Topic
 
 OLD_KEY = "card:{old_account}:{old_card_no}"
-WORDS = ["Zoë", "Łódź", "naïve", "payment", "Übertrag", "札幌", "card", "\"quoted\"", "tab\there", "slash/", "€uro"]
+WORDS = ["Zoë", "Łódź", "naïve", "payment", "Übertrag", "札幌", "card",
+         "\"quoted\"", "tab\there", "slash/", "€uro"]
 ESCAPED = {w: len(json.dumps(w)) - 1 for w in WORDS}
 LITERAL = {w: len(json.dumps(w, ensure_ascii=False).encode()) - 1 for w in WORDS}
 

@@ -55,6 +55,14 @@ def command(*args, build=BUILD, timeout=20, env=None):
                           capture_output=True, text=True, timeout=timeout, env=env)
 
 
+CHAIN = ("ingest_published", "transform_published", "sink_published", "released")
+
+
+def chains(stats):
+    """Per lane how far each stage has come, first stage first."""
+    return [[lane[k] for k in CHAIN] for lane in stats["lanes"]]
+
+
 class Millrace:
     def __init__(self, folder, broker, redis_server, topics, name, group=None, build=BUILD, env=None, **more):
         self.folder = pathlib.Path(folder) / name
@@ -100,7 +108,8 @@ class Millrace:
         seen = {}
 
         def look():
-            assert self.process.alive(), f"{self.name} ended with {self.process.child.returncode}\n{self.process.tail()}"
+            assert self.process.alive(), \
+                f"{self.name} ended with {self.process.child.returncode}\n{self.process.tail()}"
             stats = seen["stats"] = self.stats_or_none()
             # The segment of the run before is there until the new supervisor has made its own.
             mine = stats is not None and stats["supervisor"]["pid"] == self.process.pid
@@ -141,7 +150,7 @@ class Millrace:
         wait_until(lambda: all(process_gone(p) for p in self.pids), timeout,
                    lambda: f"workers of {self.name} to leave: {[p for p in self.pids if not process_gone(p)]}", 0.01)
 
-    # -- what a user sees -----------------------------------------------------------------------------------------------
+    # -- what a user sees --------------------------------------------------------------------------------------------
     def run_command(self, *args, timeout=20):
         return command(*args, "-c", self.file, build=self.build, timeout=timeout, env=self.env)
 
@@ -178,12 +187,13 @@ class Millrace:
 
     # -- faults -----------------------------------------------------------------------------------------------------
     def kill_worker(self, role, lane=None, number=signal.SIGKILL, timeout=10):
-        """Signals the live worker of this role and lane, by pidfd. Returns its pid; fails when none is alive in time."""
+        """Signals the live worker of this role and lane, by pidfd. Returns its pid; fails when none lives in time."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             stats = self.stats_or_none()
             w = self.worker(role, lane, stats) if stats else None
-            if w and w["pid"] and w["state"] not in ("down", "backoff", "failed") and self.signal_pid(w["pid"], role, number):
+            alive = w and w["pid"] and w["state"] not in ("down", "backoff", "failed")
+            if alive and self.signal_pid(w["pid"], role, number):
                 return w["pid"]
             time.sleep(0.02)
         raise AssertionError(f"no live {role}[{lane}] to signal within {timeout} s\n{self.process.tail(20)}")

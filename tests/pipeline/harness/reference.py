@@ -176,7 +176,8 @@ def effects(outcome):
 
 
 def fold(topics, records):
-    """Plays records, in the order given, on an empty store. Returns ({key: value}, {(topic, partition, offset): reason})."""
+    """Plays records, in the order given, on an empty store.
+    Returns ({key: value}, {(topic, partition, offset): reason})."""
     by_name = {t.name: t for t in topics}
     store, rejects = {}, {}
     for record in records:
