@@ -110,12 +110,9 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
 }
 
 /* The end of a partition lies beyond its last record when what follows are control records or compacted ones. A marker
- * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. So does the
- * place where a first start began when there was nothing to read: without a commit, the next start would begin
- * elsewhere. */
+ * carries the end through the chain, so that it is committed, and noted in Redis, like everything else. */
 static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int64_t end, uint64_t now) {
-    bool begun = p->committed >= 0 || ring_aux_get(&l->out, 2 * slot) == p->epoch || end == 0;
-    if (end < p->next || (end == p->next && begun)) return;
+    if (end <= p->next) return;
     struct record r = record_begin(p, slot, end - 1, now);
     r.op = RECORD_SKIP;
     put(l, &r, NULL, NULL);

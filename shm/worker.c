@@ -64,6 +64,7 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     panic_block = w->block;
     check_hook_set(panic_save);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error of the write, as a full disk is */
     /* A terminal or a service manager may send these to every process: the supervisor decides what they mean. */
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);

@@ -90,9 +90,9 @@ struct worker_body {
 };
 
 /* worker_init attaches a freshly exec'ed process: arguments, configuration, stats, control, log, panic hook, signals
- * (SIGPIPE, SIGINT, SIGTERM and SIGHUP ignored: only the supervisor's control page asks a worker to leave; dies
- * with the supervisor by PR_SET_PDEATHSIG). Exits with EXIT_DONT_RESTART when what it inherited
- * is unusable. Call first in main. */
+ * (SIGPIPE, SIGXFSZ, SIGINT, SIGTERM and SIGHUP ignored: only the supervisor's control page asks a worker to leave;
+ * dies with the supervisor by PR_SET_PDEATHSIG). Exits with EXIT_DONT_RESTART when what it inherited is unusable. Call
+ * first in main. */
 void worker_init(struct worker *w, enum role role, int argc, char **argv);
 
 /* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Once. */
