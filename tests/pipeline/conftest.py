@@ -118,6 +118,8 @@ def space(session_folder, request):
     yield s
     for p in reversed([p for p in process.started if p not in before and not p.shared]):
         p.stop_forgotten()
+    for m in s.instances:
+        m.end_leftovers()
     reap_orphans()
 
 
