@@ -19,6 +19,13 @@ static int64_t real_wall_ms(void *context) {
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+static uint64_t real_boottime_ns(void *context) {
+    (void)context;
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 static void real_random(void *context, void *out, size_t len) {
     (void)context;
     uint8_t *p = out;
@@ -30,4 +37,4 @@ static void real_random(void *context, void *out, size_t len) {
     }
 }
 
-const struct clock_port clock_real = {real_monotonic_ns, real_wall_ms, real_random, NULL};
+const struct clock_port clock_real = {real_monotonic_ns, real_wall_ms, real_boottime_ns, real_random, NULL};

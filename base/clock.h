@@ -7,8 +7,9 @@
 #include <stdint.h>
 
 struct clock_port {
-    uint64_t (*monotonic_ns)(void *context);              /* CLOCK_MONOTONIC: intervals, heartbeats */
-    int64_t (*wall_ms)(void *context);                    /* CLOCK_REALTIME: expiry, latency against Kafka timestamps */
+    uint64_t (*monotonic_ns)(void *context); /* CLOCK_MONOTONIC: intervals, heartbeats */
+    int64_t (*wall_ms)(void *context);       /* CLOCK_REALTIME: expiry, latency against Kafka timestamps */
+    uint64_t (*boottime_ns)(void *context);  /* CLOCK_BOOTTIME: leases, which run out while suspended too */
     void (*random)(void *context, void *out, size_t len); /* unpredictable bytes; cannot fail */
     void *context;
 };
@@ -17,6 +18,7 @@ struct clock_port {
 extern const struct clock_port clock_real;
 
 static inline uint64_t clock_ns(const struct clock_port *c) { return c->monotonic_ns(c->context); }
+static inline uint64_t clock_boot_ns(const struct clock_port *c) { return c->boottime_ns(c->context); }
 static inline int64_t clock_wall_ms(const struct clock_port *c) { return c->wall_ms(c->context); }
 
 #define NS_PER_MS 1000000ULL

@@ -21,7 +21,7 @@ enum config_log_format { LOG_TEXT, LOG_JSON };
 enum config_topic_mode { MODE_BULK, MODE_CHANGE };
 enum config_topic_format { FORMAT_RAW, FORMAT_JSON };
 enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
-enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA };
+enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA, MARKS_MISSING_REBUILD };
 enum config_redis_scheme { REDIS_TCP, REDIS_UNIX };
 
 struct config_property { /* one librdkafka property, already resolved (secrets too) */

@@ -21,6 +21,7 @@ int err_prefix(struct err *e, const char *format, ...) __attribute__((format(pri
 /* Exit statuses of workers beside those of sysexits.h (which every command uses). */
 enum {
     EXIT_ASKED = 0,          /* left because it was asked to */
+    EXIT_RING_BROKEN = 124,  /* a ring fails its checks: the supervisor makes the rings anew */
     EXIT_DONT_RESTART = 125, /* a restart cannot help: the message and the stats block say why (s6's convention) */
 };
 

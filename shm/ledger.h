@@ -17,11 +17,12 @@
 #include "shm/twin.h"
 
 #define LEDGER_MAGIC 0x726567646c6c696dULL
-enum { LEDGER_VERSION = 1 };
+enum { LEDGER_VERSION = 2, CLUSTER_BYTES = 64 };
 
 enum ledger_flags {
     LEDGER_ASSIGNED = 1 << 0,    /* this instance reads the partition now */
     LEDGER_FIRST_START = 1 << 1, /* the group had no commit: the sink creates the mark */
+    LEDGER_REWOUND = 1 << 2, /* this epoch began by a rewind: the sink sets the mark to `start`, whatever it finds */
 };
 
 struct ledger_ingest_slot { /* ABI: written by ingest only */
@@ -32,26 +33,40 @@ struct ledger_ingest_slot { /* ABI: written by ingest only */
     _Atomic int64_t start;     /* offset at which this epoch began */
     _Atomic int64_t committed; /* next offset, last acknowledged by the broker; -1 none */
     _Atomic int64_t intent;    /* next offset about to be committed, noted before the call; -1 none */
-    uint64_t reserved[3];
+    _Atomic int64_t origin; /* where the group first began with the partition: what a rebuild must reach; 0 unknown */
+    _Atomic int64_t lost_from, lost_to; /* offsets Redis needs again and Kafka no longer has; equal: none */
+    uint64_t reserved[8];
 };
-static_assert(sizeof(struct ledger_ingest_slot) == 64, "ledger ABI");
+static_assert(sizeof(struct ledger_ingest_slot) == 128, "ledger ABI");
 
 struct ledger_ingest { /* ABI */
     _Atomic uint64_t magic;
     uint32_t version;
-    _Atomic uint32_t count; /* slots in use, [0, PARTITIONS_MAX]; only grows */
-    uint64_t reserved[6];
+    _Atomic uint32_t count;          /* slots in use, [0, PARTITIONS_MAX]; only grows */
+    _Atomic uint64_t lease_until_ns; /* CLOCK_BOOTTIME until which the sinks may write; UINT64_MAX: no lease is needed
+                                        (a fixed list of partitions); 0: none was granted yet */
+    _Atomic uint64_t accepted;       /* the last control.accept_loss that was carried out */
+    _Atomic uint32_t cluster_known;  /* 1: cluster is written and stays; stored last */
+    uint32_t gap;
+    char cluster[CLUSTER_BYTES]; /* the cluster's id, NUL-terminated; "": the brokers have none */
+    uint64_t reserved[3];
     struct ledger_ingest_slot slot[PARTITIONS_MAX];
 };
 
-enum ledger_sink_flags { LEDGER_LOST_WRITES = 1 << 0 };
+/* What the sink found in Redis, the second word of `lost`: the next offset that Redis still has, [0, 2^62), with: */
+#define LEDGER_LOST_ALL (1ULL << 62)   /* there is no mark: nothing is known to be there; the offset is 0 */
+#define LEDGER_LOST_OTHER (1ULL << 63) /* the mark was written from another cluster */
+#define LEDGER_LOST_OFFSET (LEDGER_LOST_ALL - 1)
 
-struct ledger_sink_slot {   /* ABI: written by the lane's sink only */
-    struct twin released;   /* {epoch, next offset}: every earlier record of the epoch is in Redis or a marker */
-    _Atomic uint64_t flags; /* enum ledger_sink_flags */
-    uint64_t reserved;
+struct ledger_sink_slot {        /* ABI: written by the lane's sink only */
+    struct twin released;        /* {epoch, next offset}: every earlier record of the epoch is in Redis or a marker */
+    struct twin lost;            /* {epoch, what}: writes of this epoch or before it are gone from Redis; the lane waits
+                                    for ingest to raise the epoch and to read again */
+    _Atomic uint64_t lost_next;  /* next offset that Redis had acknowledged when the loss was found */
+    _Atomic uint64_t lost_refed; /* of the records before it, how many were written again since */
+    uint64_t reserved[2];
 };
-static_assert(sizeof(struct ledger_sink_slot) == 64, "ledger ABI");
+static_assert(sizeof(struct ledger_sink_slot) == 128, "ledger ABI");
 
 struct ledger_sink { /* ABI */
     _Atomic uint64_t magic;

@@ -105,10 +105,11 @@ struct stats_partition { /* ABI: written by ingest, in ledger slot order */
     _Atomic uint32_t assigned;
     _Atomic uint32_t epoch;
     _Atomic uint32_t reserved;
-    _Atomic int64_t position;  /* next offset to read; -1 unknown */
-    _Atomic int64_t released;  /* next offset after what Redis has acknowledged; -1 unknown */
-    _Atomic int64_t committed; /* next offset last committed; -1 none */
-    _Atomic int64_t low, high; /* watermarks; -1 unknown */
+    _Atomic int64_t position;           /* next offset to read; -1 unknown */
+    _Atomic int64_t released;           /* next offset after what Redis has acknowledged; -1 unknown */
+    _Atomic int64_t committed;          /* next offset last committed; -1 none */
+    _Atomic int64_t low, high;          /* watermarks; -1 unknown */
+    _Atomic int64_t lost_from, lost_to; /* offsets Redis needs again and Kafka no longer has; equal: none */
 };
 
 struct stats_header { /* ABI */

@@ -179,9 +179,9 @@ int worker_run(struct worker *w, const struct worker_body *body) {
             idle_since = 0;
             continue;
         }
-        if (step == STEP_DONE || step == STEP_FAILED) {
+        if (step == STEP_DONE || step == STEP_FAILED || step == STEP_BROKEN) {
             stats_flush(&w->local);
-            return step == STEP_DONE ? EXIT_ASKED : EXIT_DONT_RESTART;
+            return step == STEP_DONE ? EXIT_ASKED : step == STEP_FAILED ? EXIT_DONT_RESTART : EXIT_RING_BROKEN;
         }
         if (idle_since == 0) idle_since = now;
         if (now - idle_since >= spin_ns) sleep_unless_work(w, body);

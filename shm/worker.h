@@ -19,8 +19,13 @@
 
 /* Control page: written by the supervisor, read by workers. */
 #define CONTROL_MAGIC 0x6c72746363696c6dULL
-enum { CONTROL_VERSION = 1 };
-enum control_mode { CONTROL_RUN, CONTROL_DRAIN, CONTROL_LEAVE };
+enum { CONTROL_VERSION = 2 };
+enum control_mode {
+    CONTROL_RUN,
+    CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed */
+    CONTROL_LEAVE, /* leave now, within a bounded time */
+    CONTROL_HOLD,  /* ingest: read nothing more, stay a member, commit what is released; others: as RUN */
+};
 struct control { /* ABI */
     _Atomic uint64_t magic;
     uint32_t version;
@@ -29,6 +34,10 @@ struct control { /* ABI */
     uint32_t gap;
     _Atomic uint64_t reject_number[WORKERS_MAX + 1]; /* by stats block index: number on the worker's input ring to be
                                                         rejected as `crash`; 0 none */
+    uint32_t accept_topic;                           /* of accept_loss: index of the topic, UINT32_MAX all */
+    int32_t accept_partition;                        /* … and the partition, -1 all */
+    _Atomic uint64_t accept_loss; /* raised by one when an operator accepts that offsets are lost; ingest carries it out
+                                     while ledger_ingest.accepted is less */
 };
 
 /* Descriptor numbers in a worker. Per lane of the worker (ingest: all lanes; others: their one):
@@ -75,6 +84,7 @@ enum step {
     STEP_BLOCKED, /* has work and cannot go on (full ring, Redis away): wait as for STEP_IDLE */
     STEP_DONE,    /* asked to leave and has nothing left to do: exit 0 */
     STEP_FAILED,  /* exit EXIT_DONT_RESTART; the reason is in the stats block and the log */
+    STEP_BROKEN,  /* exit EXIT_RING_BROKEN: a ring fails its checks, and the supervisor makes the rings anew */
 };
 
 /* A worker body as the loop sees it. */

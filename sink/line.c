@@ -335,7 +335,7 @@ static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, in
         return failure_set(f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic,
                            at.partition);
     }
-    atomic_fetch_or_explicit(&l->ledger->slot[slot].flags, LEDGER_LOST_WRITES, memory_order_release);
+    twin_store(&l->ledger->slot[slot].lost, l->bad_epoch, found.next < 0 ? LEDGER_LOST_ALL : (uint64_t)found.next);
     LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
              "Redis has lost writes it acknowledged: next offset in Redis %s, expected at least %lld; docs/redis.md "
              "says how to feed them again",

@@ -122,6 +122,12 @@ static void floor_note(struct marks *m, uint32_t slot, uint32_t epoch) {
     twin_store(&m->ledger->slot[slot].released, epoch, (uint64_t)start);
 }
 
+static void loss_forget(struct marks *m, uint32_t slot) {
+    uint64_t epoch, what;
+    twin_load(&m->ledger->slot[slot].lost, &epoch, &what);
+    if (epoch != 0) twin_store(&m->ledger->slot[slot].lost, 0, 0);
+}
+
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found) {
     struct marks_slot *s = &m->slot[slot];
     uint32_t epoch = epoch_now(m, slot);
@@ -138,7 +144,7 @@ enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct 
     s->checked_epoch = epoch;
     s->seen = true;
     floor_note(m, slot, epoch);
-    atomic_fetch_and_explicit(&m->ledger->slot[slot].flags, ~(uint64_t)LEDGER_LOST_WRITES, memory_order_release);
+    loss_forget(m, slot);
     return verdict;
 }
 

@@ -77,7 +77,7 @@ int64_t marks_floor(const struct marks *m, uint32_t slot);
 
 /* marks_judge_read judges the answer to GET (a string or nil), after everything sent before it has been executed.
  * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked,
- * take back LEDGER_LOST_WRITES, and release the start of an epoch of which nothing was released yet. *found gets the
+ * take back what `lost` says, and release the start of an epoch of which nothing was released yet. *found gets the
  * mark; found->next -1: nil. */
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
 

@@ -173,8 +173,6 @@ REFUSES(word_that_is_unknown, HEAD "start: now\n",
 REFUSES(word_of_a_later_version, HEAD "audit: on\n", "t.yaml:4:8: audit: on is not available in this version")
 REFUSES(format_of_a_later_version, HEAD KAFKA REDIS "topics: [{format: debezium-json}]\n",
         "t.yaml:8:19: topics[0].format: debezium-json is not available in this version")
-REFUSES(marks_rebuild_of_a_later_version, HEAD "redis: {when_marks_missing: rebuild}\n",
-        "t.yaml:4:29: redis.when_marks_missing: rebuild is not available in this version")
 REFUSES(truth_that_is_neither, HEAD "redis: {allow_eviction: yes}\n",
         "t.yaml:4:25: redis.allow_eviction: found \"yes\", expected true or false")
 REFUSES(value_that_is_missing, HEAD "lanes:\n", "t.yaml:4:7: lanes: has no value")

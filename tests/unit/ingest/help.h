@@ -461,7 +461,7 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
         cr_assert_eq(ring_producer_attach(&b->rejects_out[i], &b->rejects[i], -1, &err), RING_ATTACHED);
     }
     b->time.now_ns = 1000 * NS_PER_S;
-    b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_random, &b->time};
+    b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_monotonic_ns, bench_random, &b->time};
     b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
     b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen,

@@ -77,7 +77,7 @@ static struct rig *rig_make(uint64_t max_bytes) {
     snprintf(r.folder, sizeof r.folder, "/tmp/millrace-unit-XXXXXX");
     cr_assert_not_null(mkdtemp(r.folder));
     log_init("node", "ingest", -1, 0, LOG_ERROR);
-    r.clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_random, &r.time};
+    r.clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_monotonic_ns, bench_random, &r.time};
     r.incarnation[0] = 11;
     r.incarnation[1] = 22;
     rig_open(&r, max_bytes);

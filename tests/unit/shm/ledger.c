@@ -10,18 +10,25 @@
 
 #include "shm/workspace.h"
 
-Test(ledger, layout_is_what_version_1_says) {
-    cr_assert_eq(LEDGER_VERSION, 1);
+Test(ledger, layout_is_what_version_2_says) {
+    cr_assert_eq(LEDGER_VERSION, 2);
     cr_assert_eq(offsetof(struct ledger_ingest, version), 8);
     cr_assert_eq(offsetof(struct ledger_ingest, count), 12);
-    cr_assert_eq(offsetof(struct ledger_ingest, slot), 64);
+    cr_assert_eq(offsetof(struct ledger_ingest, lease_until_ns), 16);
+    cr_assert_eq(offsetof(struct ledger_ingest, accepted), 24);
+    cr_assert_eq(offsetof(struct ledger_ingest, cluster), 40);
+    cr_assert_eq(offsetof(struct ledger_ingest, slot), 128);
     cr_assert_eq(offsetof(struct ledger_sink, lane), 12);
     cr_assert_eq(offsetof(struct ledger_sink, slot), 64);
     cr_assert_eq(offsetof(struct ledger_ingest_slot, epoch), 8);
     cr_assert_eq(offsetof(struct ledger_ingest_slot, start), 16);
     cr_assert_eq(offsetof(struct ledger_ingest_slot, committed), 24);
     cr_assert_eq(offsetof(struct ledger_ingest_slot, intent), 32);
-    cr_assert_eq(offsetof(struct ledger_sink_slot, flags), 48);
+    cr_assert_eq(offsetof(struct ledger_ingest_slot, origin), 40);
+    cr_assert_eq(offsetof(struct ledger_ingest_slot, lost_from), 48);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, lost), 48);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, lost_next), 96);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, lost_refed), 104);
 }
 
 Test(ledger, a_new_ledger_knows_no_partition_and_no_commit) {

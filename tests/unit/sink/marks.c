@@ -139,12 +139,15 @@ Test(marks, mark_that_was_seen_and_is_gone_is_a_loss_after_a_reconnect_too) {
     cr_assert_eq(read_as(NULL), MARK_LOST);
 }
 
-Test(marks, good_mark_takes_the_flag_of_a_loss_back) {
-    atomic_store(&ledger.slot[3].flags, LEDGER_LOST_WRITES);
+Test(marks, good_mark_takes_the_note_of_a_loss_back) {
+    uint64_t epoch, what;
+    twin_store(&ledger.slot[3].lost, 7, 99);
     cr_assert_eq(read_as("1 99 7 i"), MARK_LOST);
-    cr_assert_neq(atomic_load(&ledger.slot[3].flags), 0);
+    twin_load(&ledger.slot[3].lost, &epoch, &what);
+    cr_assert(epoch == 7 && what == 99);
     cr_assert_eq(read_as("1 100 7 i"), MARK_GOOD);
-    cr_assert_eq(atomic_load(&ledger.slot[3].flags), 0);
+    twin_load(&ledger.slot[3].lost, &epoch, &what);
+    cr_assert_eq(epoch, 0);
 }
 
 Test(marks, old_mark_of_a_batch_is_compared_with_what_it_should_replace) {

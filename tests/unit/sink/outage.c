@@ -338,7 +338,11 @@ static void expect_halted(const char *text) {
     cr_assert_gt(rig_count(&rig, M_sink_mark_mismatch), 0);
 }
 
-static bool flagged(uint32_t slot) { return (atomic_load(&rig.ledger->slot[slot].flags) & LEDGER_LOST_WRITES) != 0; }
+static bool flagged(uint32_t slot) {
+    uint64_t epoch, what;
+    twin_load(&rig.ledger->slot[slot].lost, &epoch, &what);
+    return epoch != 0;
+}
 
 Test(outage, flush_under_load_stops_the_lane_before_anything_more_is_released) {
     mixed(0, 200);

@@ -343,7 +343,7 @@ static inline struct instance *instance_make(enum role role) {
     stats_local_init(&i.local, stats_block(&i.plumbing.stats, 0));
     atomic_store(&stats_block(&i.plumbing.stats, 0)->pid, (uint32_t)getpid());
     i.time.now_ns = 1000 * NS_PER_S;
-    i.clock = (struct clock_port){fake_monotonic_ns, fake_wall_ms, fake_random, &i.time};
+    i.clock = (struct clock_port){fake_monotonic_ns, fake_wall_ms, fake_monotonic_ns, fake_random, &i.time};
     i.context = (struct child_context){&i.plumbing, &i.clock, i.folder, &i.local};
     child_init(&i.child, &i.plumbing, role, 0);
     return &i;

@@ -57,7 +57,7 @@ static void test_random(void *context, void *out, size_t len) {
     (void)context;
     memset(out, next++, len);
 }
-static const struct clock_port test_clock = {test_monotonic, test_wall, test_random, NULL};
+static const struct clock_port test_clock = {test_monotonic, test_wall, test_monotonic, test_random, NULL};
 
 /* -- one lane in one process ------------------------------------------------------------------- */
 
