@@ -98,18 +98,19 @@ static int imitation(uint64_t magic, uint32_t version, size_t bytes) {
 
 Test(ledger, wrong_magic_version_and_size_are_refused) {
     struct err err = {0};
-    cr_assert_not_null(ledger_ingest_map(imitation(LEDGER_MAGIC, 1, sizeof(struct ledger_ingest)), false, &err));
+    cr_assert_not_null(
+        ledger_ingest_map(imitation(LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_ingest)), false, &err));
     const struct {
         uint64_t magic;
         uint32_t version;
         size_t bytes;
-    } bad[] = {{0, 1, sizeof(struct ledger_ingest)},
-               {LEDGER_MAGIC + 1, 1, sizeof(struct ledger_ingest)},
+    } bad[] = {{0, LEDGER_VERSION, sizeof(struct ledger_ingest)},
+               {LEDGER_MAGIC + 1, LEDGER_VERSION, sizeof(struct ledger_ingest)},
                {LEDGER_MAGIC, 0, sizeof(struct ledger_ingest)},
-               {LEDGER_MAGIC, 2, sizeof(struct ledger_ingest)},
-               {LEDGER_MAGIC, 1, sizeof(struct ledger_ingest) - 1},
-               {LEDGER_MAGIC, 1, 12},
-               {LEDGER_MAGIC, 1, 0}};
+               {LEDGER_MAGIC, LEDGER_VERSION + 1, sizeof(struct ledger_ingest)},
+               {LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_ingest) - 1},
+               {LEDGER_MAGIC, LEDGER_VERSION, 12},
+               {LEDGER_MAGIC, LEDGER_VERSION, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         int fd = imitation(bad[i].magic, bad[i].version, bad[i].bytes);
         err = (struct err){0};
