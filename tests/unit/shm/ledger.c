@@ -108,7 +108,7 @@ Test(ledger, wrong_magic_version_and_size_are_refused) {
                {LEDGER_MAGIC + 1, LEDGER_VERSION, sizeof(struct ledger_ingest)},
                {LEDGER_MAGIC, 0, sizeof(struct ledger_ingest)},
                {LEDGER_MAGIC, LEDGER_VERSION + 1, sizeof(struct ledger_ingest)},
-               {LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_ingest) - 1},
+               {LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_sink) - 1},
                {LEDGER_MAGIC, LEDGER_VERSION, 12},
                {LEDGER_MAGIC, LEDGER_VERSION, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
