@@ -16,4 +16,16 @@ void stats_render_markdown(FILE *out);                          /* docs/metrics.
  * supervisor's process is gone. reason may be "". Static string. */
 const char *stats_state(const struct stats *s, char reason[STATS_TEXT_BYTES]);
 
+/* One line that says how things stand, for a service manager: state, reason, records a second, lag. Zeroed at first. */
+enum { STATS_STATUS_BYTES = STATS_TEXT_BYTES + 128, STATS_STATUS_LOOK_MS = 1000, STATS_STATUS_MS = 10000 };
+struct stats_status {
+    uint64_t looked_ns, told_ns, applied;
+    char state[STATS_TEXT_BYTES + 32]; /* state and reason as told last */
+    char text[STATS_STATUS_BYTES];
+};
+
+/* stats_status makes the line anew and returns true when it has news: at once for another state or reason (looked for
+ * every STATS_STATUS_LOOK_MS), every STATS_STATUS_MS for the numbers, which are those since the last time. */
+bool stats_status(const struct stats *s, struct stats_status *line, uint64_t now_ns);
+
 #endif

@@ -327,3 +327,8 @@ void child_look(struct child *c, const struct child_context *x, bool forgive) {
     if (c->pid > 0) heartbeat_look(c, x, forgive, now);
     if (c->due_ns != 0 && now >= c->due_ns) child_handle(c, EVENT_DUE, x);
 }
+
+bool child_fresh(const struct child *c, const struct child_context *x) {
+    uint64_t timeout_ns = x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS;
+    return c->pid <= 0 || clock_ns(x->clock) - c->heartbeat_since_ns < timeout_ns;
+}

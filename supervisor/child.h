@@ -100,6 +100,10 @@ void child_reap(struct child *c, const struct child_context *x);
  * itself was not running for a while (a suspended machine), so silence proves nothing. */
 void child_look(struct child *c, const struct child_context *x, bool forgive);
 
+/* child_fresh: whether nothing has to be done about this worker that the supervisor has not done: it has no process, or
+ * one that showed a sign of life within heartbeat_timeout. */
+bool child_fresh(const struct child *c, const struct child_context *x);
+
 const char *child_state_name(enum child_state state);
 const char *child_event_name(enum child_event event);
 

@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "shm/stats_render.h"
 
-enum { TICK_MS = 50, FORGIVE_MS = 1000, EVENTS_MAX = 16 };
+enum { TICK_MS = 50, FORGIVE_MS = 1000, LEAVE_MS = 15000, EVENTS_MAX = 16 };
 enum { TAG_SIGNAL = 1000, TAG_TIMER, TAG_ATTENTION }; /* epoll tags; below: index of a child */
 
 /* -- start ------------------------------------------------------------------------------------- */
@@ -63,6 +63,7 @@ static int loop_make(struct supervisor *s, struct err *err) {
 
 int supervisor_init(struct supervisor *s, const char *program_folder, struct err *err) {
     const struct config *c = &s->config;
+    notify_init(&s->notify);
     if (folder_make(c->run_dir, 0750, err) != 0 || folder_make(c->data_dir, 0750, err) != 0) return -1;
     if (lock_take(s, err) != 0) return -1;
     if (plumbing_create(&s->plumbing, c, err) != 0) {
@@ -100,6 +101,7 @@ static void drain(struct supervisor *s) {
     if (s->phase >= PHASE_DRAINING) return;
     log_info("supervisor.draining", "ingest stops reading; waiting up to %u ms until all it has read is applied",
              s->config.drain_timeout_ms);
+    notify_stopping(&s->notify, s->config.drain_timeout_ms + LEAVE_MS);
     child_drain(&s->child[0], &s->context);
     phase_enter(s, PHASE_DRAINING, STATE_DRAINING, s->config.drain_timeout_ms);
 }
@@ -108,6 +110,7 @@ static void drain(struct supervisor *s) {
 static void leave(struct supervisor *s, int status) {
     if (s->phase >= PHASE_LEAVING) return;
     if (s->exit_status == 0) s->exit_status = status;
+    notify_stopping(&s->notify, LEAVE_MS);
     stop_roles(s, true);
     phase_enter(s, PHASE_LEAVING, s->exit_status == EX_OK ? STATE_DRAINING : STATE_FAILED, 0);
 }
@@ -144,6 +147,7 @@ static void phase_look(struct supervisor *s) {
     case PHASE_STARTING:
         if (!all_in(s, CHILD_UP)) return;
         log_info("supervisor.ready", "every worker is attached");
+        notify_ready(&s->notify);
         phase_enter(s, PHASE_RUNNING, STATE_RUNNING, 0);
         break;
     case PHASE_RUNNING: break;
@@ -199,6 +203,15 @@ static void textfile_write(struct supervisor *s) {
     log_warn("supervisor.textfile_failed", "%s: %s", draft, strerror(errno));
 }
 
+/* A worker that stays silent although it should have been killed is a supervisor that cannot do its job. */
+static void service_tell(struct supervisor *s, uint64_t now) {
+    bool healthy = true;
+    if (s->notify.fd < 0) return;
+    for (uint32_t i = 0; i < s->child_count; i++) healthy = healthy && child_fresh(&s->child[i], &s->context);
+    if (stats_status(&s->plumbing.stats, &s->status, now)) notify_status(&s->notify, s->status.text);
+    notify_alive(&s->notify, now, healthy);
+}
+
 static void tick(struct supervisor *s) {
     uint64_t now = clock_ns(&clock_real);
     bool forgive = s->last_tick_ns != 0 && now - s->last_tick_ns > FORGIVE_MS * NS_PER_MS;
@@ -208,6 +221,7 @@ static void tick(struct supervisor *s) {
     atomic_store_explicit(&block->heartbeat_ns, now, memory_order_relaxed);
     stats_set(&s->local, M_supervisor_log_line_drop, log_dropped());
     stats_flush(&s->local);
+    service_tell(s, now);
     textfile_write(s);
 }
 

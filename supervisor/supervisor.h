@@ -4,7 +4,9 @@
 
 #include <signal.h>
 
+#include "shm/stats_render.h"
 #include "supervisor/child.h"
+#include "supervisor/notify.h"
 #include "supervisor/plumbing.h"
 
 enum phase {
@@ -22,6 +24,8 @@ struct supervisor {
     struct child child[WORKERS_MAX];
     uint32_t child_count;
     struct child_context context;
+    struct notify notify;
+    struct stats_status status;
     char program_folder[PATH_BYTES];
     enum phase phase;
     uint64_t phase_due_ns; /* deadline of the phase; 0 none */

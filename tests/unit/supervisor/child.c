@@ -601,11 +601,14 @@ Test(child, without_heartbeat_is_killed_after_its_time_and_restarted) {
     pass_ms(i, i->config.heartbeat_timeout_ms - 1);
     child_look(&i->child, &i->context, false);
     cr_assert_eq(counted(i, M_supervisor_child_hung), 0);
+    cr_assert(child_fresh(&i->child, &i->context));
     pass_ms(i, 1);
     child_look(&i->child, &i->context, false);
     child_look(&i->child, &i->context, false);
     cr_assert_eq(counted(i, M_supervisor_child_hung), 1, "once, however often one looks before it is gone");
+    cr_assert_not(child_fresh(&i->child, &i->context), "killed, but not gone yet");
     next_death(i);
+    cr_assert(child_fresh(&i->child, &i->context), "a successor has its own time");
     cr_assert_eq(i->child.exit_signal, SIGKILL);
     cr_assert_eq(i->child.starts, 2);
     instance_drop(i);

@@ -1,6 +1,8 @@
 /* Supervisor: the whole of it in a process of its own, with workers that follow a plan. */
 #include "tests/unit/supervisor/help.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sysexits.h>
 
 #include "supervisor/supervisor.h"
@@ -405,5 +407,65 @@ Test(supervisor, writes_its_metrics_file_whole, .timeout = 60) {
     char draft[PATH_BYTES + 8];
     snprintf(draft, sizeof draft, "%s.new", r->s->config.metrics.textfile);
     cr_assert_neq(access(draft, F_OK), 0);
+    run_drop(r);
+}
+
+/* -- the service manager ----------------------------------------------------------------------- */
+
+static int manager_make(const struct run *r) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s/notify", r->folder);
+    cr_assert_eq(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    setenv("NOTIFY_SOCKET", a.sun_path, 1);
+    setenv("WATCHDOG_USEC", "600000", 1);
+    unsetenv("WATCHDOG_PID");
+    return fd;
+}
+
+/* Whether a datagram with this line in it has come by now. Those before it are lost. */
+static bool told(int fd, const char *line) {
+    char text[1024];
+    for (ssize_t len; (len = recv(fd, text, sizeof text - 1, 0)) > 0;) {
+        text[len] = 0;
+        if (strstr(text, line) != NULL) return true;
+    }
+    return false;
+}
+
+Test(supervisor, tells_the_manager_that_it_is_ready_when_every_worker_is_and_when_it_stops, .timeout = 60) {
+    struct run *r = run_make();
+    int fd = manager_make(r);
+    plan(r->folder, "sink", "attach mark wait:700 ready serve\n");
+    run_start(r);
+    until(stats_there(r));
+    usleep(400000);
+    cr_assert_not(told(fd, "READY=1"), "one worker is not attached yet");
+    until(told(fd, "READY=1"));
+    until(told(fd, "STATUS=connecting; 0 records/s to Redis, lag unknown"));
+    kill(r->pid, SIGTERM);
+    until(told(fd, "STOPPING=1\nEXTEND_TIMEOUT_USEC="));
+    cr_assert_eq(run_end(r), EX_OK);
+    run_drop(r);
+}
+
+Test(supervisor, feeds_the_watchdog_unless_a_silent_worker_does_not_go, .timeout = 60) {
+    struct run *r = run_make();
+    r->s->config.heartbeat_timeout_ms = 1000;
+    int fd = manager_make(r);
+    run_up(r);
+    for (int i = 0; i < 3; i++) until(told(fd, "WATCHDOG=1"));
+    /* Stopped, silent, killed, replaced: the watchdog does not notice. */
+    kill(pid_of(r, ROLE_SINK), SIGSTOP);
+    until(metric(r, M_supervisor_child_hung) == 1);
+    for (int i = 0; i < 3; i++) until(told(fd, "WATCHDOG=1"));
+    kill(r->pid, SIGSTOP);
+    while (told(fd, "WATCHDOG=1")) continue;
+    usleep(700000);
+    cr_assert_not(told(fd, ""), "a stopped supervisor says nothing");
+    kill(r->pid, SIGCONT);
+    until(told(fd, "WATCHDOG=1"));
+    kill(r->pid, SIGTERM);
+    cr_assert_eq(run_end(r), EX_OK);
     run_drop(r);
 }

@@ -375,3 +375,36 @@ Test(stats_command, documentation_of_the_metrics_is_fresh, .init = folder_make, 
     cr_assert_eq(RUN(command_stats, "--format", "markdown"), EX_OK);
     cr_assert(strcmp(page, done.out) == 0, "millrace stats --format markdown > docs/metrics.md");
 }
+
+/* -- one line for a service manager ------------------------------------------------------------ */
+
+Test(stats_status, tells_state_rate_and_lag_and_again_when_they_change, .init = instance_make, .fini = instance_drop) {
+    static struct stats_status line;
+    uint64_t now = 1000 * NS_PER_S;
+    cr_assert(stats_status(&s, &line, now));
+    cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag 50");
+    cr_assert_not(stats_status(&s, &line, now + 500 * NS_PER_MS));
+    count(ROLE_SINK, 0, M_sink_record_applied, 970 + 12345);
+    cr_assert_not(stats_status(&s, &line, now + 2 * NS_PER_S), "the numbers alone are no news yet");
+    block_set(ROLE_SINK, 1, STATE_BLOCKED, "OOM command not allowed");
+    cr_assert_not(stats_status(&s, &line, now + 2500 * NS_PER_MS), "not looked for yet");
+    cr_assert(stats_status(&s, &line, now + 5 * NS_PER_S));
+    cr_assert_str_eq(line.text, "blocked: OOM command not allowed; 2469 records/s to Redis, lag 50");
+    cr_assert_not(stats_status(&s, &line, now + 14 * NS_PER_S));
+    cr_assert(stats_status(&s, &line, now + 15 * NS_PER_S));
+    cr_assert_str_eq(line.text, "blocked: OOM command not allowed; 0 records/s to Redis, lag 50");
+}
+
+Test(stats_status, lag_is_of_what_this_instance_reads, .init = instance_make, .fini = instance_drop) {
+    static struct stats_status line;
+    partition_set(1, 1, 1, 1000, 1007);
+    cr_assert(stats_status(&s, &line, NS_PER_S));
+    cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag 57");
+    stats_partition(&s, 0)->assigned = 0;
+    cr_assert_not(stats_status(&s, &line, 10 * NS_PER_S));
+    cr_assert(stats_status(&s, &line, 11 * NS_PER_S));
+    cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag 7");
+    stats_partition(&s, 1)->assigned = 0;
+    cr_assert(stats_status(&s, &line, 21 * NS_PER_S));
+    cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag unknown");
+}
