@@ -17,6 +17,14 @@ const char *config_find(void) {
     return NULL;
 }
 
+const struct cpus *config_cpus_of(const struct config *c, enum role role, uint32_t lane) {
+    const struct config_cpus *p = role == ROLE_INGEST      ? &c->cpus.ingest
+                                  : role == ROLE_TRANSFORM ? &c->cpus.transform
+                                                           : &c->cpus.sink;
+    if (role == ROLE_SUPERVISOR || p->count == 0) return NULL;
+    return &p->set[p->count == 1 ? 0 : lane];
+}
+
 void config_redact(struct config *c, enum role role) {
     if (role != ROLE_SINK) explicit_bzero(c->redis.password, sizeof c->redis.password);
     if (role != ROLE_TRANSFORM) explicit_bzero(c->crypto.keys, sizeof c->crypto.keys);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/cpus.h"
 #include "base/err.h"
 #include "base/limits.h"
 
@@ -22,12 +23,19 @@ enum config_topic_mode { MODE_BULK, MODE_CHANGE };
 enum config_topic_format { FORMAT_RAW, FORMAT_JSON };
 enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
 enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA, MARKS_MISSING_REBUILD };
+enum config_huge_pages { HUGE_PAGES_OFF, HUGE_PAGES_TRY, HUGE_PAGES_REQUIRE };
 enum config_redis_scheme { REDIS_TCP, REDIS_UNIX };
 
 struct config_property { /* one librdkafka property, already resolved (secrets too) */
     char name[NAME_BYTES];
     char value[VALUE_BYTES];
     uint8_t secret; /* 1: shown as "***" and never logged */
+};
+
+struct config_cpus {
+    uint32_t count; /* 0: not pinned; 1: set[0] for all lanes; else the number of lanes, a set for each */
+    uint32_t reserved;
+    struct cpus set[LANES_MAX];
 };
 
 struct config_topic {
@@ -57,6 +65,14 @@ struct config {
     uint32_t spin_us;
     uint32_t drain_timeout_ms;
     uint32_t heartbeat_timeout_ms;
+    struct {
+        struct config_cpus ingest, transform, sink; /* ingest: count is at most 1 */
+    } cpus;
+    struct {
+        uint32_t huge_pages; /* enum config_huge_pages: for the rings' data */
+        uint8_t prefault;    /* 1: the rings' memory is allocated when they are made */
+        uint8_t lock;        /* 1: workers lock their memory */
+    } memory;
     struct {
         uint32_t limit; /* deaths without progress within window_ms after which the instance fails */
         uint32_t window_ms;
@@ -138,6 +154,9 @@ void config_reference(FILE *out);
 
 /* config_topic_index returns the index of the topic called name, or -1. */
 int config_topic_index(const struct config *c, const char *name);
+
+/* config_cpus_of returns the processors a worker is to run on, or NULL when the configuration does not say. */
+const struct cpus *config_cpus_of(const struct config *c, enum role role, uint32_t lane);
 
 const char *role_name(enum role role); /* "supervisor" "ingest" "transform" "sink" */
 

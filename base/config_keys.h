@@ -32,6 +32,7 @@ enum config_type {
     TYPE_BOOL,
     TYPE_WORD,
     TYPE_PARTITIONS,
+    TYPE_CPUS, /* struct config_cpus; max: how many sets */
     TYPE_SECTION,
     TYPE_LATER,
 };
@@ -46,13 +47,13 @@ struct config_key {
     const char *help;
 };
 
-enum { CONFIG_KEYS_MAX = 64 }; /* of one table */
+enum { CONFIG_KEYS_MAX = 96 }; /* of one table */
 
 extern const struct config_key config_keys[];       /* offsets in struct config_draft */
 extern const struct config_key config_topic_keys[]; /* offsets in struct config_topic */
 extern const size_t config_key_count, config_topic_key_count;
 
-/* config_value_parse reads text into the key's field of *base. Any type but PARTITIONS, SECTION, LATER.
+/* config_value_parse reads text into the key's field of *base. Any type but PARTITIONS, CPUS, SECTION, LATER.
  * Returns 0, or -1 with err.text saying what was found and what is expected, without the key's name, and *at (when not
  * NULL) the byte of text it is about. Secrets are never repeated. */
 int config_value_parse(const struct config_key *key, const char *text, void *base, size_t *at, struct err *err);

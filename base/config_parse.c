@@ -132,6 +132,35 @@ static int partitions_read(struct reader *r, struct scope *s, const yaml_node_t 
     return 0;
 }
 
+/* -- processors -------------------------------------------------------------------------------- */
+
+static int cpus_set_read(struct reader *r, struct config_cpus *c, const yaml_node_t *n, const char *name) {
+    char text[SCALAR_BYTES], quote[CONFIG_QUOTE_BYTES];
+    struct err err = {0};
+    if (scalar_read(r, n, name, text) != 0) return -1;
+    if (cpus_parse(text, &c->set[c->count], &err) != 0)
+        return reader_complain(r, n->start_mark, "%s: found \"%s\", %s", name, config_quote(text, quote), err.text);
+    c->count++;
+    return 0;
+}
+
+static int cpus_read(struct reader *r, struct scope *s, size_t index, const yaml_node_t *n) {
+    const struct config_key *key = &s->keys[index];
+    struct config_cpus *c = (struct config_cpus *)(void *)((char *)s->base + key->offset);
+    if (n->type == YAML_SCALAR_NODE || key->max == 1) return cpus_set_read(r, c, n, key->name);
+    if (n->type == YAML_MAPPING_NODE)
+        return reader_complain(r, n->start_mark,
+                               "%s: expected processors such as \"2-3\" or a list [\"2\", \"3\"], found %s", key->name,
+                               node_kind(n));
+    yaml_node_item_t *i = n->data.sequence.items.start, *end = n->data.sequence.items.top;
+    if (i == end) return reader_complain(r, n->start_mark, "%s: the list is empty", key->name);
+    if ((uint64_t)(end - i) > key->max)
+        return reader_complain(r, n->start_mark, "%s: at most %d sets", key->name, LANES_MAX);
+    for (; i < end; i++)
+        if (cpus_set_read(r, c, yaml_document_get_node(r->document, *i), key->name) != 0) return -1;
+    return 0;
+}
+
 /* A key is a word, not a list, and nothing hides behind a NUL. */
 static int key_check(struct reader *r, const yaml_node_t *n) {
     if (n->type == YAML_SCALAR_NODE && strlen((const char *)n->data.scalar.value) == n->data.scalar.length) return 0;
@@ -336,6 +365,7 @@ static int pair_read(struct reader *r, struct scope *s, const yaml_node_t *key, 
     s->where[i] = value->start_mark;
     if (s->keys[i].type == TYPE_SECTION) return section_read(r, s, s->keys[i].name, value);
     if (s->keys[i].type == TYPE_PARTITIONS) return partitions_read(r, s, value);
+    if (s->keys[i].type == TYPE_CPUS) return cpus_read(r, s, i, value);
     return value_read(r, s, i, value);
 }
 

@@ -27,11 +27,20 @@ static void partitions_put(const struct config_topic *t, FILE *out) {
     fputs("]\n", out);
 }
 
+/* One set as a text, more as a list of texts. */
+static void cpus_put(const struct config_cpus *c, FILE *out) {
+    char text[VALUE_TEXT_BYTES * 2];
+    for (uint32_t i = 0; i < c->count; i++)
+        fprintf(out, "%s\"%s\"", c->count == 1 ? "" : i == 0 ? "[" : ", ", cpus_format(&c->set[i], text, sizeof text));
+    fputs(c->count == 1 ? "\n" : "]\n", out);
+}
+
 /* Is there anything to print for this key? Optional texts that are not set are left out. */
 static bool key_printed(const struct config_key *k, const void *base) {
     const char *field = (const char *)base + k->offset;
     if (k->type == TYPE_SECTION || k->type == TYPE_LATER) return false;
     if (k->type == TYPE_PARTITIONS) return ((const struct config_topic *)base)->partition_count > 0;
+    if (k->type == TYPE_CPUS) return ((const struct config_cpus *)(const void *)field)->count > 0;
     return !config_type_text(k->type) || field[0] != 0;
 }
 
@@ -43,6 +52,10 @@ static void value_put(const struct config_key *k, const void *base, int column, 
     char text[VALUE_TEXT_BYTES];
     if (k->type == TYPE_PARTITIONS) {
         partitions_put(base, out);
+        return;
+    }
+    if (k->type == TYPE_CPUS) {
+        cpus_put((const struct config_cpus *)(const void *)((const char *)base + k->offset), out);
         return;
     }
     config_value_format(k, base, text, sizeof text);
@@ -145,6 +158,7 @@ static const char *type_word(const struct config_key *k) {
     case TYPE_URL: return "a URL";
     case TYPE_TEMPLATE: return "a template";
     case TYPE_PARTITIONS: return "a list";
+    case TYPE_CPUS: return k->max > 1 ? "processors, or a list of them" : "processors";
     case TYPE_VERSION: return "1";
     case TYPE_SIZE2: return "a power of two, ";
     default: return config_type_text(k->type) ? "text" : "";

@@ -19,7 +19,9 @@ static yaml_mark_t missing_mark(const struct scope *s, const char *name) {
     return strchr(name, '.') == NULL ? s->start : scope_where(s, section);
 }
 
-static bool type_valued(enum config_type t) { return t != TYPE_SECTION && t != TYPE_LATER && t != TYPE_PARTITIONS; }
+static bool type_valued(enum config_type t) {
+    return t != TYPE_SECTION && t != TYPE_LATER && t != TYPE_PARTITIONS && t != TYPE_CPUS;
+}
 
 /* Gives every key that the file does not set its default. */
 static int scope_fill(struct reader *r, struct scope *s) {
@@ -46,6 +48,21 @@ static int instance_fill(struct reader *r) {
     const struct config_key *k = &r->root.keys[scope_index(&r->root, "instance")];
     if (config_value_parse(k, host, r->draft, NULL, &err) == 0) return 0;
     return reader_complain(r, r->root.start, "instance: the host name cannot be used (%s); set instance", err.text);
+}
+
+/* One set for all lanes, or one for each. */
+static int cpus_check(struct reader *r) {
+    const struct config *c = &r->draft->config;
+    const struct {
+        const char *name;
+        uint32_t count;
+    } rows[] = {{"cpus.transform", c->cpus.transform.count}, {"cpus.sink", c->cpus.sink.count}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (rows[i].count > 1 && rows[i].count != c->lanes)
+            return reader_complain(r, scope_where(&r->root, rows[i].name),
+                                   "%s lists %u sets of processors for %u lane%s; one set for all, or one for each",
+                                   rows[i].name, rows[i].count, c->lanes, c->lanes == 1 ? "" : "s");
+    return 0;
 }
 
 static const char *property_value(const struct config *c, const char *name, uint32_t *index) {
@@ -264,7 +281,8 @@ static int topics_check(struct reader *r) {
 
 int config_complete(struct reader *r) {
     r->draft->config.abi = CONFIG_ABI;
-    if (scope_fill(r, &r->root) != 0 || instance_fill(r) != 0 || kafka_complete(r) != 0 || redis_complete(r) != 0)
+    if (scope_fill(r, &r->root) != 0 || instance_fill(r) != 0 || cpus_check(r) != 0 || kafka_complete(r) != 0 ||
+        redis_complete(r) != 0)
         return -1;
     if (r->defaults.keys == NULL)
         r->defaults =

@@ -238,7 +238,7 @@ void config_range_format(const struct config_key *k, char *out, size_t size) {
             const char *joint = i == 0 ? "" : w[len] == '|' ? ", " : " or ";
             used += (size_t)snprintf(out + used, size - used, "%s%.*s", joint, (int)len, w);
         }
-    } else if (!config_type_text(k->type) && k->max > 0) {
+    } else if (!config_type_text(k->type) && k->type != TYPE_CPUS && k->max > 0) {
         number_write(k->type, k->min, low, sizeof low);
         number_write(k->type, k->max, high, sizeof high);
         bool unit = k->type == TYPE_COUNT && k->words[0] != 0;

@@ -200,6 +200,58 @@ REFUSES(topic_name_that_kafka_would_not_take, HEAD "topics: [{name: a/b}]\n",
 REFUSES(topic_name_that_is_a_dot, HEAD "topics: [{name: .}]\n",
         "t.yaml:4:17: topics[0].name: found \".\", expected letters, digits, '.', '_' and '-'")
 
+/* -- processors and memory --------------------------------------------------------------------- */
+
+static const char *cpus_text(const struct cpus *set) {
+    static char text[4][64];
+    static int next;
+    next = (next + 1) % 4;
+    return set == NULL ? "anywhere" : cpus_format(set, text[next], sizeof text[next]);
+}
+
+Test(config, workers_are_not_pinned_and_memory_is_ordinary_unless_asked_for) {
+    accept(GOOD);
+    for (enum role role = 0; role < ROLE_COUNT; role++) cr_assert_null(config_cpus_of(&c, role, 0));
+    cr_assert(c.memory.huge_pages == HUGE_PAGES_OFF && !c.memory.prefault && !c.memory.lock);
+}
+
+Test(config, processors_are_of_all_lanes_or_of_each) {
+    accept(HEAD "lanes: 2\ncpus: {ingest: 0, transform: [1, '2,5-6'], sink: 3-4}\n" KAFKA REDIS TOPICS);
+    cr_assert_null(config_cpus_of(&c, ROLE_SUPERVISOR, 0));
+    cr_assert_str_eq(cpus_text(config_cpus_of(&c, ROLE_INGEST, 0)), "0");
+    cr_assert_str_eq(cpus_text(config_cpus_of(&c, ROLE_TRANSFORM, 0)), "1");
+    cr_assert_str_eq(cpus_text(config_cpus_of(&c, ROLE_TRANSFORM, 1)), "2,5-6");
+    cr_assert_str_eq(cpus_text(config_cpus_of(&c, ROLE_SINK, 0)), "3-4");
+    cr_assert_str_eq(cpus_text(config_cpus_of(&c, ROLE_SINK, 1)), "3-4");
+}
+
+Test(config, memory_settings_reach_their_place) {
+    accept(HEAD "memory: {huge_pages: require, prefault: true, lock: true}\n" KAFKA REDIS TOPICS);
+    cr_assert(c.memory.huge_pages == HUGE_PAGES_REQUIRE && c.memory.prefault && c.memory.lock);
+    accept(HEAD "memory: {huge_pages: try}\n" KAFKA REDIS TOPICS);
+    cr_assert(c.memory.huge_pages == HUGE_PAGES_TRY && !c.memory.prefault && !c.memory.lock);
+}
+
+REFUSES(processors_that_are_words, HEAD "cpus: {ingest: all}\n",
+        "t.yaml:4:16: cpus.ingest: found \"all\", expected processors such as 0 or 2-3,8, below 1024")
+REFUSES(processors_beyond_the_largest, HEAD "cpus:\n  sink: [0, 1024]\n",
+        "t.yaml:5:13: cpus.sink: found \"1024\", expected processors such as 0 or 2-3,8, below 1024")
+REFUSES(processors_of_ingest_for_lanes, HEAD "cpus: {ingest: [0, 1]}\n",
+        "t.yaml:4:16: cpus.ingest: expected a single value, found a list")
+REFUSES(processors_of_fewer_lanes_than_there_are, HEAD "lanes: 3\ncpus: {transform: [0, 1]}\n" KAFKA REDIS TOPICS,
+        "t.yaml:5:19: cpus.transform lists 2 sets of processors for 3 lanes; one set for all, or one for each")
+REFUSES(processors_of_more_lanes_than_there_are, HEAD "cpus: {sink: [0, 1]}\n" KAFKA REDIS TOPICS,
+        "t.yaml:4:14: cpus.sink lists 2 sets of processors for 1 lane; one set for all, or one for each")
+REFUSES(processors_of_too_many_lanes, HEAD "cpus: {sink: [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}\n",
+        "t.yaml:4:14: cpus.sink: at most 16 sets")
+REFUSES(processors_that_are_no_list, HEAD "cpus: {sink: []}\n", "t.yaml:4:14: cpus.sink: the list is empty")
+REFUSES(processors_that_are_a_section, HEAD "cpus: {sink: {a: 1}}\n",
+        "t.yaml:4:14: cpus.sink: expected processors such as \"2-3\" or a list [\"2\", \"3\"], found keys of its own")
+REFUSES(processors_of_the_supervisor, HEAD "cpus: {supervisor: 0}\n",
+        "t.yaml:4:8: unknown key cpus.supervisor; did you mean cpus.ingest?")
+REFUSES(huge_pages_that_are_a_truth, HEAD "memory: {huge_pages: true}\n",
+        "t.yaml:4:22: memory.huge_pages: found \"true\", expected off, try or require")
+
 /* -- YAML -------------------------------------------------------------------------------------- */
 
 REFUSES(empty_file, "", "t.yaml:1:1: the file is empty; config_version: 1 must be the first key")
@@ -694,6 +746,7 @@ Test(config, printed_configuration_reads_back_as_the_same) {
     accept(
         HEAD
         "run_dir: \"/a $${x} \\\"quoted\\\" \\\\ \\t\"\nlanes: 3\nrestart: {window: 90s}\n"
+        "cpus: {ingest: '0-1,1023', transform: [4, 5, '6,8'], sink: 2}\nmemory: {huge_pages: try, lock: true}\n"
         "kafka: {bootstrap.servers: 'a:1,b:2', fetch.min.bytes: 7, group.id: 'g g'}\nredis: {url: 'unix:///x y?db=3'}\n"
         "crypto: {keys: '~'}\n" TOPICS
         "    old_key: \"{{{a}}}{$key}\"\n    operation: {header: \"h\xc3\xa9\"}\n    value: {encrypt: true}\n    "
