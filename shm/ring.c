@@ -67,6 +67,11 @@ static int slots_init(int fd, size_t slot_at, struct err *err) {
 
 int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count, uint64_t incarnation,
                 struct err *err) {
+    return ring_create_held(fds, name, capacity, aux_count, incarnation, 0, err);
+}
+
+int ring_create_held(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count,
+                     uint64_t incarnation, unsigned how, struct err *err) {
     *fds = (struct ring_fds){-1, -1, -1};
     if (!power_of_two(capacity) || capacity < RING_CAPACITY_MIN || capacity > RING_BYTES_MAX)
         return err_set(err, EINVAL, "ring %s: capacity %llu is not a power of two in [%d, %lu]", name,
@@ -76,7 +81,7 @@ int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint3
     if (strlen(name) >= sizeof((struct ring_constants *)0)->name)
         return err_set(err, EINVAL, "ring %s: the name is longer than 23 characters", name);
     fds->constants = workspace_create(name, RING_PAGE, err);
-    if (fds->constants >= 0) fds->producer = workspace_create(name, control_bytes(aux_count) + capacity, err);
+    if (fds->constants >= 0) fds->producer = workspace_create_held(name, control_bytes(aux_count) + capacity, how, err);
     if (fds->producer >= 0) fds->consumer = workspace_create(name, RING_PAGE, err);
     if (fds->consumer < 0 || slots_init(fds->producer, offsetof(struct ring_producer_page, slot), err) != 0 ||
         slots_init(fds->consumer, offsetof(struct ring_consumer_page, slot), err) != 0 ||

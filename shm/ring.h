@@ -114,6 +114,10 @@ bool ring_capacity_valid(uint64_t capacity);
 int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count, uint64_t incarnation,
                 struct err *err);
 
+/* ring_create_held is ring_create with the data (and the producer's page) held as workspace_create_held does. */
+int ring_create_held(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count,
+                     uint64_t incarnation, unsigned how, struct err *err);
+
 /* The writing end. Private to one process; made by ring_producer_attach, never copied. */
 struct ring_producer {
     struct ring_producer_page *page;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "shm/place.h"
 #include "shm/workspace.h"
 
 enum { FLUSH_NS = 10 * 1000 * 1000, POLL_MAX = 8 };
@@ -38,6 +39,49 @@ static void die_with_supervisor(const struct worker *w) {
     if ((uint32_t)getppid() != supervisor) _exit(EXIT_DONT_RESTART);
 }
 
+/* What runs where is a matter of speed only: a worker that cannot have its processors works on others, and says so. */
+static void pin(struct worker *w) {
+    struct cpus got;
+    struct err err;
+    char text[2][128];
+    const struct cpus *wanted = config_cpus_of(w->config, w->role, w->lane);
+    stats_set(&w->local, M_worker_cpu_pinned, 0);
+    if (wanted == NULL) return;
+    int failed = place_pin(wanted, &got, &err);
+    cpus_format(wanted, text[0], sizeof text[0]);
+    cpus_format(&got, text[1], sizeof text[1]);
+    if (failed) {
+        log_warn("worker.not_pinned", "processors %s cannot be had (%s); runs unpinned on %s", text[0], err.text,
+                 text[1]);
+        return;
+    }
+    stats_set(&w->local, M_worker_cpu_pinned, cpus_count(&got));
+    if (memcmp(wanted, &got, sizeof got) == 0)
+        log_info("worker.pinned", "to processors %s", text[1]);
+    else
+        log_warn("worker.pinned_partly",
+                 "to processors %s of %s: the others do not exist or are not in this control group's set", text[1],
+                 text[0]);
+}
+
+static void lock_memory(struct worker *w) {
+    struct err err;
+    stats_set(&w->local, M_worker_memory_locked, 0);
+    if (!w->config->memory.lock) return;
+    enum place_locked locked = place_lock(&err);
+    uint64_t bytes = place_locked_bytes();
+    stats_set(&w->local, M_worker_memory_locked, bytes);
+    if (locked == PLACE_UNLOCKED)
+        log_warn("worker.memory_not_locked", "memory may be swapped out: %s", err.text);
+    else if (locked == PLACE_LOCKED)
+        log_info("worker.memory_locked", "%llu KiB of address space, and what will be added",
+                 (unsigned long long)bytes / 1024);
+    else
+        log_warn("worker.memory_locked_partly",
+                 "%llu KiB of address space; what will be added is not locked, for RLIMIT_MEMLOCK is not unlimited",
+                 (unsigned long long)bytes / 1024);
+}
+
 void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     struct err err = {0};
     *w = (struct worker){.role = role, .clock = &clock_real, .attention = WORKER_FD_ATTENTION};
@@ -61,6 +105,9 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     w->block = stats_block(&w->stats, w->block_index);
     die_with_supervisor(w);
     stats_local_init(&w->local, w->block);
+    pin(w);
+    if (w->config->spin_us > 0)
+        log_info("worker.spins", "for %u microseconds without work before it sleeps", w->config->spin_us);
     panic_block = w->block;
     check_hook_set(panic_save);
     signal(SIGPIPE, SIG_IGN);
@@ -81,6 +128,7 @@ static void attention_ring(const struct worker *w) {
 }
 
 void worker_ready(struct worker *w) {
+    lock_memory(w);
     atomic_store_explicit(&w->block->ready, w->starts, memory_order_release);
     log_info("worker.ready", "attached and validated, start %llu", (unsigned long long)w->starts);
     worker_state(w, STATE_CONNECTING, "%s", "");

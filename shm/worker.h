@@ -99,13 +99,14 @@ struct worker_body {
     int (*wants)(void *self, struct pollfd *fds, int max, int *timeout_ms);
 };
 
-/* worker_init attaches a freshly exec'ed process: arguments, configuration, stats, control, log, panic hook, signals
- * (SIGPIPE, SIGXFSZ, SIGINT, SIGTERM and SIGHUP ignored: only the supervisor's control page asks a worker to leave;
- * dies with the supervisor by PR_SET_PDEATHSIG). Exits with EXIT_DONT_RESTART when what it inherited is unusable. Call
- * first in main. */
+/* worker_init attaches a freshly exec'ed process: arguments, configuration, stats, control, log, processors (`cpus`;
+ * threads made later inherit them), panic hook, signals (SIGPIPE, SIGXFSZ, SIGINT, SIGTERM and SIGHUP ignored: only the
+ * supervisor's control page asks a worker to leave; dies with the supervisor by PR_SET_PDEATHSIG). Exits with
+ * EXIT_DONT_RESTART when what it inherited is unusable. Call first in main. */
 void worker_init(struct worker *w, enum role role, int argc, char **argv);
 
-/* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Once. */
+/* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Locks the memory when
+ * memory.lock asks for it. Once. */
 void worker_ready(struct worker *w);
 
 /* worker_state publishes the state and its reason ("" none; printf-like), when either changed, and tells the

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,16 +11,32 @@
 #include <unistd.h>
 
 int workspace_create(const char *name, size_t bytes, struct err *err) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return workspace_create_held(name, bytes, 0, err);
+}
+
+/* Without allocation a huge page that is not there would be a SIGBUS in whoever touches it first. */
+int workspace_create_held(const char *name, size_t bytes, unsigned how, struct err *err) {
+    bool huge = (how & WORKSPACE_HUGE) != 0;
+    size_t page = huge ? WORKSPACE_HUGE_BYTES : (size_t)sysconf(_SC_PAGESIZE);
     bytes = (bytes + page - 1) / page * page;
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
     if (fd < 0) return err_set(err, errno, "memfd_create %s: %s", name, strerror(errno));
-    if (ftruncate(fd, (off_t)bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        err_set(err, errno, "memory file %s of %zu bytes: %s", name, bytes, strerror(errno));
+    if (ftruncate(fd, (off_t)bytes) != 0 || (how != 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0) ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        bool none = huge && (errno == ENOSPC || errno == ENOMEM);
+        err_set(err, errno, "memory file %s of %zu bytes: %s", name, bytes,
+                none ? "not so many huge pages are free" : strerror(errno));
         close(fd);
         return -1;
     }
     return fd;
+}
+
+size_t workspace_bytes(int fd, size_t *huge) {
+    struct stat st;
+    size_t bytes = fstat(fd, &st) == 0 && st.st_size > 0 ? (size_t)st.st_size : 0;
+    if (huge != NULL) *huge = bytes > 0 && st.st_blksize == WORKSPACE_HUGE_BYTES ? bytes : 0;
+    return bytes;
 }
 
 int workspace_reopen_readonly(int fd, struct err *err) {
@@ -39,7 +57,10 @@ void *workspace_map(int fd, size_t bytes_min, bool writable, size_t *bytes, stru
         err_set(err, EINVAL, "memory file is %lld bytes, needs %zu", (long long)st.st_size, bytes_min);
         return NULL;
     }
-    void *p = mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    /* What is allocated anyway costs nothing to map, and then no fault interrupts a record. */
+    int populate = (uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size ? MAP_POPULATE : 0;
+    void *p =
+        mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | populate, fd, 0);
     if (p == MAP_FAILED) {
         err_set(err, errno, "mmap of %lld bytes: %s", (long long)st.st_size, strerror(errno));
         return NULL;

@@ -6,30 +6,50 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "shm/workspace.h"
 
-static int ring_make(struct plumbing_ring *r, const char *name, uint64_t capacity, uint32_t aux_count,
+/* Huge pages are reserved by the operator and may not suffice: what then depends on how much was asked for. */
+static int ring_memory_make(struct ring_fds *rw, const char *name, const struct config *c, uint32_t aux_count,
+                            uint64_t incarnation, struct err *err) {
+    unsigned how = c->memory.prefault ? WORKSPACE_PREFAULT : 0;
+    if (c->memory.huge_pages != HUGE_PAGES_OFF) {
+        if (ring_create_held(rw, name, c->ring_bytes, aux_count, incarnation, how | WORKSPACE_HUGE, err) == 0) return 0;
+        if (c->memory.huge_pages == HUGE_PAGES_REQUIRE) {
+            struct err why = *err;
+            return err_set(err, EX_OSERR,
+                           "ring %s: no huge pages (%s); `millrace tune check` says how many to reserve, and "
+                           "memory.huge_pages: try does without",
+                           name, why.text);
+        }
+        log_warn("supervisor.huge_pages_short", "ring %s is in ordinary pages: %s", name, err->text);
+    }
+    return ring_create_held(rw, name, c->ring_bytes, aux_count, incarnation, how, err);
+}
+
+static int ring_make(struct plumbing_ring *r, const char *name, const struct config *c, uint32_t aux_count,
                      uint64_t incarnation, struct err *err) {
-    if (ring_create(&r->rw, name, capacity, aux_count, incarnation, err) != 0) return -1;
+    if (ring_memory_make(&r->rw, name, c, aux_count, incarnation, err) != 0) return -1;
     r->ro.constants = workspace_reopen_readonly(r->rw.constants, err);
     r->ro.producer = workspace_reopen_readonly(r->rw.producer, err);
     r->ro.consumer = workspace_reopen_readonly(r->rw.consumer, err);
     return r->ro.constants < 0 || r->ro.producer < 0 || r->ro.consumer < 0 ? -1 : 0;
 }
 
-static int lane_make(struct plumbing_lane *l, uint32_t lane, uint64_t capacity, struct err *err) {
+static int lane_make(struct plumbing_lane *l, uint32_t lane, const struct config *c, struct err *err) {
     char name[24];
     uint64_t incarnation;
     clock_real.random(clock_real.context, &incarnation, sizeof incarnation);
     snprintf(name, sizeof name, "ingest[%u]", lane);
-    if (ring_make(&l->to_transform, name, capacity, 2 * PARTITIONS_MAX, incarnation, err) != 0) return -1;
+    if (ring_make(&l->to_transform, name, c, 2 * PARTITIONS_MAX, incarnation, err) != 0) return -1;
     snprintf(name, sizeof name, "transform[%u]", lane);
-    if (ring_make(&l->to_sink, name, capacity, 0, incarnation, err) != 0) return -1;
+    if (ring_make(&l->to_sink, name, c, 0, incarnation, err) != 0) return -1;
     snprintf(name, sizeof name, "rejects[%u]", lane);
-    if (ring_make(&l->rejects, name, capacity, 1, incarnation, err) != 0) return -1;
+    if (ring_make(&l->rejects, name, c, 1, incarnation, err) != 0) return -1;
     l->sink_ledger_rw = ledger_sink_create(lane, err);
     if (l->sink_ledger_rw < 0) return -1;
     l->sink_ledger_ro = workspace_reopen_readonly(l->sink_ledger_rw, err);
@@ -84,8 +104,23 @@ int plumbing_create(struct plumbing *p, const struct config *config, struct err 
         if (p->doorbell[i] < 0 || p->attention < 0) return err_set(err, errno, "eventfd: %s", strerror(errno));
     }
     for (uint32_t lane = 0; lane < config->lanes; lane++)
-        if (lane_make(&p->lane[lane], lane, config->ring_bytes, err) != 0) return -1;
+        if (lane_make(&p->lane[lane], lane, config, err) != 0) return -1;
     return 0;
+}
+
+uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge) {
+    uint64_t total = 0;
+    *huge = 0;
+    for (uint32_t lane = 0; lane < p->config->lanes; lane++) {
+        const struct plumbing_lane *l = &p->lane[lane];
+        const int data[] = {l->to_transform.rw.producer, l->to_sink.rw.producer, l->rejects.rw.producer};
+        for (size_t i = 0; i < sizeof data / sizeof data[0]; i++) {
+            size_t in_huge;
+            total += workspace_bytes(data[i], &in_huge);
+            *huge += in_huge;
+        }
+    }
+    return total;
 }
 
 /* -- inheritance: the same order as the numbers in shm/worker.h -------------------------------- */

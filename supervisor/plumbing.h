@@ -33,6 +33,9 @@ struct plumbing {
  * failure: the caller exits. */
 int plumbing_create(struct plumbing *p, const struct config *config, struct err *err);
 
+/* plumbing_ring_bytes returns the memory of all rings, and in *huge how much of it is in huge pages. */
+uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge);
+
 /* plumbing_descriptors fills fds with what the worker inherits from WORKER_FD_CONFIG on, in that order; returns how
  * many (at most WORKER_FDS_MAX). */
 int plumbing_descriptors(const struct plumbing *p, enum role role, uint32_t lane, int fds[WORKER_FDS_MAX]);

@@ -61,6 +61,15 @@ static int loop_make(struct supervisor *s, struct err *err) {
     return watch(s, s->plumbing.attention, TAG_ATTENTION, err);
 }
 
+static void rings_report(struct supervisor *s) {
+    uint64_t huge, bytes = plumbing_ring_bytes(&s->plumbing, &huge);
+    stats_set(&s->local, M_supervisor_ring_memory, bytes);
+    stats_set(&s->local, M_supervisor_ring_memory_huge, huge);
+    log_info("supervisor.ring_memory", "%llu KiB of rings, %llu KiB of it in huge pages%s",
+             (unsigned long long)bytes / 1024, (unsigned long long)huge / 1024,
+             s->config.memory.prefault ? "; allocated" : "");
+}
+
 int supervisor_init(struct supervisor *s, const char *program_folder, struct err *err) {
     const struct config *c = &s->config;
     notify_init(&s->notify);
@@ -75,6 +84,7 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
     stats_local_init(&s->local, block);
     atomic_store_explicit(&block->pid, (uint32_t)getpid(), memory_order_relaxed);
     atomic_store_explicit(&block->state, STATE_STARTING, memory_order_relaxed);
+    rings_report(s);
     s->context = (struct child_context){&s->plumbing, &clock_real, s->program_folder, &s->local};
     child_init(&s->child[s->child_count++], &s->plumbing, ROLE_INGEST, 0);
     for (uint32_t lane = 0; lane < c->lanes; lane++) {

@@ -2,6 +2,9 @@
 #include "tests/unit/supervisor/help.h"
 
 #include <sys/mman.h>
+#include <sysexits.h>
+
+#include "tests/unit/shm/huge.h"
 
 enum { LANES = 3 };
 
@@ -173,6 +176,120 @@ Test(plumbing, marks_every_descriptor_of_its_own_close_on_exec) {
         for (int i = 0; i < n; i++) cr_assert_neq(fcntl(fds[i], F_GETFD) & FD_CLOEXEC, 0);
     }
     folder_remove(folder);
+}
+
+/* -- memory of the rings ----------------------------------------------------------------------- */
+
+/* Makes the plumbing of one lane with these settings. Returns 0, or -1 with the reason in why. */
+static int make_held(struct plumbing *p, struct err *why) {
+    static struct config config;
+    char folder[64];
+    folder_make(folder);
+    config_small(&config, folder);
+    config.memory.huge_pages = p->config->memory.huge_pages;
+    config.memory.prefault = p->config->memory.prefault;
+    int result = plumbing_create(p, &config, why);
+    folder_remove(folder);
+    return result;
+}
+
+static bool all_there(int fd) {
+    struct stat st;
+    cr_assert_eq(fstat(fd, &st), 0);
+    return st.st_blocks * 512 >= st.st_size;
+}
+
+static void pass_a_record(const struct plumbing_ring *r) {
+    struct ring_producer producer;
+    struct ring_consumer consumer;
+    struct ring_item item;
+    struct err err = {0};
+    struct ring_fds writes = {r->ro.constants, r->rw.producer, r->ro.consumer};
+    struct ring_fds reads = {r->ro.constants, r->ro.producer, r->rw.consumer};
+    cr_assert_eq(ring_producer_attach(&producer, &writes, -1, &err), RING_ATTACHED, "%s", err.text);
+    cr_assert_eq(ring_consumer_attach(&consumer, &reads, -1, &err), RING_ATTACHED, "%s", err.text);
+    memset(ring_reserve(&producer, 1000), 'x', 1000);
+    ring_stage(&producer, 1000, RECORD_DATA);
+    ring_publish(&producer);
+    cr_assert_eq(ring_peek(&consumer, &item, &err), RING_OK, "%s", err.text);
+    cr_assert(item.len == 1000 && item.body[999] == 'x');
+    ring_producer_detach(&producer);
+    ring_consumer_detach(&consumer);
+}
+
+static void rings_close(const struct plumbing *p) {
+    const struct plumbing_ring *const rings[] = {&p->lane[0].to_transform, &p->lane[0].to_sink, &p->lane[0].rejects};
+    for (int i = 0; i < 3; i++) {
+        close(rings[i]->rw.producer);
+        close(rings[i]->ro.producer);
+    }
+}
+
+Test(plumbing, allocates_the_rings_at_the_start_only_when_asked_to) {
+    struct err err = {0};
+    struct config c = {0};
+    static struct plumbing p;
+    for (int prefault = 0; prefault < 2; prefault++) {
+        c.memory.prefault = (uint8_t)prefault;
+        p.config = &c;
+        cr_assert_eq(make_held(&p, &err), 0, "%s", err.text);
+        cr_assert_eq(all_there(p.lane[0].to_transform.rw.producer), prefault);
+        cr_assert_eq(all_there(p.lane[0].to_sink.rw.producer), prefault);
+        cr_assert_eq(all_there(p.lane[0].rejects.rw.producer), prefault);
+        uint64_t huge;
+        cr_assert_geq(plumbing_ring_bytes(&p, &huge), 3 * RING_BYTES_MIN);
+        cr_assert_lt(plumbing_ring_bytes(&p, &huge), 3 * RING_BYTES_MIN + 3 * 65536);
+        cr_assert_eq(huge, 0);
+        pass_a_record(&p.lane[0].to_sink);
+    }
+}
+
+Test(plumbing, puts_rings_into_huge_pages_and_they_work_there, .fini = huge_give_back) {
+    struct err err = {0};
+    struct config c = {.memory.huge_pages = HUGE_PAGES_REQUIRE};
+    static struct plumbing p;
+    p.config = &c;
+    if (!huge_free_is("rings in huge pages", 3)) return;
+    int made = make_held(&p, &err);
+    uint64_t huge = 0, bytes = made == 0 ? plumbing_ring_bytes(&p, &huge) : 0;
+    if (made == 0) {
+        pass_a_record(&p.lane[0].to_transform);
+        pass_a_record(&p.lane[0].to_sink);
+        rings_close(&p);
+    }
+    huge_give_back();
+    cr_assert_eq(made, 0, "%s", err.text);
+    cr_assert(bytes == 3 * 2 << 20 && huge == bytes);
+}
+
+Test(plumbing, takes_ordinary_pages_for_the_rings_that_do_not_fit_into_huge_ones, .fini = huge_give_back) {
+    struct err err = {0};
+    struct config c = {.memory.huge_pages = HUGE_PAGES_TRY};
+    static struct plumbing p;
+    p.config = &c;
+    if (!huge_free_is("rings in too few huge pages", 2)) return;
+    int made = make_held(&p, &err);
+    uint64_t huge = 0, bytes = made == 0 ? plumbing_ring_bytes(&p, &huge) : 0;
+    if (made == 0) pass_a_record(&p.lane[0].rejects);
+    rings_close(&p);
+    huge_give_back();
+    cr_assert_eq(made, 0, "%s", err.text);
+    cr_assert_eq(huge, 2 * 2 << 20);
+    cr_assert_gt(bytes, huge);
+}
+
+Test(plumbing, without_the_huge_pages_that_are_required_there_is_no_start, .fini = huge_give_back) {
+    struct err err = {0};
+    struct config c = {.memory.huge_pages = HUGE_PAGES_REQUIRE};
+    static struct plumbing p;
+    p.config = &c;
+    if (!huge_free_is("huge pages that are required and not there", 0)) return;
+    int made = make_held(&p, &err);
+    huge_give_back();
+    cr_assert_eq(made, -1);
+    cr_assert_eq(err.code, EX_OSERR);
+    cr_assert(strstr(err.text, "ring ingest[0]: no huge pages (") == err.text, "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "`millrace tune check` says how many to reserve"), "%s", err.text);
 }
 
 /* -- the copies of the configuration ----------------------------------------------------------- */
