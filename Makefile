@@ -40,10 +40,10 @@ LIBS_shm        :=
 LIBS_supervisor := -lyaml
 LIBS_ingest     := -lrdkafka
 LIBS_transform  := -lyajl -llz4 -lcrypto
-LIBS_sink       := -lhiredis
-LIBS_tools      := -lhiredis -llz4 -lcrypto -lyaml
+LIBS_sink       := -lhiredis -lssl -lcrypto
+LIBS_tools      := -lhiredis -lssl -llz4 -lcrypto -lyaml
 LIBS_demo       := -lrdkafka -lhiredis -llz4 -lcrypto
-LIBS_ALL        := -lrdkafka -lhiredis -lyajl -llz4 -lcrypto -lyaml
+LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lcrypto -lyaml
 
 FOLDERS  := base shm supervisor ingest transform sink tools
 PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-demo
@@ -75,7 +75,7 @@ $(BUILD)/obj/%.o: %.c
 
 COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
 
-$(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libtransform.a $(COMMON)
+$(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_tools) -o $@
 $(BUILD)/millrace-supervisor: $(BUILD)/obj/supervisor/main.o $(BUILD)/libsupervisor.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_supervisor) -o $@

@@ -27,6 +27,7 @@ const struct cpus *config_cpus_of(const struct config *c, enum role role, uint32
 
 void config_redact(struct config *c, enum role role) {
     if (role != ROLE_SINK) explicit_bzero(c->redis.password, sizeof c->redis.password);
+    if (role != ROLE_SINK) explicit_bzero(c->redis.tls.key_file, sizeof c->redis.tls.key_file);
     if (role != ROLE_TRANSFORM) explicit_bzero(c->crypto.keys, sizeof c->crypto.keys);
     if (role == ROLE_INGEST) return;
     for (uint32_t i = 0; i < c->kafka.property_count; i++)

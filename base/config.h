@@ -24,7 +24,7 @@ enum config_topic_format { FORMAT_RAW, FORMAT_JSON };
 enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
 enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA, MARKS_MISSING_REBUILD };
 enum config_huge_pages { HUGE_PAGES_OFF, HUGE_PAGES_TRY, HUGE_PAGES_REQUIRE };
-enum config_redis_scheme { REDIS_TCP, REDIS_UNIX };
+enum config_redis_scheme { REDIS_TCP, REDIS_UNIX, REDIS_TLS };
 
 struct config_property { /* one librdkafka property, already resolved (secrets too) */
     char name[NAME_BYTES];
@@ -115,6 +115,12 @@ struct config {
         uint32_t when_marks_missing; /* enum config_marks_missing */
         uint8_t allow_eviction;
         uint8_t unsafe_reconnect;
+        struct { /* of REDIS_TLS; all "" otherwise */
+            char ca_file[PATH_BYTES];      /* "": the system's store */
+            char cert_file[PATH_BYTES];    /* of the client; "" none */
+            char key_file[PATH_BYTES];     /* of the client; "" none */
+            char server_name[TOPIC_BYTES]; /* what the server's certificate has to be for; "": host */
+        } tls;
     } redis;
     struct {
         char keys[PATH_BYTES]; /* key file; "" none */
@@ -142,8 +148,8 @@ int config_load_warned(const char *path, struct config *out, FILE *warnings, str
  * whichever exists first; NULL when neither does. Static storage. */
 const char *config_find(void);
 
-/* config_redact blanks in *c what role must not hold: Redis's password for all but the sink, Kafka's secret properties
- * for all but ingest, the path of the key file for all but transform. */
+/* config_redact blanks in *c what role must not hold: Redis's password and the path of the key for TLS for all but the
+ * sink, Kafka's secret properties for all but ingest, the path of the key file for all but transform. */
 void config_redact(struct config *c, enum role role);
 
 /* config_print writes the effective configuration as YAML with comments for defaults, secrets shown as "***". */

@@ -297,7 +297,7 @@ static int key_unknown(struct reader *r, const struct scope *s, const yaml_node_
     const char *leaf = (const char *)key->data.scalar.value, *nearest = key_nearest(s, name, leaf);
     if (strcmp(name, nearest) == 0) /* dots in the file where sections belong */
         return reader_complain(r, key->start_mark, "%s%s: write a section %.*s: with %s: below it", s->label, name,
-                               (int)strcspn(name, "."), name, strchr(name, '.') + 1);
+                               (int)(strrchr(name, '.') - name), name, strrchr(name, '.') + 1);
     return reader_complain(r, key->start_mark, "unknown key %s%s; did you mean %s%s?", s->label,
                            config_quote(name, quote), s->label, nearest);
 }

@@ -68,24 +68,33 @@ static void value_put(const struct config_key *k, const void *base, int column, 
     explicit_bzero(text, sizeof text);
 }
 
+/* Opens the sections of `name` that the key printed before it was not in. Returns the key's own part of the name. */
+static const char *sections_put(const char *name, const char *before, int *indent, const char **first, FILE *out) {
+    const char *part = name;
+    bool open = true;
+    for (const char *dot; (dot = strchr(part, '.')) != NULL; part = dot + 1) {
+        open = open && strncmp(name, before, (size_t)(dot - name) + 1) == 0;
+        if (!open) {
+            fprintf(out, "%*s%s%.*s:\n", *indent - (int)strlen(*first), "", *first, (int)(dot - part), part);
+            *first = "";
+        }
+        *indent += 2;
+    }
+    return part;
+}
+
 /* Prints the keys of a table with their sections. first: what stands before the first line ("- " of a list). */
 static void table_put(const struct config_key *keys, size_t count, const void *base, int indent, const char *first,
                       FILE *out) {
-    const char *section = "";
-    size_t section_len = 0;
+    const char *before = "";
     for (size_t i = 0; i < count; i++) {
         const struct config_key *k = &keys[i];
-        const char *dot = strchr(k->name, '.');
+        int at = indent;
         if (!key_printed(k, base)) continue;
-        size_t len = dot == NULL ? 0 : (size_t)(dot - k->name);
-        int lead = indent - (int)strlen(first);
-        if (len > 0 && (len != section_len || memcmp(section, k->name, len) != 0))
-            fprintf(out, "%*s%s%.*s:\n", lead, "", first, (int)len, k->name);
-        section = k->name;
-        section_len = len;
-        int column = len > 0 ? fprintf(out, "%*s%s: ", indent + 2, "", dot + 1)
-                             : fprintf(out, "%*s%s%s: ", lead, "", first, k->name);
+        const char *own = sections_put(k->name, before, &at, &first, out);
+        int column = fprintf(out, "%*s%s%s: ", at - (int)strlen(first), "", first, own);
         value_put(k, base, column, out);
+        before = k->name;
         first = "";
     }
 }

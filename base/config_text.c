@@ -61,14 +61,29 @@ int config_expand(const char *text, char *out, size_t size, size_t *at, struct e
     return 0;
 }
 
-static int secret_take(int fd, char *out, size_t size, struct err *err) {
+static int file_judge(int fd, bool secret, struct err *err) {
     struct stat st;
-    size_t len = 0;
     if (fstat(fd, &st) != 0) return err_set(err, EX_CONFIG, "%s", strerror(errno));
     if (!S_ISREG(st.st_mode)) return err_set(err, EX_CONFIG, "not a regular file");
-    if ((st.st_mode & 007) != 0)
+    if (secret && (st.st_mode & 007) != 0)
         return err_set(err, EX_CONFIG, "mode %04o lets every user of the machine at it; chmod it to 0640 or less",
                        st.st_mode & 07777);
+    return 0;
+}
+
+/* Without waiting: a pipe in its place must not hold us. */
+static int file_open(const char *path) { return open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); }
+
+int config_file_check(const char *path, bool secret, struct err *err) {
+    int fd = file_open(path);
+    int r = fd < 0 ? err_set(err, EX_CONFIG, "%s", strerror(errno)) : file_judge(fd, secret, err);
+    if (fd >= 0) close(fd);
+    return r == 0 ? 0 : err_prefix(err, "%s", path);
+}
+
+static int secret_take(int fd, char *out, size_t size, struct err *err) {
+    size_t len = 0;
+    if (file_judge(fd, true, err) != 0) return -1;
     while (len < size) {
         ssize_t n = read(fd, out + len, size - len);
         if (n < 0) return err_set(err, EX_CONFIG, "%s", strerror(errno));
@@ -85,7 +100,7 @@ static int secret_take(int fd, char *out, size_t size, struct err *err) {
 }
 
 int config_secret_read(const char *path, char *out, size_t size, struct err *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a pipe in its place must not hold us */
+    int fd = file_open(path);
     int r = fd < 0 ? err_set(err, EX_CONFIG, "%s", strerror(errno)) : secret_take(fd, out, size, err);
     if (fd >= 0) close(fd);
     if (r == 0) return 0;

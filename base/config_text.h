@@ -2,6 +2,7 @@
 #ifndef MILLRACE_BASE_CONFIG_TEXT_H
 #define MILLRACE_BASE_CONFIG_TEXT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
@@ -16,5 +17,9 @@ int config_expand(const char *text, char *out, size_t size, size_t *at, struct e
  * Returns 0, or -1 with err.code EX_CONFIG: no such file, not a regular file, readable by others than owner and group,
  * empty first line, longer than size - 1, a NUL in it. No message contains a part of the secret. */
 int config_secret_read(const char *path, char *out, size_t size, struct err *err);
+
+/* config_file_check: whether the file at path can be read and is a regular file; a secret one must not be readable by
+ * others than owner and group. 0, or -1 with err.code EX_CONFIG. */
+int config_file_check(const char *path, bool secret, struct err *err);
 
 #endif

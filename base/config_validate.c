@@ -138,10 +138,37 @@ static int redis_credentials(struct reader *r) {
     return 0;
 }
 
+/* That the files are what they should be inside is found out by OpenSSL, which the supervisor does not link. */
+static int redis_tls_check(struct reader *r) {
+    const struct config *c = &r->draft->config;
+    const struct scope *s = &r->root;
+    const struct {
+        const char *key, *value;
+        bool file, secret;
+    } given[] = {{"redis.tls.ca_file", c->redis.tls.ca_file, true, false},
+                 {"redis.tls.cert_file", c->redis.tls.cert_file, true, false},
+                 {"redis.tls.key_file", c->redis.tls.key_file, true, true},
+                 {"redis.tls.server_name", c->redis.tls.server_name, false, false}};
+    bool cert = c->redis.tls.cert_file[0] != 0, key = c->redis.tls.key_file[0] != 0;
+    struct err err = {0};
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
+        if (given[i].value[0] == 0) continue;
+        if (c->redis.scheme != REDIS_TLS)
+            return reader_complain(r, scope_where(s, given[i].key), "%s: only rediss:// is TLS; redis.url is not",
+                                   given[i].key);
+        if (given[i].file && config_file_check(given[i].value, given[i].secret, &err) != 0)
+            return reader_complain(r, scope_where(s, given[i].key), "%s: %s", given[i].key, err.text);
+    }
+    if (cert == key) return 0;
+    return reader_complain(r, scope_where(s, cert ? "redis.tls.cert_file" : "redis.tls.key_file"),
+                           "redis.tls: cert_file and key_file belong together; %s is missing",
+                           cert ? "key_file" : "cert_file");
+}
+
 static int redis_complete(struct reader *r) {
     const struct config *c = &r->draft->config;
     const struct scope *s = &r->root;
-    if (redis_credentials(r) != 0) return -1;
+    if (redis_credentials(r) != 0 || redis_tls_check(r) != 0) return -1;
     if (c->redis.in_flight >= c->redis.batch) return 0;
     return reader_complain(r, scope_where(s, scope_has(s, "redis.in_flight") ? "redis.in_flight" : "redis.batch"),
                            "redis.in_flight is %u and redis.batch %u: at least one whole batch must be in flight",

@@ -79,9 +79,11 @@ static int host_read(const char *p, size_t len, struct config *c, struct err *er
     return number_read(rest + 1, rest_len - 1, 1, 65535, "port", &c->redis.port, err);
 }
 
-static int tcp_read(const char *p, struct config *c, struct err *err) {
-    c->redis.scheme = REDIS_TCP;
-    if (p[strcspn(p, "?#")] != 0) return err_set(err, EX_CONFIG, "redis:// takes no ? or #; the database is /db");
+static int tcp_read(const char *p, uint32_t scheme, struct config *c, struct err *err) {
+    c->redis.scheme = scheme;
+    if (p[strcspn(p, "?#")] != 0)
+        return err_set(err, EX_CONFIG, "%s takes no ? or #; the database is /db",
+                       scheme == REDIS_TLS ? "rediss://" : "redis://");
     size_t authority = strcspn(p, "/");
     const char *start = p, *end = p + authority;
     if (userinfo_read(&start, authority, c, err) != 0 || host_read(start, (size_t)(end - start), c, err) != 0)
@@ -106,10 +108,10 @@ static int unix_read(const char *p, struct config *c, struct err *err) {
 }
 
 int redis_url_parse(const char *url, struct config *c, struct err *err) {
-    if (strncmp(url, "redis://", 8) == 0) return tcp_read(url + 8, c, err);
+    if (strncmp(url, "redis://", 8) == 0) return tcp_read(url + 8, REDIS_TCP, c, err);
+    if (strncmp(url, "rediss://", 9) == 0) return tcp_read(url + 9, REDIS_TLS, c, err);
     if (strncmp(url, "unix://", 7) == 0) return unix_read(url + 7, c, err);
-    if (strncmp(url, "rediss://", 9) == 0) return err_set(err, EX_CONFIG, "rediss:// is not available in this version");
-    return err_set(err, EX_CONFIG, "expected redis://host:port/db or unix:///path");
+    return err_set(err, EX_CONFIG, "expected redis://host:port/db, rediss://… or unix:///path");
 }
 
 void redis_url_format(const struct config *c, char *out, size_t size) {
@@ -119,5 +121,6 @@ void redis_url_format(const struct config *c, char *out, size_t size) {
     if (is_unix)
         snprintf(out, size, "unix://%s%s", c->redis.path, db);
     else
-        snprintf(out, size, "redis://%s%s%s:%u%s", v6 ? "[" : "", c->redis.host, v6 ? "]" : "", c->redis.port, db);
+        snprintf(out, size, "%s://%s%s%s:%u%s", c->redis.scheme == REDIS_TLS ? "rediss" : "redis", v6 ? "[" : "",
+                 c->redis.host, v6 ? "]" : "", c->redis.port, db);
 }

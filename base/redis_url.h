@@ -1,4 +1,5 @@
-/* Addresses of a Redis: redis://[user[:password]@]host[:port][/db] and unix://[user[:password]@]/path[?db=N]. */
+/* Addresses of a Redis: redis://[user[:password]@]host[:port][/db], rediss:// the same over TLS, and
+ * unix://[user[:password]@]/path[?db=N]. */
 #ifndef MILLRACE_BASE_REDIS_URL_H
 #define MILLRACE_BASE_REDIS_URL_H
 

@@ -5,13 +5,14 @@
 #include "base/log.h"
 #include "shm/worker.h"
 #include "sink/sink.h"
+#include "sink/stream_tls.h"
 
 /* Descriptors of the lane, in the order of shm/worker.h. */
 enum { FD_RING = WORKER_FD_LANES, FD_TRANSFORM_DOORBELL = FD_RING + 3, FD_LEDGER };
 
 static struct worker worker;
 static struct ring_consumer ring;
-static struct stream_socket stream_socket;
+static struct stream redis;
 static struct sink sink;
 
 static _Noreturn void refuse(const char *what, const struct err *err) {
@@ -28,13 +29,13 @@ int main(int argc, char **argv) {
     if (plan == NULL) refuse("ledger of ingest", &err);
     struct ledger_sink *ledger = ledger_sink_map(FD_LEDGER, true, &err);
     if (ledger == NULL) refuse("ledger", &err);
-    stream_socket_init(&stream_socket, worker.config);
-    struct stream_port stream = stream_socket_port(&stream_socket);
+    struct stream_port stream = stream_open(&redis, worker.config);
     if (sink_init(&sink, &worker, &ring, plan, ledger, &stream, &err) != 0) refuse("memory", &err);
     worker_ready(&worker);
     const struct worker_body body = {
         .self = &sink, .step = sink_step, .arm = sink_arm, .disarm = sink_disarm, .wants = sink_wants};
     int status = worker_run(&worker, &body);
     sink_free(&sink);
+    stream_free(&redis);
     return status;
 }

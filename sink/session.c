@@ -27,6 +27,11 @@ void session_free(struct session *s) {
     s->chunk = NULL;
 }
 
+/* A failure of the stream: what a new connection alone will not mend is of the configuration. */
+static int stream_failed(struct failure *f, const struct err *err) {
+    return failure_set(f, err->code == STREAM_MISCONFIGURED ? REPLY_CONFIG : REPLY_RECONNECT, "%s", err->text);
+}
+
 /* -- bytes ------------------------------------------------------------------------------------- */
 
 int session_read(struct session *s, struct failure *f) {
@@ -34,8 +39,7 @@ int session_read(struct session *s, struct failure *f) {
     ssize_t n = s->stream.read(s->stream.context, s->chunk, RESP_FEED_BYTES, &err);
     if (n == 0) return 0;
     if (n < 0) s->peer_gone = true;
-    if (n < 0 || resp_feed(&s->resp, s->chunk, (size_t)n, &err) != 0)
-        return failure_set(f, REPLY_RECONNECT, "%s", err.text);
+    if (n < 0 || resp_feed(&s->resp, s->chunk, (size_t)n, &err) != 0) return stream_failed(f, &err);
     s->progress_ns = clock_ns(s->clock);
     return 1;
 }
@@ -48,7 +52,7 @@ int session_write(struct session *s, struct failure *f) {
     if (n == 0) return 0;
     if (n < 0) {
         s->peer_gone = true;
-        return failure_set(f, REPLY_RECONNECT, "%s", err.text);
+        return stream_failed(f, &err);
     }
     encode_sent(&s->out, (size_t)n);
     s->count.bytes_sent += (uint64_t)n;
@@ -392,7 +396,7 @@ int session_connect(struct session *s, struct failure *f) {
     s->started_ns = s->progress_ns = clock_ns(s->clock);
     if (resp_reset(&s->resp, &err) != 0 || s->stream.connect_start(s->stream.context, &err) != 0) {
         s->stream.close(s->stream.context);
-        return failure_set(f, REPLY_RECONNECT, "%s", err.text);
+        return stream_failed(f, &err);
     }
     s->phase = SESSION_CONNECTING;
     return 0;
@@ -402,7 +406,7 @@ int session_greet(struct session *s, struct failure *f) {
     struct err err = {0};
     if (s->phase == SESSION_CONNECTING) {
         int r = s->stream.connect_finish(s->stream.context, &err);
-        if (r < 0) return failure_set(f, REPLY_RECONNECT, "%s", err.text);
+        if (r < 0) return stream_failed(f, &err);
         if (r > 0) {
             s->phase = SESSION_GREETING;
             return 1;
@@ -412,7 +416,8 @@ int session_greet(struct session *s, struct failure *f) {
         if (r != 0) return r;
     }
     if (clock_ns(s->clock) - s->started_ns < s->config->redis.connect_timeout_ms * NS_PER_MS) return 0;
-    return failure_set(f, REPLY_RECONNECT, "%s within %u ms",
-                       s->phase == SESSION_CONNECTING ? "no connection" : "Redis did not answer the greeting",
-                       s->config->redis.connect_timeout_ms);
+    bool tls = s->config->redis.scheme == REDIS_TLS, connecting = s->phase == SESSION_CONNECTING;
+    return failure_set(f, REPLY_RECONNECT, "%s within %u ms%s",
+                       connecting ? "no connection" : "Redis did not answer the greeting",
+                       s->config->redis.connect_timeout_ms, connecting && tls ? "; does the port speak TLS?" : "");
 }

@@ -59,7 +59,7 @@ int session_init(struct session *s, const struct config *config, uint32_t lane, 
                  const struct stream_port *stream, size_t out_bytes, struct err *err);
 void session_free(struct session *s);
 
-/* session_connect begins a connection; only in SESSION_DOWN. 0, or -1 with f (REPLY_RECONNECT). */
+/* session_connect begins a connection; only in SESSION_DOWN. 0, or -1 with f (REPLY_RECONNECT, REPLY_CONFIG). */
 int session_connect(struct session *s, struct failure *f);
 
 /* session_greet moves connecting and greeting on as far as it goes without waiting. 1: something moved (phase

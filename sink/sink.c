@@ -273,9 +273,8 @@ int sink_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED || s->state == SINK_HALTED || max < 1) return 0;
     if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0)
         wake_at(timeout_ms, now, in->since_ns + s->worker->config->redis.linger_ms * NS_PER_MS);
-    bool connecting = session->phase == SESSION_CONNECTING;
-    short events = connecting ? POLLOUT : POLLIN;
-    if (encode_unsent(&session->out) > 0) events |= POLLOUT;
+    short events = session->stream.events(session->stream.context, encode_unsent(&session->out) > 0);
+    if (events == 0) *timeout_ms = 0;
     fds[0] = (struct pollfd){.fd = session->stream.fd(session->stream.context), .events = events};
     return fds[0].fd >= 0;
 }

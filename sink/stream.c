@@ -47,6 +47,7 @@ static void tcp_tune(const struct stream_socket *s) {
 
 static int begin(struct stream_socket *s, int family, const struct sockaddr *address, socklen_t len, struct err *err) {
     fd_close(s);
+    s->connected = false;
     s->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (s->fd < 0) return err_set(err, errno, "socket: %s", strerror(errno));
     if (family != AF_UNIX) tcp_tune(s);
@@ -101,7 +102,8 @@ static int socket_finish(void *context, struct err *err) {
     int code = 0;
     socklen_t len = sizeof code;
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &code, &len) != 0) code = errno;
-    if (code == 0) return 1;
+    s->connected = code == 0;
+    if (s->connected) return 1;
     err_set(&s->last, code, "%s", strerror(code));
     if (s->scheme == REDIS_UNIX) return err_set(err, code, "cannot connect to %s: %s", s->path, strerror(code));
     return begin_next(s, err);
@@ -131,6 +133,11 @@ static ssize_t socket_write(void *context, const void *bytes, size_t len, struct
 
 static int socket_fd(void *context) { return ((const struct stream_socket *)context)->fd; }
 
+static short socket_events(void *context, bool writing) {
+    if (!((const struct stream_socket *)context)->connected) return POLLOUT;
+    return writing ? POLLIN | POLLOUT : POLLIN;
+}
+
 struct stream_port stream_socket_port(struct stream_socket *s) {
     return (struct stream_port){.connect_start = socket_start,
                                 .connect_finish = socket_finish,
@@ -138,5 +145,6 @@ struct stream_port stream_socket_port(struct stream_socket *s) {
                                 .write = socket_write,
                                 .close = socket_close,
                                 .fd = socket_fd,
+                                .events = socket_events,
                                 .context = s};
 }

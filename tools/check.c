@@ -6,6 +6,7 @@
 
 #include "base/keys.h"
 #include "base/redis_url.h"
+#include "sink/stream_tls.h"
 #include "tools/command.h"
 
 static const char help[] =
@@ -70,6 +71,13 @@ static void keys_warn(const struct config *c, FILE *out) {
     keys_free(keys);
 }
 
+/* The same with the files for TLS, which the sink reads. */
+static void tls_warn(const struct config *c, FILE *out) {
+    struct err err = {0};
+    if (c->redis.scheme != REDIS_TLS || stream_tls_check(c, &err) == 0) return;
+    fprintf(out, "warning: %s\n", err.text);
+}
+
 static int check(const char *file) {
     static struct config config; /* too large for a stack */
     struct err err = {0};
@@ -82,6 +90,7 @@ static int check(const char *file) {
         return err.code;
     }
     keys_warn(&config, stderr);
+    tls_warn(&config, stderr);
     printf("# %s is valid. The effective configuration:\n", file);
     config_print(&config, stdout);
     plan_put(&config, stdout);

@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/time.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "base/keys.h"
 #include "tools/command.h"
+#include "tools/redis_client.h"
 #include "transform/value.h"
 
 static const char help[] =
@@ -22,7 +22,7 @@ static const char help[] =
     "  -c FILE   configuration with Redis's address and the key file\n"
     "  --raw     the bytes as they are stored\n"
     "Exit status: 66 there is no such key, 65 the value is damaged or of another type, 69 Redis was not reached,\n"
-    "77 Redis or the key file denies access, 78 the key that encrypted it is not at hand.\n";
+    "77 Redis or the key file denies access, 78 the key that encrypted it is not at hand, or TLS is set up wrongly.\n";
 
 __attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
     va_list args;
@@ -32,57 +32,6 @@ __attribute__((format(printf, 2, 3))) static int complain(int code, const char *
     va_end(args);
     fputc('\n', stderr);
     return code;
-}
-
-static struct timeval milliseconds(uint32_t ms) {
-    return (struct timeval){.tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
-}
-
-/* One command with its words. NULL when the connection failed. */
-static redisReply *ask(redisContext *redis, int words, const char **word, const size_t *len) {
-    return redisCommandArgv(redis, words, word, len);
-}
-
-/* Whether a command of the greeting went well; prints and sets *status when not. */
-static bool greeted(redisContext *redis, const char *name, redisReply *reply, int *status) {
-    bool ok = reply != NULL && reply->type != REDIS_REPLY_ERROR;
-    if (reply == NULL)
-        *status = complain(EX_UNAVAILABLE, "Redis: %s: %s", name, redis->errstr);
-    else if (!ok)
-        *status = complain(EX_NOPERM, "Redis: %s: %s", name, reply->str);
-    freeReplyObject(reply);
-    return ok;
-}
-
-static bool greet(redisContext *redis, const struct config *c, int *status) {
-    if (c->redis.password[0] != '\0') {
-        const char *word[3] = {"AUTH", c->redis.user, c->redis.password};
-        bool user = c->redis.user[0] != '\0';
-        if (!user) word[1] = c->redis.password;
-        if (!greeted(redis, "AUTH", ask(redis, user ? 3 : 2, word, NULL), status)) return false;
-    }
-    if (c->redis.db == 0) return true;
-    char db[16];
-    snprintf(db, sizeof db, "%u", c->redis.db);
-    return greeted(redis, "SELECT", ask(redis, 2, (const char *[]){"SELECT", db}, NULL), status);
-}
-
-static redisContext *redis_open(const struct config *c, int *status) {
-    struct timeval connect = milliseconds(c->redis.connect_timeout_ms),
-                   reply = milliseconds(c->redis.response_timeout_ms);
-    bool local = c->redis.scheme == REDIS_UNIX;
-    redisContext *redis = local ? redisConnectUnixWithTimeout(c->redis.path, connect)
-                                : redisConnectWithTimeout(c->redis.host, (int)c->redis.port, connect);
-    if (redis == NULL || redis->err != 0) {
-        const char *why = redis == NULL ? "no memory" : redis->errstr;
-        *status = local ? complain(EX_UNAVAILABLE, "Redis at %s: %s", c->redis.path, why)
-                        : complain(EX_UNAVAILABLE, "Redis at %s:%u: %s", c->redis.host, c->redis.port, why);
-    } else {
-        redisSetTimeout(redis, reply);
-        if (greet(redis, c, status)) return redis;
-    }
-    redisFree(redis);
-    return NULL;
 }
 
 static int print(const void *bytes, size_t len) {
@@ -110,12 +59,12 @@ static int show(const struct config *c, const char *key, const uint8_t *stored, 
 }
 
 static int get(const struct config *c, const char *key, bool raw) {
-    int status = EX_OK;
-    redisContext *redis = redis_open(c, &status);
-    if (redis == NULL) return status;
-    redisReply *reply = ask(redis, 2, (const char *[]){"GET", key}, NULL);
+    struct err err = {0};
+    int status;
+    struct redis_client *redis = redis_open(c, &err);
+    redisReply *reply = redis == NULL ? NULL : redis_ask(redis, 2, (const char *[]){"GET", key}, NULL, &err);
     if (reply == NULL)
-        status = complain(EX_UNAVAILABLE, "Redis: %s", redis->errstr);
+        status = complain(err.code, "Redis: %s", err.text);
     else if (reply->type == REDIS_REPLY_NIL)
         status = complain(EX_NOINPUT, "no such key: %s", key);
     else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "WRONGTYPE", 9) == 0)
@@ -129,7 +78,7 @@ static int get(const struct config *c, const char *key, bool raw) {
     else
         status = show(c, key, (const uint8_t *)reply->str, (size_t)reply->len);
     freeReplyObject(reply);
-    redisFree(redis);
+    redis_close(redis);
     return status;
 }
 

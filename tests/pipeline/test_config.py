@@ -49,7 +49,7 @@ MISTAKES = {
     "no redis": ({"redis": None}, r"redis", 0),
     "no broker": ({"kafka": None}, r"bootstrap\.servers|kafka", 0),
     "url of another kind": ({"redis": {"url": "http://127.0.0.1"}}, r"redis://", 0),
-    "url for TLS": ({"redis": {"url": "rediss://127.0.0.1"}}, r"rediss|TLS|available", 0),
+    "TLS without rediss://": ({"redis": {"tls": {"server_name": "x"}}}, r"rediss", 0),
     "port out of range": ({"redis": {"url": "redis://127.0.0.1:99999"}}, r"port|99999", 0),
     "ring that is no power of two": ({"ring_bytes": "3MiB"}, r"power of two", 0),
     "duration without unit": ({"drain_timeout": 30}, r"drain_timeout|30", 0),

@@ -422,10 +422,18 @@ REFUSES(password_in_url_and_key, HEAD KAFKA "redis: {url: 'redis://:a@h', passwo
 REFUSES(user_in_url_and_key, HEAD KAFKA "redis: {url: 'redis://u:a@h', user: v}\n" TOPICS,
         "t.yaml:6:37: redis.user: redis.url names a user too")
 REFUSES(user_without_password, WITH_REDIS("  user: u\n"), "t.yaml:8:9: redis: a user needs a password")
-REFUSES(url_for_tls, HEAD KAFKA "redis: {url: 'rediss://:pw-canary@h'}\n" TOPICS,
-        "t.yaml:6:14: redis.url: rediss:// is not available in this version")
+REFUSES(tls_over_a_plain_url, WITH_REDIS("  tls: {ca_file: /x}\n"),
+        "t.yaml:8:18: redis.tls.ca_file: only rediss:// is TLS; redis.url is not")
+REFUSES(server_name_over_a_plain_url, WITH_REDIS("  tls: {server_name: x}\n"),
+        "t.yaml:8:22: redis.tls.server_name: only rediss:// is TLS; redis.url is not")
+REFUSES(tls_key_written_with_a_dot, WITH_REDIS("  tls.ca_file: /x\n"),
+        "t.yaml:8:3: redis.tls.ca_file: write a section redis.tls: with ca_file: below it")
+REFUSES(tls_key_in_the_wrong_section, WITH_REDIS("  ca_file: /x\n"),
+        "t.yaml:8:3: unknown key redis.ca_file; did you mean redis.tls.ca_file?")
+REFUSES(tls_file_that_is_missing, HEAD KAFKA "redis: {url: 'rediss://h', tls: {ca_file: /nonexistent/ca}}\n" TOPICS,
+        "t.yaml:6:43: redis.tls.ca_file: /nonexistent/ca: No such file or directory")
 REFUSES(url_that_is_none_does_not_appear_in_the_message, HEAD KAFKA "redis: {url: 'http://u:pw-canary@h'}\n" TOPICS,
-        "t.yaml:6:14: redis.url: expected redis://host:port/db or unix:///path")
+        "t.yaml:6:14: redis.url: expected redis://host:port/db, rediss://… or unix:///path")
 
 Test(config, user_and_password_may_stand_beside_the_url) {
     accept(WITH_REDIS("  user: u\n  password: 'p@%:/'\n"));
@@ -538,7 +546,8 @@ static void make_folder(void) {
 }
 
 static void remove_folder(void) {
-    static const char *const names[] = {"pw", "kpw", "w.yaml", "millrace.yaml", "kafka-password", "redis-password"};
+    static const char *const names[] = {"pw", "kpw",  "w.yaml", "millrace.yaml", "kafka-password", "redis-password",
+                                        "ca", "cert", "key"};
     char path[128];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
@@ -612,6 +621,79 @@ Test(config_file, password_file_that_is_a_folder_or_a_pipe, .init = make_folder,
     rmdir(path);
     mkfifo(path, 0600);
     refuse_password("pw", "not a regular file");
+}
+
+/* Another folder or mode of one of the three files, and what is said about it. */
+static void refuse_tls(const char *tls, const char *expected) {
+    char text[1024];
+    snprintf(text, sizeof text, HEAD KAFKA "redis:\n  url: rediss://h\n  tls:\n%s" TOPICS, tls);
+    refuse(text, expected);
+}
+
+Test(config_file, tls_files_are_looked_at, .init = make_folder, .fini = remove_folder) {
+    char text[1024], tls[512], message[512];
+    file("ca", "x", 0644);
+    file("cert", "x", 0644);
+    file("key", "x", 0640);
+    snprintf(tls, sizeof tls, "    ca_file: %s/ca\n    cert_file: %s/cert\n    key_file: %s/key\n", folder, folder,
+             folder);
+    snprintf(text, sizeof text, HEAD KAFKA "redis:\n  url: rediss://h\n  tls:\n%s    server_name: n\n" TOPICS, tls);
+    accept(text);
+    snprintf(message, sizeof message, "%s/key", folder);
+    cr_assert_str_eq(c.redis.tls.key_file, message);
+    cr_assert_str_eq(c.redis.tls.server_name, "n");
+
+    file("key", "x", 0644);
+    snprintf(message, sizeof message,
+             "t.yaml:11:15: redis.tls.key_file: %s/key: mode 0644 lets every user of the machine at it; chmod it to "
+             "0640 or less",
+             folder);
+    refuse_tls(tls, message);
+    snprintf(tls, sizeof tls, "    cert_file: %s\n", folder);
+    snprintf(message, sizeof message, "t.yaml:9:16: redis.tls.cert_file: %s: not a regular file", folder);
+    refuse_tls(tls, message);
+}
+
+Test(config_file, certificate_and_key_belong_together, .init = make_folder, .fini = remove_folder) {
+    char tls[512];
+    file("key", "x", 0600);
+    snprintf(tls, sizeof tls, "    key_file: %s/key\n", folder);
+    refuse_tls(tls, "t.yaml:9:15: redis.tls: cert_file and key_file belong together; cert_file is missing");
+    snprintf(tls, sizeof tls, "    cert_file: %s/key\n", folder);
+    refuse_tls(tls, "t.yaml:9:16: redis.tls: cert_file and key_file belong together; key_file is missing");
+}
+
+Test(config_file, path_of_the_key_for_tls_is_for_the_sink_alone, .init = make_folder, .fini = remove_folder) {
+    for (enum role role = 0; role < ROLE_COUNT; role++) {
+        char text[1024];
+        file("cert", "x", 0644);
+        file("key", "x", 0600);
+        snprintf(text, sizeof text,
+                 HEAD KAFKA "redis:\n  url: rediss://h\n  tls: {cert_file: %s/cert, key_file: %s/key}\n" TOPICS, folder,
+                 folder);
+        accept(text);
+        config_redact(&c, role);
+        cr_assert_eq(c.redis.tls.key_file[0] != 0, role == ROLE_SINK, "%s", role_name(role));
+        cr_assert_neq(c.redis.tls.cert_file[0], 0);
+    }
+}
+
+Test(config_file, printed_section_within_a_section_reads_back, .init = make_folder, .fini = remove_folder) {
+    static struct config before;
+    char text[1024], *out = NULL;
+    size_t len;
+    file("ca", "x", 0644);
+    snprintf(text, sizeof text,
+             HEAD KAFKA "redis:\n  url: rediss://h\n  tls: {ca_file: %s/ca, server_name: n}\n" TOPICS, folder);
+    accept(text);
+    before = c;
+    FILE *f = open_memstream(&out, &len);
+    config_print(&c, f);
+    fclose(f);
+    cr_assert_not_null(strstr(out, "\n  tls:\n    ca_file: "), "%s", out);
+    cr_assert_eq(config_load_text(out, len, "printed", &c, &err), 0, "%s\n%s", err.text, out);
+    cr_assert_arr_eq(&c, &before, sizeof c, "%s", out);
+    free(out);
 }
 
 Test(config_file, kafka_secret_file_that_is_missing_is_named, .init = make_folder, .fini = remove_folder) {

@@ -71,17 +71,28 @@ Test(redis_url, unix_socket_with_and_without_the_rest) {
     cr_assert_eq(c.redis.db, 5);
 }
 
+Test(redis_url, second_s_is_tls) {
+    good("rediss://u:p@redis.example.net/2");
+    cr_assert(c.redis.scheme == REDIS_TLS && c.redis.port == 6379 && c.redis.db == 2);
+    cr_assert_str_eq(c.redis.host, "redis.example.net");
+    cr_assert_str_eq(c.redis.user, "u");
+    cr_assert_str_eq(c.redis.password, "p");
+}
+
 Test(redis_url, is_written_back_without_user_and_password) {
     cr_assert_str_eq(formatted("redis://u:p@h"), "redis://h:6379/0");
     cr_assert_str_eq(formatted("redis://[::1]:7/2"), "redis://[::1]:7/2");
+    cr_assert_str_eq(formatted("rediss://u:p@[::1]:7/2"), "rediss://[::1]:7/2");
     cr_assert_str_eq(formatted("unix://u:p@/s"), "unix:///s");
     cr_assert_str_eq(formatted("unix:///s?db=9"), "unix:///s?db=9");
 }
 
 Test(redis_url, mistakes_are_named) {
-    bad("", "expected redis://host:port/db or unix:///path");
-    bad("localhost:6379", "expected redis://host:port/db or unix:///path");
-    bad("rediss://h", "rediss:// is not available in this version");
+    bad("", "expected redis://host:port/db, rediss://… or unix:///path");
+    bad("localhost:6379", "expected redis://host:port/db, rediss://… or unix:///path");
+    bad("rediss://", "the host is missing");
+    bad("rediss://h?db=1", "rediss:// takes no ? or #; the database is /db");
+    bad("rediss:///run/redis.sock", "the host is missing");
     bad("redis://", "the host is missing");
     bad("redis://:1", "the host is missing");
     bad("redis://h:", "the port must be a number from 1 to 65535");

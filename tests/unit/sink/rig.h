@@ -27,6 +27,7 @@
 #include "shm/ring.h"
 #include "shm/worker.h"
 #include "sink/sink.h"
+#include "sink/stream_tls.h"
 
 #define RIG_TOPIC "cards"
 #define RIG_MARK(partition) "millrace:mark:g:" RIG_TOPIC ":" #partition
@@ -172,6 +173,7 @@ struct rig {
     struct ledger_ingest *plan;
     struct ledger_sink *ledger;
     struct stream_socket socket;
+    struct stream_tls tls; /* over it, when the scheme says so */
     struct sink sink;
     enum step last;
     int64_t next[PARTITIONS_MAX]; /* offset of the next record */
@@ -190,6 +192,10 @@ __attribute__((unused)) static void rig_attach(struct rig *r) {
     cr_assert_eq(ring_consumer_attach(&r->ring, &r->fds, -1, &err), RING_ATTACHED, "%s", err.text);
     stream_socket_init(&r->socket, &r->config);
     struct stream_port stream = stream_socket_port(&r->socket);
+    if (r->config.redis.scheme == REDIS_TLS) {
+        stream_tls_init(&r->tls, &r->config, &stream);
+        stream = stream_tls_port(&r->tls);
+    }
     cr_assert_eq(sink_init(&r->sink, &r->worker, &r->ring, r->plan, r->ledger, &stream, &err), 0, "%s", err.text);
 }
 
@@ -238,6 +244,7 @@ __attribute__((unused)) static void rig_ring(struct rig *r, uint64_t capacity) {
 /* What is left when the process dies: nothing is released, the connection just ends. */
 __attribute__((unused)) static void rig_crash(struct rig *r) {
     sink_free(&r->sink);
+    if (r->tls.method != NULL) stream_tls_free(&r->tls);
     ring_consumer_detach(&r->ring);
 }
 

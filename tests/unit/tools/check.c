@@ -63,6 +63,20 @@ Test(check, key_file_is_looked_at_and_what_is_wrong_with_it_is_a_warning, .init 
               done.err);
 }
 
+Test(check, files_for_tls_that_are_no_use_are_warned_about, .init = folder_make, .fini = folder_remove) {
+    char text[1024];
+    file_put("ca.crt", "no certificate\n");
+    snprintf(text, sizeof text,
+             "config_version: 1\nname: cards\nkafka: {bootstrap.servers: 'a:1'}\nredis:\n  url: rediss://h\n"
+             "  tls: {ca_file: %s}\ntopics: [{name: t, mode: bulk, key: x}]\n",
+             in_folder("ca.crt"));
+    file_put("m.yaml", text);
+    cr_assert_eq(RUN(command_check, "-c", (char *)in_folder("m.yaml")), EX_OK, "%s", done.err);
+    cr_assert(contains(done.err, "warning: redis.tls.ca_file: ") &&
+                  contains(done.err, "ca.crt: no certificate in PEM form in it\n"),
+              "%s", done.err);
+}
+
 Test(check, wrong_arguments_are_status_64, .init = folder_make, .fini = folder_remove) {
     cr_assert_eq(RUN(command_check, "--nonsense"), EX_USAGE);
     cr_assert_eq(RUN(command_check, "-c"), EX_USAGE);

@@ -1,10 +1,13 @@
 #include "tests/unit/tools/command.h"
 
 #include <hiredis/hiredis.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/prctl.h>
 
 #include "base/keys.h"
+#include "tests/unit/sink/certificates.h"
 #include "transform/value.h"
 
 static pid_t server;
@@ -25,6 +28,18 @@ static const char *unix_url(const char *credentials, int db) {
     return url;
 }
 
+/* A connection to the server on that unix socket, once it is up. */
+static redisContext *connect_when_up(const char *name) {
+    for (int i = 0; i < 500; i++) {
+        redisContext *c = redisConnectUnix(in_folder(name));
+        if (c != NULL && c->err == 0) return c;
+        redisFree(c);
+        usleep(10000);
+    }
+    cr_assert_fail("redis-server did not start");
+    return NULL;
+}
+
 static void server_start(void) {
     server = fork();
     cr_assert_geq(server, 0);
@@ -36,14 +51,7 @@ static void server_start(void) {
                "--dir", folder, "--requirepass", "p4ss", (char *)NULL);
         _exit(127);
     }
-    for (int i = 0; i < 500; i++) {
-        redis = redisConnectUnix(in_folder("socket"));
-        if (redis != NULL && redis->err == 0) break;
-        redisFree(redis);
-        redis = NULL;
-        usleep(10000);
-    }
-    cr_assert_not_null(redis, "redis-server did not start");
+    redis = connect_when_up("socket");
     freeReplyObject(redisCommand(redis, "AUTH p4ss"));
 }
 
@@ -179,6 +187,59 @@ Test(get, uses_user_password_and_database) {
     config_put("none.yaml", unix_url("", 0), "");
     cr_assert_eq(get("none.yaml", "k"), EX_NOPERM);
     cr_assert_not_null(strstr(done.err, "NOAUTH"), "%s", done.err);
+}
+
+/* A server of its own with TLS, and a unix socket without. */
+static pid_t tls_server_start(const char *certificate, char port[12]) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    char crt[128], key[128];
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    cr_assert(bind(fd, (struct sockaddr *)&a, len) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0);
+    close(fd);
+    snprintf(port, 12, "%u", ntohs(a.sin_port));
+    snprintf(crt, sizeof crt, "%s/%s.crt", folder, certificate);
+    snprintf(key, sizeof key, "%s/%s.key", folder, certificate);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, STDOUT_FILENO);
+        execlp("redis-server", "redis-server", "--port", "0", "--tls-port", port, "--tls-cert-file", crt,
+               "--tls-key-file", key, "--tls-ca-cert-file", in_folder("ca.crt"), "--requirepass", "p4ss", "--save", "",
+               "--dir", folder, "--unixsocket", in_folder("tls-socket"), (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+Test(get, reaches_redis_over_tls) {
+    char port[12], url[512];
+    static char value[100000];
+    memset(value, 'v', sizeof value);
+    certificates_make(folder);
+    pid_t pid = tls_server_start("server", port);
+    redisFree(redis);
+    redis = connect_when_up("tls-socket");
+    freeReplyObject(redisCommand(redis, "AUTH p4ss"));
+    store("big", value, sizeof value);
+    snprintf(url, sizeof url, "rediss://:p4ss@localhost:%s/0\n  tls: {ca_file: %s, cert_file: %s, key_file: %s}", port,
+             in_folder("ca.crt"), in_folder("client.crt"), in_folder("client.key"));
+    config_put("tls.yaml", url, "");
+    cr_assert_eq(get("tls.yaml", "big"), EX_OK, "%s", done.err);
+    cr_assert_gt(done.out_bytes, 60000);
+
+    snprintf(url, sizeof url, "rediss://:p4ss@localhost:%s/0\n  tls: {ca_file: %s}", port, in_folder("other-ca.crt"));
+    config_put("tls.yaml", url, "");
+    cr_assert_eq(get("tls.yaml", "big"), EX_CONFIG);
+    cr_assert_not_null(strstr(done.err, "comes from an authority that is not trusted"), "%s", done.err);
+    snprintf(url, sizeof url, "rediss://:p4ss@localhost:%s/0\n  tls: {ca_file: %s}", port, in_folder("ca.crt"));
+    config_put("tls.yaml", url, "");
+    cr_assert_eq(get("tls.yaml", "big"), EX_CONFIG);
+    cr_assert_not_null(strstr(done.err, "Redis demands a client certificate"), "%s", done.err);
+    cr_assert_null(strstr(done.err, "p4ss"), "%s", done.err);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
 }
 
 Test(get, says_when_redis_is_not_there) {
