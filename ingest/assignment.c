@@ -77,8 +77,9 @@ static void flags_set(struct ingest *g, uint32_t slot, uint32_t flags) {
 
 /* -- where a partition begins ------------------------------------------------------------------ */
 
-static void commit_known(struct ingest *g, uint32_t slot, int64_t offset) {
+static void commit_known(struct ingest *g, uint32_t slot, int64_t offset, const struct note *note) {
     g->partition[slot].committed = offset;
+    g->partition[slot].noted = *note;
     atomic_store_explicit(&g->ledger->slot[slot].committed, offset, memory_order_relaxed);
     atomic_store_explicit(&g->ledger->slot[slot].intent, offset, memory_order_relaxed);
 }
@@ -111,7 +112,8 @@ static int topic_has_commits(struct ingest *g, uint32_t topic, const struct kafk
         if (e->list[i].offset >= 0) return g->topic_commits[topic] = 1;
         if (e->list[i].partition > highest) highest = e->list[i].partition;
     }
-    for (; n < PARTITIONS_MAX && n < (uint32_t)highest; n++) below[n] = (struct kafka_partition){topic, (int32_t)n, -1};
+    for (; n < PARTITIONS_MAX && n < (uint32_t)highest; n++)
+        below[n] = (struct kafka_partition){topic, (int32_t)n, -1, {0}};
     if (n > 0 && g->kafka.committed(g->kafka.self, below, n, err) != 0) return -1;
     int found = 0;
     for (uint32_t i = 0; i < n; i++) found |= below[i].offset >= 0;
@@ -137,14 +139,25 @@ static int first_start(struct ingest *g, const struct kafka_partition *at, const
     return 0;
 }
 
-/* Decides where one partition of the assignment begins. Same results as first_start. The commit of a new epoch is noted
- * last: from then on a successor takes the partition for ours, and must not find the epoch of before. */
+/* What a commit says beside its offset, for the ledger. Lost offsets that we know of stay so unless somebody else has
+ * committed since: he may have had them accepted. */
+static void note_take(struct ingest *g, uint32_t slot, const struct kafka_partition *at, int64_t start, bool first) {
+    struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    bool others = at->offset != atomic_load_explicit(&s->committed, memory_order_relaxed) &&
+                  at->offset != atomic_load_explicit(&s->intent, memory_order_relaxed);
+    atomic_store_explicit(&s->origin, first ? start : at->note.origin, memory_order_release);
+    if (others || at->note.lost_to > 0) loss_store(g, slot, at->note.lost_from, at->note.lost_to);
+}
+
+/* Decides where one partition of the assignment begins. Same results as first_start. What the sink does about marks is
+ * not known to it before the epoch is: flags of an earlier epoch are taken back first. The commit of a new epoch is
+ * noted last: from then on a successor takes the partition for ours, and must not find the epoch of before. */
 static int partition_begin(struct ingest *g, struct kafka_partition *at, const struct kafka_event *e, struct err *err) {
     uint32_t slot = slot_get(g, at);
     if (slot == UINT32_MAX) return err_set(err, 1, "more than %d partitions have been assigned", PARTITIONS_MAX);
     struct partition *p = &g->partition[slot];
     if (resume(g, slot, at->offset)) {
-        commit_known(g, slot, at->offset);
+        commit_known(g, slot, at->offset, &at->note);
         p->assigned = true;
         return 0;
     }
@@ -152,9 +165,14 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     bool first = at->offset < 0;
     int r = first ? first_start(g, at, e, &start, err) : 0;
     if (r != 0) return r;
+    uint32_t held = atomic_load_explicit(&g->ledger->slot[slot].flags, memory_order_relaxed) & LEDGER_ASSIGNED;
+    flags_set(g, slot, held);
+    note_take(g, slot, at, start, first);
     epoch_raise(g, slot, start);
-    flags_set(g, slot, LEDGER_ASSIGNED | (first ? LEDGER_FIRST_START : 0));
-    commit_known(g, slot, at->offset);
+    flags_set(g, slot,
+              LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
+                  (at->note.rewound ? LEDGER_REWOUND : 0));
+    commit_known(g, slot, at->offset, &at->note);
     struct log_at where = {g->config->topic[at->topic].name, at->partition, start};
     log_info_at("ingest.partition_begin", &where, "epoch %u, lane %u%s", p->epoch, p->lane,
                 first ? ", first start" : "");
@@ -193,12 +211,29 @@ static int begin_some(struct ingest *g, struct kafka_event *asked, int *r, struc
     return 0;
 }
 
+/* The cluster whose offsets the ledger and the marks are about. 0 known, 1 ask again later, -1 it is another one. */
+static int cluster_check(struct ingest *g, struct err *err) {
+    char id[CLUSTER_BYTES];
+    if (g->cluster_checked) return 0;
+    if (g->kafka.cluster(g->kafka.self, id, err) != 0) return 1;
+    if (atomic_load_explicit(&g->ledger->cluster_known, memory_order_relaxed) == 0) {
+        memcpy(g->ledger->cluster, id, sizeof id);
+        atomic_store_explicit(&g->ledger->cluster_known, 1, memory_order_release);
+        log_info("ingest.cluster", "%s", id[0] != 0 ? id : "the brokers tell no id");
+    } else if (strcmp(g->ledger->cluster, id) != 0)
+        return err_set(err, 1, "the brokers are another cluster than before: %s, it was %s", id, g->ledger->cluster);
+    g->cluster_checked = true;
+    return 0;
+}
+
 static enum step assign_carry_out(struct ingest *g) {
     static struct kafka_event asked; /* with the broker's offsets, until all is decided */
     static void *handle[PARTITIONS_MAX];
     struct err err = {0};
     int r = 1;
     if (clock_ns(g->clock) < g->retry_ns) return STEP_IDLE;
+    int known = cluster_check(g, &err);
+    if (known != 0) return assign_fail(g, known, &err);
     if (g->begun == 0) {
         asked = g->rebalance;
         if (asked.count > 0 && g->kafka.committed(g->kafka.self, asked.list, asked.count, &err) != 0)
@@ -212,6 +247,9 @@ static enum step assign_carry_out(struct ingest *g) {
     if (g->kafka.assign(g->kafka.self, asked.list, asked.count, handle, &err) != 0) return assign_fail(g, 1, &err);
     for (uint32_t i = 0; i < asked.count; i++) g->partition[slot_get(g, &asked.list[i])].handle = handle[i];
     lanes_fill(g);
+    lease_begin(g);
+    g->commit_due_ns = 0; /* the first one brings the lease */
+    g->confirmed = false;
     g->first_assignment = false;
     g->trouble[0] = 0;
     g->membership = MEMBER_READING;
@@ -242,6 +280,7 @@ static void revoke_finish(struct ingest *g) {
         g->partition[i].handle = NULL;
     }
     lanes_fill(g);
+    lease_end(g, "the group has taken all partitions back");
     if (g->kafka.unassign(g->kafka.self, &err) != 0) log_warn("ingest.unassign_failed", "%s", err.text);
     g->committing = false;
     g->membership = MEMBER_WAITING;
@@ -279,6 +318,7 @@ static uint64_t revoke_ms(const struct ingest *g) {
 static void rebalance_begin(struct ingest *g, const struct kafka_event *e) {
     stats_add(g->stats, M_ingest_rebalance, 1);
     g->rebalance = *e;
+    if (e->lost) lease_end(g, "the group has given the partitions to others");
     g->membership = e->type == KAFKA_ASSIGN ? MEMBER_ASSIGNING : MEMBER_REVOKING;
     g->rebalance_due_ns = clock_ns(g->clock) + revoke_ms(g) * NS_PER_MS;
     g->retry_ns = 0;

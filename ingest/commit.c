@@ -1,13 +1,20 @@
 #include "base/log.h"
 #include "ingest/ingest.h"
 
-enum { COMMIT_MS = 1000, ANSWER_MS = 10000 };
+enum { COMMIT_MS = 1000, FIRST_MS = 100, ANSWER_MS = 10000 };
 
 int64_t commit_released(const struct ingest *g, uint32_t slot) {
     const struct partition *p = &g->partition[slot];
     uint64_t epoch, next;
     twin_load(&g->lane[p->lane].sink->slot[slot].released, &epoch, &next);
     return epoch == p->epoch && epoch != 0 ? (int64_t)next : -1;
+}
+
+bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what) {
+    const struct partition *p = &g->partition[slot];
+    uint64_t epoch;
+    twin_load(&g->lane[p->lane].sink->slot[slot].lost, &epoch, what);
+    return p->epoch != 0 && epoch == p->epoch;
 }
 
 static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at) {
@@ -35,19 +42,45 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     }
 }
 
-/* What may be committed now, -1 nothing. A first start at the latest offset is committed as soon as it is decided: were
- * it forgotten, the next start would begin at another latest offset and leave out what came between. */
+/* Whether what is released may not be committed: Redis has lost some of it, or Kafka what Redis needs. */
+static bool held(const struct ingest *g, uint32_t slot) {
+    uint64_t what;
+    return loss_stands(g, slot) || commit_lost_found(g, slot, &what);
+}
+
+/* What may be committed now, -1 nothing. Where nothing is released yet in this epoch: after a rewind the offset it went
+ * back to; else what the broker has already, for each commit also confirms the lease. A first start at the latest
+ * offset is committed as soon as it is decided: were it forgotten, the next start would begin at another latest offset
+ * and leave out what came between. So are lost offsets, which would be forgotten with this machine. */
 static int64_t commit_target(const struct ingest *g, uint32_t slot) {
     const struct partition *p = &g->partition[slot];
     const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     if (!p->assigned) return -1;
-    int64_t released = commit_released(g, slot);
-    bool first = (atomic_load_explicit(&s->flags, memory_order_relaxed) & LEDGER_FIRST_START) != 0;
-    if (released >= 0 || !first || p->committed >= 0 || g->config->start != START_LATEST) return released;
-    return atomic_load_explicit(&s->start, memory_order_relaxed);
+    int64_t released = commit_released(g, slot), start = atomic_load_explicit(&s->start, memory_order_relaxed);
+    uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
+    if (released >= 0 && !held(g, slot)) return released;
+    if (released < 0 && (flags & LEDGER_REWOUND) != 0) return start;
+    if (p->committed >= 0) return p->committed;
+    bool latest = (flags & LEDGER_FIRST_START) != 0 && g->config->start == START_LATEST;
+    return latest || loss_stands(g, slot) ? start : -1;
 }
 
-/* Fills commit_list with what is released and not committed yet. */
+/* What is to be said beside it. */
+static struct note commit_note(const struct ingest *g, uint32_t slot) {
+    const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
+    bool marked = commit_released(g, slot) >= 0;
+    struct note note = {.origin = atomic_load_explicit(&s->origin, memory_order_relaxed),
+                        .first = !marked && (flags & LEDGER_FIRST_START) != 0,
+                        .rewound = !marked && (flags & LEDGER_REWOUND) != 0};
+    if (!loss_stands(g, slot)) return note;
+    note.lost_from = atomic_load_explicit(&s->lost_from, memory_order_relaxed);
+    note.lost_to = atomic_load_explicit(&s->lost_to, memory_order_relaxed);
+    return note;
+}
+
+/* Fills commit_list with all that may be committed, what the broker has already too: it confirms that this instance is
+ * still a member. */
 static uint32_t collect(struct ingest *g) {
     static int64_t next[PARTITIONS_MAX], cap[PARTITIONS_MAX];
     uint32_t n = 0;
@@ -59,8 +92,8 @@ static uint32_t collect(struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
         const struct partition *p = &g->partition[i];
         int64_t offset = next[i] < cap[i] ? next[i] : cap[i];
-        if (offset >= 0 && offset != p->committed)
-            g->commit_list[n++] = (struct kafka_partition){p->topic, p->partition, offset};
+        if (offset >= 0)
+            g->commit_list[n++] = (struct kafka_partition){p->topic, p->partition, offset, commit_note(g, i)};
     }
     return n;
 }
@@ -69,15 +102,16 @@ void commit_step(struct ingest *g, bool at_once) {
     uint64_t now = clock_ns(g->clock);
     if (g->committing && now - g->commit_sent_ns > ANSWER_MS * NS_PER_MS) g->committing = false; /* no answer: again */
     if (g->committing || g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING) return;
+    if (g->kafka.lost(g->kafka.self)) return; /* the event is on its way; the group might take us for a newcomer */
     if (!at_once && now < g->commit_due_ns) return;
-    g->commit_due_ns = now + COMMIT_MS * NS_PER_MS;
+    g->commit_due_ns = now + (g->confirmed ? COMMIT_MS : FIRST_MS) * NS_PER_MS;
     uint32_t n = collect(g);
     if (n == 0) return;
     for (uint32_t i = 0; i < n; i++) /* noted before the call: after a crash, either value may be the broker's */
         atomic_store_explicit(&g->ledger->slot[slot_of(g, &g->commit_list[i])].intent, g->commit_list[i].offset,
                               memory_order_release);
     struct err err = {0};
-    if (g->kafka.commit(g->kafka.self, g->commit_list, n, &err) == 0) {
+    if (g->kafka.commit(g->kafka.self, g->commit_list, n, clock_boot_ns(g->clock), &err) == 0) {
         g->committing = true;
         g->commit_sent_ns = now;
         return;
@@ -88,12 +122,18 @@ void commit_step(struct ingest *g, bool at_once) {
 
 void commit_result(struct ingest *g, const struct kafka_event *e) {
     g->committing = false;
+    g->confirmed = true;
     stats_add(g->stats, e->ok ? M_ingest_commit : M_ingest_commit_fail, 1);
     if (!e->ok) log_warn("ingest.commit_failed", "%s; trying again", e->text);
+    if (e->expelled)
+        lease_end(g, e->text);
+    else if (e->count > 0 && !g->kafka.lost(g->kafka.self))
+        lease_extend(g, e->tag);
     for (uint32_t i = 0; i < e->count; i++) {
         uint32_t slot = slot_of(g, &e->list[i]);
         if (slot == UINT32_MAX || e->list[i].offset < 0) continue;
         g->partition[slot].committed = e->list[i].offset;
+        g->partition[slot].noted = e->list[i].note;
         atomic_store_explicit(&g->ledger->slot[slot].committed, e->list[i].offset, memory_order_release);
     }
 }
@@ -102,7 +142,8 @@ bool commit_settled(const struct ingest *g) {
     if (g->committing) return false;
     for (uint32_t i = 0; i < g->partition_count; i++) {
         int64_t next = commit_target(g, i);
-        if (next >= 0 && next != g->partition[i].committed) return false;
+        struct note note = commit_note(g, i);
+        if (next >= 0 && (next != g->partition[i].committed || !note_same(&note, &g->partition[i].noted))) return false;
     }
     return true;
 }

@@ -17,6 +17,7 @@ void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *ka
     for (uint32_t i = 0; i < g->config->lanes; i++)
         atomic_store_explicit(&w->block->lane_published[i], g->lane[i].out.number, memory_order_release);
     assignment_restore(g);
+    lease_init(g);
 }
 
 static void rings_account(struct ingest *g) {

@@ -17,6 +17,7 @@ struct partition {
     void *handle;        /* of the Kafka port, while assigned */
     int64_t next;        /* the offset to be published next: one more than the last, or where the epoch began */
     int64_t committed;   /* next offset the broker has; -1 none */
+    struct note noted;   /* and what its commit says beside */
     uint32_t refetches;  /* in a row: how often what comes next could not be read; 0: all is well */
     uint64_t refetch_ns; /* when to seek to `next` again; 0: nothing is being fetched again */
 };
@@ -53,6 +54,10 @@ struct ingest {
     uint64_t retry_ns;                /* no new attempt at the broker before */
     uint32_t begun;                   /* partitions of an assignment whose beginning is decided */
     int8_t topic_commits[TOPICS_MAX]; /* whether the group has commits in a topic: 1, 0, -1 not asked yet */
+
+    uint64_t lease_from_ns; /* commits sent before that boot time bring no lease; UINT64_MAX: none does */
+    bool cluster_checked;   /* by this process: the brokers are those of the ledger */
+    bool confirmed;         /* a commit was answered since the assignment */
 
     bool committing;        /* a commit is on its way */
     uint64_t commit_due_ns; /* next timer commit */
@@ -97,6 +102,20 @@ void commit_step(struct ingest *g, bool at_once);
 void commit_result(struct ingest *g, const struct kafka_event *e);
 bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing released that is not committed */
 
+/* loss.c: offsets that Redis needs and Kafka no longer has, until an operator accepts that. */
+void loss_store(struct ingest *g, uint32_t slot, int64_t from, int64_t to); /* 0, 0: none */
+static inline bool loss_stands(const struct ingest *g, uint32_t slot) {
+    const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    return atomic_load_explicit(&s->lost_to, memory_order_relaxed) >
+           atomic_load_explicit(&s->lost_from, memory_order_relaxed);
+}
+
+/* lease.c: until when the sinks may write, on the strength of what the group has confirmed. */
+void lease_init(struct ingest *g);                          /* a fixed list of partitions needs none */
+void lease_begin(struct ingest *g);                         /* an assignment is carried out */
+void lease_extend(struct ingest *g, uint64_t confirmed_ns); /* a commit sent at that boot time was taken */
+void lease_end(struct ingest *g, const char *why);          /* the group has left us out, or took everything */
+
 /* keep.c: from the rejects rings to the store. True when something moved. */
 bool keep_step(struct ingest *g);
 /* The store did not take something: wait before the next attempt, and say so. err NULL: it is full. */
@@ -107,5 +126,7 @@ void report_step(struct ingest *g, uint64_t now);
 
 /* Next offset that may be committed for a partition, or -1 when there is none in its present epoch. */
 int64_t commit_released(const struct ingest *g, uint32_t slot);
+/* Whether the sink has found writes of the present epoch, or before it, gone from Redis; *what as in shm/ledger.h. */
+bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what);
 
 #endif

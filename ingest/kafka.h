@@ -8,6 +8,8 @@
 
 #include "base/config.h"
 #include "base/err.h"
+#include "ingest/note.h"
+#include "shm/ledger.h"
 
 enum { KAFKA_CALL_MS = 1000 };
 
@@ -15,12 +17,13 @@ struct kafka_partition {
     uint32_t topic;    /* index in the configuration */
     int32_t partition; /* [0, 2^31) */
     int64_t offset;    /* as the call says; -1 none */
+    struct note note;  /* of a commit */
 };
 
 enum kafka_event_type {
     KAFKA_ASSIGN, /* list: partitions given to this member; answer with assign() */
     KAFKA_REVOKE, /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
-    KAFKA_COMMITTED, /* list: offsets the broker has acknowledged; ok false: others, or all, failed (text) */
+    KAFKA_COMMITTED, /* list: commits the broker has acknowledged; ok false: others, or all, failed (text) */
     KAFKA_TROUBLE,   /* a passing error, for the log (text) */
     KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text) */
 };
@@ -28,6 +31,8 @@ enum kafka_event_type {
 struct kafka_event {
     enum kafka_event_type type;
     bool lost, ok;
+    bool expelled; /* of KAFKA_COMMITTED: the group says that this is no member of it */
+    uint64_t tag;  /* of KAFKA_COMMITTED: what commit() was given */
     uint32_t count;
     struct kafka_partition list[PARTITIONS_MAX];
     char text[256];
@@ -47,7 +52,8 @@ struct kafka_port {
     void *self;
     /* The next event into *out; false: none. Keeps the membership alive: call at every step. */
     bool (*poll)(void *self, struct kafka_event *out);
-    /* Fills the committed offsets (-1 none) of list. Blocks at most KAFKA_CALL_MS. 0, or -1 with err. */
+    /* Fills the committed offsets (-1 none) of list and their notes. Blocks at most KAFKA_CALL_MS. 0, or -1 with err.
+     */
     int (*committed)(void *self, struct kafka_partition *list, uint32_t n, struct err *err);
     /* Oldest and next offset of a partition, asked of the broker. Blocks at most KAFKA_CALL_MS. 0, or -1 with err. */
     int (*watermarks)(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high, struct err *err);
@@ -62,8 +68,8 @@ struct kafka_port {
      * is written when that is more than room). */
     uint32_t (*headers)(void *self, const struct kafka_message *m, uint8_t *out, uint32_t room);
     void (*done)(void *self, struct kafka_message *m);
-    /* Begins to commit the offsets of list; the outcome comes as KAFKA_COMMITTED. One at a time. */
-    int (*commit)(void *self, const struct kafka_partition *list, uint32_t n, struct err *err);
+    /* Begins to commit the offsets of list with their notes; the outcome comes as KAFKA_COMMITTED with the tag. */
+    int (*commit)(void *self, const struct kafka_partition *list, uint32_t n, uint64_t tag, struct err *err);
     /* Fills the next offset of each partition of list, asked of the brokers in one go. Blocks at most KAFKA_CALL_MS.
      * 0, or -1 with err. */
     int (*ends)(void *self, struct kafka_partition *list, uint32_t n, struct err *err);
@@ -72,6 +78,9 @@ struct kafka_port {
     int (*seek)(void *self, void *handle, int64_t offset, struct err *err);
     /* Whether the group has given this member's partitions to others already. */
     bool (*lost)(void *self);
+    /* The cluster's id into out, "" when the brokers have none. Blocks at most KAFKA_CALL_MS. 0, or -1 with err: no
+     * broker was reached yet. */
+    int (*cluster)(void *self, char out[CLUSTER_BYTES], struct err *err);
 };
 
 /* kafka_client_open makes a librdkafka consumer from the configuration and subscribes (or, with a fixed list of

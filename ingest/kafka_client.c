@@ -98,13 +98,23 @@ static rd_kafka_topic_partition_list_t *list_to_library(const struct client *c, 
     return l;
 }
 
+/* The list frees what it is given. */
+static void notes_to_library(const struct kafka_partition *list, uint32_t n, rd_kafka_topic_partition_list_t *l) {
+    char text[NOTE_BYTES];
+    for (uint32_t i = 0; i < n; i++) {
+        l->elems[i].metadata_size = note_write(text, &list[i].note);
+        l->elems[i].metadata = strdup(text);
+        CHECK(l->elems[i].metadata != NULL);
+    }
+}
+
 static void list_from_library(const struct client *c, const rd_kafka_topic_partition_list_t *l, struct kafka_event *e) {
     e->count = 0;
     for (int i = 0; l != NULL && i < l->cnt && e->count < PARTITIONS_MAX; i++) {
         int topic = config_topic_index(c->config, l->elems[i].topic);
         if (topic < 0) continue;
         int64_t offset = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
-        e->list[e->count++] = (struct kafka_partition){(uint32_t)topic, l->elems[i].partition, offset};
+        e->list[e->count++] = (struct kafka_partition){(uint32_t)topic, l->elems[i].partition, offset, {0}};
     }
 }
 
@@ -134,9 +144,13 @@ static void commit_event(struct client *c, rd_kafka_event_t *ev, struct kafka_ev
         if (at->err != RD_KAFKA_RESP_ERR_NO_ERROR || rd_kafka_event_error(ev) != RD_KAFKA_RESP_ERR_NO_ERROR ||
             topic < 0)
             continue;
-        out->list[out->count++] = (struct kafka_partition){(uint32_t)topic, at->partition, at->offset};
+        out->list[out->count++] = (struct kafka_partition){(uint32_t)topic, at->partition, at->offset,
+                                                           note_read(at->metadata, at->metadata_size)};
     }
     out->ok = e == RD_KAFKA_RESP_ERR_NO_ERROR;
+    out->tag = (uint64_t)(uintptr_t)rd_kafka_event_opaque(ev);
+    out->expelled = e == RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION || e == RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID ||
+                    e == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
     if (!out->ok) snprintf(out->text, sizeof out->text, "%s", rd_kafka_err2str(e));
 }
 
@@ -160,7 +174,7 @@ static bool client_poll(void *self, struct kafka_event *out) {
         out->type = KAFKA_ASSIGN;
         for (uint32_t t = 0; t < c->config->topic_count; t++)
             for (uint32_t i = 0; i < c->config->topic[t].partition_count && out->count < PARTITIONS_MAX; i++)
-                out->list[out->count++] = (struct kafka_partition){t, c->config->topic[t].partitions[i], -1};
+                out->list[out->count++] = (struct kafka_partition){t, c->config->topic[t].partitions[i], -1, {0}};
         return true;
     }
     rd_kafka_event_t *ev = rd_kafka_queue_poll(c->events, 0);
@@ -188,6 +202,7 @@ static int client_committed(void *self, struct kafka_partition *list, uint32_t n
     for (uint32_t i = 0; i < n && e == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
         e = l->elems[i].err;
         list[i].offset = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
+        list[i].note = note_read(l->elems[i].metadata, l->elems[i].metadata_size);
     }
     rd_kafka_topic_partition_list_destroy(l);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading committed offsets", e);
@@ -278,6 +293,18 @@ static int client_seek(void *self, void *handle, int64_t offset, struct err *err
 
 static bool client_lost(void *self) { return rd_kafka_assignment_lost(((struct client *)self)->rk) != 0; }
 
+/* The library answers NULL when nobody was asked yet, and when there is no id: only who has met a broker knows the
+ * controller. */
+static int client_cluster(void *self, char out[CLUSTER_BYTES], struct err *err) {
+    struct client *c = self;
+    char *id = rd_kafka_clusterid(c->rk, KAFKA_CALL_MS);
+    if (id == NULL && rd_kafka_controllerid(c->rk, 0) < 0)
+        return library_error(err, "reading the id of the cluster", RD_KAFKA_RESP_ERR__TIMED_OUT);
+    snprintf(out, CLUSTER_BYTES, "%s", id != NULL ? id : "");
+    if (id != NULL) rd_kafka_mem_free(c->rk, id);
+    return 0;
+}
+
 static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_message *out, struct err *err) {
     rd_kafka_resp_err_t e = m->err;
     out->offset = m->offset;
@@ -333,10 +360,13 @@ static void client_done(void *self, struct kafka_message *m) {
     m->handle = NULL;
 }
 
-static int client_commit(void *self, const struct kafka_partition *list, uint32_t n, struct err *err) {
+static_assert(sizeof(void *) == sizeof(uint64_t), "a tag travels as a pointer");
+
+static int client_commit(void *self, const struct kafka_partition *list, uint32_t n, uint64_t tag, struct err *err) {
     struct client *c = self;
     rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
-    rd_kafka_resp_err_t e = rd_kafka_commit_queue(c->rk, l, c->events, NULL, NULL);
+    notes_to_library(list, n, l);
+    rd_kafka_resp_err_t e = rd_kafka_commit_queue(c->rk, l, c->events, NULL, (void *)(uintptr_t)tag);
     rd_kafka_topic_partition_list_destroy(l);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "commit", e);
 }
@@ -389,6 +419,7 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
                                 client_commit,
                                 client_ends,
                                 client_seek,
-                                client_lost};
+                                client_lost,
+                                client_cluster};
     return c->assign_fixed ? 0 : subscribe(c, err);
 }

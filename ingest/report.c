@@ -13,6 +13,12 @@ static void partition_report(const struct ingest *g, uint32_t slot) {
     atomic_store_explicit(&s->position, p->next, memory_order_relaxed);
     atomic_store_explicit(&s->released, commit_released(g, slot), memory_order_relaxed);
     atomic_store_explicit(&s->committed, p->committed, memory_order_relaxed);
+    const struct ledger_ingest_slot *l = &g->ledger->slot[slot];
+    bool lost = p->assigned && loss_stands(g, slot);
+    int64_t from = lost ? atomic_load_explicit(&l->lost_from, memory_order_relaxed) : 0;
+    int64_t to = lost ? atomic_load_explicit(&l->lost_to, memory_order_relaxed) : 0;
+    atomic_store_explicit(&s->lost_from, from, memory_order_relaxed);
+    atomic_store_explicit(&s->lost_to, to, memory_order_relaxed);
 }
 
 static void high_report(const struct ingest *g, uint32_t slot, int64_t high) {
@@ -24,7 +30,7 @@ static void high_report(const struct ingest *g, uint32_t slot, int64_t high) {
 /* As the client last saw them when it fetched. */
 static void watermarks_report(const struct ingest *g, uint32_t slot) {
     int64_t low, high;
-    struct kafka_partition at = {g->partition[slot].topic, g->partition[slot].partition, -1};
+    struct kafka_partition at = {g->partition[slot].topic, g->partition[slot].partition, -1, {0}};
     g->kafka.watermarks_seen(g->kafka.self, &at, &low, &high);
     atomic_store_explicit(&stats_partition(&g->worker->stats, slot)->low, low, memory_order_relaxed);
     high_report(g, slot, high);
@@ -40,7 +46,7 @@ static void ends_report(struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
         if (!g->partition[i].assigned) continue;
         slot[n] = i;
-        list[n++] = (struct kafka_partition){g->partition[i].topic, g->partition[i].partition, -1};
+        list[n++] = (struct kafka_partition){g->partition[i].topic, g->partition[i].partition, -1, {0}};
     }
     if (n == 0 || g->kafka.ends(g->kafka.self, list, n, &err) != 0)
         return; /* the log has the client's own complaints */

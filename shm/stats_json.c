@@ -134,7 +134,12 @@ static void json_partitions(const struct stats *s, FILE *out) {
                 n.assigned ? "true" : "false", n.epoch);
         fprintf(out, "\"position\": %" PRId64 ", \"released\": %" PRId64 ", \"committed\": %" PRId64 ", ", n.position,
                 n.released, n.committed);
-        fprintf(out, "\"low\": %" PRId64 ", \"high\": %" PRId64 ", \"lag\": %" PRId64 "}", n.low, n.high, n.lag);
+        fprintf(out, "\"low\": %" PRId64 ", \"high\": %" PRId64 ", \"lag\": %" PRId64 ", \"lost\": ", n.low, n.high,
+                n.lag);
+        if (n.lost_to > 0)
+            fprintf(out, "{\"from\": %" PRId64 ", \"to\": %" PRId64 "}}", n.lost_from, n.lost_to);
+        else
+            fputs("null}", out);
         comma = ",";
     }
     fputs("\n  ],\n", out);

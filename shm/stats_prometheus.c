@@ -20,7 +20,8 @@
     X(partition_committed, "gauge", "Next offset last committed.")                                                     \
     X(partition_low, "gauge", "First offset that Kafka still has.")                                                    \
     X(partition_high, "gauge", "Offset after the last record in Kafka.")                                               \
-    X(partition_lag, "gauge", "Records in Kafka that are not in Redis yet.")
+    X(partition_lag, "gauge", "Records in Kafka that are not in Redis yet.")                                           \
+    X(partition_lost_offsets, "gauge", "Offsets that Redis needs again and Kafka no longer has; 0: none.")
 
 static const struct {
     const char *name, *type, *help;
@@ -166,7 +167,8 @@ static void prometheus_partitions(const struct stats *s, FILE *out) {
         for (uint32_t i = 0, count = view_partition_count(s); i < count; i++) {
             const struct stats_partition *p = stats_partition(s, i);
             struct partition_numbers n = view_partition(p);
-            const int64_t values[] = {n.position, n.released, n.committed, n.low, n.high, n.lag};
+            const int64_t values[] = {
+                n.position, n.released, n.committed, n.low, n.high, n.lag, n.lost_to - n.lost_from};
             int64_t value = values[which - SERIES_partition_position];
             if (value < 0 || !n.assigned) continue; /* unknown, or another's */
             fprintf(out, "millrace_%s", series[which].name);

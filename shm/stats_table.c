@@ -104,6 +104,19 @@ static void topic_put(const struct stats *s, uint32_t topic, FILE *out) {
     fputc('\n', out);
 }
 
+/* Lost offsets are named one by one: each is for somebody to decide about. */
+static void lost_put(const struct stats *s, FILE *out) {
+    bool first = true;
+    for (uint32_t i = 0, count = view_partition_count(s); i < count; i++) {
+        const struct stats_partition *p = stats_partition(s, i);
+        struct partition_numbers n = view_partition(p);
+        if (n.lost_to == 0) continue;
+        fprintf(out, "%soffsets [%" PRId64 ",%" PRId64 ") lost: %s[%d]\n", first ? "\n" : "", n.lost_from, n.lost_to,
+                view_topic(s, p->topic), p->partition);
+        first = false;
+    }
+}
+
 static void latency_put(const struct stats *s, FILE *out) {
     struct merged m;
     bool first = true;
@@ -154,6 +167,7 @@ void stats_render_table(const struct stats *s, FILE *out) {
     lanes_put(s, out);
     fprintf(out, "\n%-40s %10s %14s  %s\n", "TOPIC", "PARTITIONS", "LAG", "MOST BEHIND");
     for (uint32_t i = 0; i < s->header->topic_count; i++) topic_put(s, i, out);
+    lost_put(s, out);
     latency_put(s, out);
     troubles_put(s, out);
 }

@@ -97,6 +97,9 @@ struct partition_numbers view_partition(const struct stats_partition *p) {
     n.position = atomic_load_explicit(&p->position, memory_order_acquire);
     n.low = atomic_load_explicit(&p->low, memory_order_acquire);
     n.high = atomic_load_explicit(&p->high, memory_order_acquire);
+    n.lost_from = atomic_load_explicit(&p->lost_from, memory_order_relaxed);
+    n.lost_to = atomic_load_explicit(&p->lost_to, memory_order_relaxed);
+    if (n.lost_to <= n.lost_from) n.lost_from = n.lost_to = 0;
     int64_t done = n.released >= 0 ? n.released : n.committed;
     n.lag = n.high < 0 || done < 0 ? -1 : n.high > done ? n.high - done : 0;
     return n;

@@ -41,6 +41,7 @@ struct lane_numbers view_lane(const struct stats *s, uint32_t lane); /* never si
 
 struct partition_numbers { /* next offsets; -1 unknown */
     int64_t position, released, committed, low, high, lag;
+    int64_t lost_from, lost_to; /* from below to; 0 and 0: no offsets are lost */
     bool assigned;
     uint32_t epoch;
 };

@@ -67,6 +67,75 @@ Test(assignment, that_began_at_the_end_is_remembered_though_nothing_came) {
     bench_drop(b);
 }
 
+Test(assignment, at_the_end_stays_a_first_start_until_there_is_a_mark) {
+    struct bench *b = bench_first(START_LATEST, 1);
+    struct sim_partition *p = &b->kafka.partition[0];
+    begin(b, 1);
+    settle(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert(p->committed == 10 && p->note.first && p->note.origin == 10);
+    bench_forgets(b); /* Redis was never reached; the next start is on another machine */
+    sim_put(p, 10, 1, 1);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED | LEDGER_FIRST_START);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->start), 10);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->origin), 10);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert(p->note.first, "still no mark");
+    expect_record(b, 0, 0, 0, 10);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert(p->committed == 11 && !p->note.first);
+    bench_forgets(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED);
+    bench_drop(b);
+}
+
+Test(assignment, asks_for_the_cluster_first_and_waits_for_it) {
+    struct bench *b = bench_first(START_EARLIEST, 1);
+    snprintf(b->kafka.cluster, CLUSTER_BYTES, "one");
+    b->kafka.cluster_fails = 3;
+    begin(b, 1);
+    settle(b);
+    cr_assert_eq(b->kafka.assigns, 0);
+    cr_assert_eq(atomic_load(&b->ledger->cluster_known), 0);
+    for (int i = 0; i < 5; i++) {
+        pass_ms(b, 200);
+        settle(b);
+    }
+    cr_assert_eq(b->kafka.assigns, 1);
+    cr_assert_eq(atomic_load(&b->ledger->cluster_known), 1);
+    cr_assert_str_eq(b->ledger->cluster, "one");
+    ingest_dies(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    cr_assert_eq(b->kafka.assigns, 2);
+    bench_drop(b);
+}
+
+Test(assignment, by_another_cluster_than_before_is_refused) {
+    struct bench *b = bench_first(START_EARLIEST, 1);
+    snprintf(b->kafka.cluster, CLUSTER_BYTES, "one");
+    begin(b, 1);
+    settle(b);
+    ingest_dies(b);
+    snprintf(b->kafka.cluster, CLUSTER_BYTES, "two");
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    cr_assert_eq(settle(b), STEP_FAILED);
+    cr_assert_str_eq(reason_shown(b), "the brokers are another cluster than before: two, it was one");
+    cr_assert_str_eq(b->ledger->cluster, "one");
+    bench_drop(b);
+}
+
 Test(assignment, goes_on_from_the_commit_and_is_no_first_start) {
     struct bench *b = bench_first(START_LATEST, 1);
     b->kafka.partition[0].committed = 7;

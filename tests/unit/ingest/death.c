@@ -35,6 +35,8 @@ static void place_to_die(void) {
 #include "shm/ring.c"
 #include "ingest/assignment.c"
 #include "ingest/commit.c"
+#include "ingest/lease.c"
+#include "ingest/loss.c"
 
 enum { LANES = 2, RING = 8192, PARTITIONS = 5, REJECTS_MAX = 20000, OVERSIZE = 3000 };
 

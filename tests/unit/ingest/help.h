@@ -51,6 +51,7 @@ struct sim_partition {
     uint32_t count, room;
     int64_t low, end;  /* watermarks; end may lie beyond the last message */
     int64_t committed; /* of the group; -1 none */
+    struct note note;  /* of that commit */
     bool assigned;     /* to the member under test, by assign() */
     int64_t position;  /* of its fetcher */
     bool end_told;
@@ -71,6 +72,8 @@ struct sim {
     int committed_fails, watermarks_fail, assign_fails, seek_fails; /* so many calls fail from now on */
     uint32_t commits, assigns, unassigns, held;                     /* held: messages taken and not done */
     uint32_t commit_calls;
+    int cluster_fails; /* so many calls fail from now on */
+    char cluster[CLUSTER_BYTES];
     void (*before)(void *context, const char *call);                           /* at every call of the port */
     void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
     void *context;
@@ -162,7 +165,7 @@ static inline struct kafka_event *sim_event(struct sim *s, enum kafka_event_type
 }
 
 static inline void sim_list_add(struct kafka_event *e, const struct sim_partition *p) {
-    e->list[e->count++] = (struct kafka_partition){p->topic, p->partition, -1};
+    e->list[e->count++] = (struct kafka_partition){p->topic, p->partition, -1, {0}};
 }
 
 /* The group gives all partitions whose bit is set in mask (by index). */
@@ -191,6 +194,8 @@ static inline bool sim_poll(void *self, struct kafka_event *out) {
     out->type = e->type;
     out->lost = e->lost;
     out->ok = e->ok;
+    out->expelled = e->expelled;
+    out->tag = e->tag;
     out->count = e->count;
     memcpy(out->list, e->list, e->count * sizeof e->list[0]);
     memcpy(out->text, e->text, sizeof out->text);
@@ -206,6 +211,7 @@ static inline int sim_committed(void *self, struct kafka_partition *list, uint32
     for (uint32_t i = 0; i < n; i++) {
         const struct sim_partition *p = sim_find(s, list[i].topic, list[i].partition);
         list[i].offset = p != NULL ? p->committed : -1;
+        list[i].note = p != NULL ? p->note : (struct note){0};
     }
     return 0;
 }
@@ -241,6 +247,14 @@ static inline int sim_seek(void *self, void *handle, int64_t offset, struct err 
     p->position = offset;
     p->end_told = false;
     p->seeks++;
+    return 0;
+}
+
+static inline int sim_cluster(void *self, char out[CLUSTER_BYTES], struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "cluster");
+    if (s->cluster_fails > 0 && s->cluster_fails--) return err_set(err, 2, "no answer");
+    snprintf(out, CLUSTER_BYTES, "%s", s->cluster);
     return 0;
 }
 
@@ -348,11 +362,13 @@ static inline void sim_commit_take(struct sim *s, const struct kafka_partition *
         struct sim_partition *p = sim_at(s, list[i].topic, list[i].partition);
         if (s->on_commit != NULL) s->on_commit(s->context, p, list[i].offset);
         p->committed = list[i].offset;
+        p->note = list[i].note;
     }
     s->commits++;
 }
 
-static inline int sim_commit(void *self, const struct kafka_partition *list, uint32_t n, struct err *err) {
+static inline int sim_commit(void *self, const struct kafka_partition *list, uint32_t n, uint64_t tag,
+                             struct err *err) {
     struct sim *s = self;
     enum answer answer = s->fenced ? ANSWER_FAILS : s->answer;
     sim_call(s, "commit");
@@ -365,6 +381,8 @@ static inline int sim_commit(void *self, const struct kafka_partition *list, uin
     struct kafka_event *e = answer == ANSWER_LATER ? s->later : sim_event(s, KAFKA_COMMITTED);
     e->type = KAFKA_COMMITTED;
     e->ok = answer != ANSWER_FAILS;
+    e->expelled = !e->ok && s->fenced;
+    e->tag = tag;
     e->count = e->ok ? n : 0; /* of those that failed only the text tells */
     memcpy(e->list, list, e->count * sizeof *list);
     if (!e->ok) snprintf(e->text, sizeof e->text, "failed");
@@ -466,7 +484,7 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
     b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen,
                                   sim_assign, sim_unassign, sim_fetch,     sim_headers,    sim_done,
-                                  sim_commit, sim_ends,     sim_seek,      sim_lost};
+                                  sim_commit, sim_ends,     sim_seek,      sim_lost,       sim_cluster};
     return b;
 }
 
@@ -633,6 +651,24 @@ static inline bool take_next(struct bench *b, uint32_t lane, struct taken *t) {
         cr_assert_eq(record_bytes(&v.head), sizeof v.head);
     *t = (struct taken){v.head, item.number, item.end};
     return true;
+}
+
+/* The next start is on another machine, or after the supervisor's end: its memory is new, what is in Kafka stays. */
+static inline void bench_forgets(struct bench *b) {
+    struct err err = {0};
+    ingest_dies(b);
+    munmap(b->ledger, sizeof *b->ledger);
+    close(b->ledger_fd);
+    b->ledger_fd = ledger_ingest_create(&err);
+    b->ledger = ledger_ingest_map(b->ledger_fd, false, &err);
+    for (uint32_t i = 0; i < b->config.lanes; i++) {
+        struct ring_item item;
+        while (ring_peek(&b->in[i], &item, &err) == RING_OK) ring_release(&b->in[i], item.end, item.number);
+        munmap(b->sink[i], sizeof *b->sink[i]);
+        close(b->sink_fd[i]);
+        b->sink_fd[i] = ledger_sink_create(i, &err);
+        b->sink[i] = ledger_sink_map(b->sink_fd[i], true, &err);
+    }
 }
 
 /* What the sink does with it: applied and released, unless it is of an older epoch. */

@@ -82,7 +82,7 @@ Test(kafka_client, does_not_wait_long_for_a_broker_that_is_away) {
     struct config *c = config_make();
     struct kafka_port port;
     struct err err = {0};
-    struct kafka_partition at = {0, 0, -1};
+    struct kafka_partition at = {0, 0, -1, {0}};
     int64_t low, high;
     property(c, "bootstrap.servers", "127.0.0.1:1", false);
     cr_assert_eq(kafka_client_open(&port, c, eventfd(0, EFD_NONBLOCK), &err), 0);

@@ -270,6 +270,29 @@ Test(stats, prometheus_form_has_types_labels_and_values, .init = instance_make, 
     cr_expect(!matches(text, "^millrace_partition_lag.*cards.change"), "what is unknown is left out");
 }
 
+Test(stats, name_the_offsets_that_are_lost, .init = instance_make, .fini = instance_drop) {
+    yajl_val v = json(rendered(stats_render_json));
+    const char *path[] = {"lost", NULL};
+    cr_assert(YAJL_IS_NULL(yajl_tree_get(item(v, "partitions", 0), path, yajl_t_any)));
+    yajl_tree_free(v);
+    cr_assert_null(strstr(rendered(stats_render_table), "lost:"));
+    cr_assert(matches(rendered(stats_render_prometheus),
+                      "^millrace_partition_lost_offsets" OF ",topic=\"cards.bulk\",partition=\"0\"\\} 0$"));
+    stats_partition(&s, 0)->lost_from = 500;
+    stats_partition(&s, 0)->lost_to = 900;
+    v = json(rendered(stats_render_json));
+    cr_assert(number_at(item(v, "partitions", 0), "lost", "from") == 500 &&
+              number_at(item(v, "partitions", 0), "lost", "to") == 900);
+    yajl_tree_free(v);
+    cr_assert(matches(rendered(stats_render_table), "^offsets \\[500,900\\) lost: cards.bulk\\[0\\]$"));
+    cr_assert(matches(rendered(stats_render_prometheus),
+                      "^millrace_partition_lost_offsets" OF ",topic=\"cards.bulk\",partition=\"0\"\\} 400$"));
+    stats_partition(&s, 0)->lost_to = 500; /* half written: no range */
+    v = json(rendered(stats_render_json));
+    cr_assert(YAJL_IS_NULL(yajl_tree_get(item(v, "partitions", 0), path, yajl_t_any)));
+    yajl_tree_free(v);
+}
+
 Test(stats, prometheus_says_when_the_supervisor_is_gone, .init = instance_make, .fini = instance_drop) {
     stats_block(&s, 0)->pid = gone();
     cr_assert(matches(rendered(stats_render_prometheus), "^millrace_up" OF "\\} 0$"));
