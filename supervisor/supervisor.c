@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/tune.h"
 #include "shm/stats_render.h"
 
 enum { TICK_MS = 50, FORGIVE_MS = 1000, LEAVE_MS = 15000, EVENTS_MAX = 16 };
@@ -61,6 +62,15 @@ static int loop_make(struct supervisor *s, struct err *err) {
     return watch(s, s->plumbing.attention, TAG_ATTENTION, err);
 }
 
+/* Before anything is made: huge pages that this instance takes are free until then. */
+static void host_report(const struct config *c) {
+    struct tune t;
+    char text[256];
+    tune_check(&t, "", c);
+    log_info("supervisor.tuning", "%s%s", tune_summary(&t, text, sizeof text),
+             tune_count(&t, TUNE_WARNING) > 0 ? " (`millrace tune check` tells more)" : "");
+}
+
 static void rings_report(struct supervisor *s) {
     uint64_t huge, bytes = plumbing_ring_bytes(&s->plumbing, &huge);
     stats_set(&s->local, M_supervisor_ring_memory, bytes);
@@ -75,6 +85,7 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
     notify_init(&s->notify);
     if (folder_make(c->run_dir, 0750, err) != 0 || folder_make(c->data_dir, 0750, err) != 0) return -1;
     if (lock_take(s, err) != 0) return -1;
+    host_report(c);
     if (plumbing_create(&s->plumbing, c, err) != 0) {
         if (err->code < EX__BASE || err->code > EX__MAX) err->code = EX_OSERR;
         return -1;

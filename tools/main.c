@@ -17,6 +17,7 @@ static const struct {
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},
+    {"tune", command_tune, "what on this host would cost speed, and the commands that mend it"},
     {"demo", command_demo, "see it work on this machine, with a broker and a Redis of its own"},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
