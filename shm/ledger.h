@@ -17,7 +17,7 @@
 #include "shm/twin.h"
 
 #define LEDGER_MAGIC 0x726567646c6c696dULL
-enum { LEDGER_VERSION = 2, CLUSTER_BYTES = 64 };
+enum { LEDGER_VERSION = 3, CLUSTER_BYTES = 64 };
 
 enum ledger_flags {
     LEDGER_ASSIGNED = 1 << 0,    /* this instance reads the partition now */
@@ -58,15 +58,17 @@ struct ledger_ingest { /* ABI */
 #define LEDGER_LOST_OTHER (1ULL << 63) /* the mark was written from another cluster */
 #define LEDGER_LOST_OFFSET (LEDGER_LOST_ALL - 1)
 
-struct ledger_sink_slot {        /* ABI: written by the lane's sink only */
-    struct twin released;        /* {epoch, next offset}: every earlier record of the epoch is in Redis or a marker */
-    struct twin lost;            /* {epoch, what}: writes of this epoch or before it are gone from Redis; the lane waits
-                                    for ingest to raise the epoch and to read again */
-    _Atomic uint64_t lost_next;  /* next offset that Redis had acknowledged when the loss was found */
-    _Atomic uint64_t lost_refed; /* of the records before it, how many were written again since */
-    uint64_t reserved[2];
+struct ledger_sink_slot {       /* ABI: written by the lane's sink only */
+    struct twin released;       /* {epoch, next offset}: every earlier record of the epoch is in Redis or a marker */
+    struct twin lost;           /* {epoch, what}: writes of this epoch or before it are gone from Redis; the lane waits
+                                   for ingest to raise the epoch and to read again */
+    _Atomic uint64_t lost_next; /* next offset that Redis had acknowledged when the loss was found; 0: none is open */
+    _Atomic uint64_t lost_before; /* refed's count at that moment */
+    struct twin refed;            /* {next offset, count}: earlier records of a rewound epoch are counted; lost writes
+                                     that were written again, in all */
+    uint64_t reserved[4];
 };
-static_assert(sizeof(struct ledger_sink_slot) == 128, "ledger ABI");
+static_assert(sizeof(struct ledger_sink_slot) == 192, "ledger ABI");
 
 struct ledger_sink { /* ABI */
     _Atomic uint64_t magic;

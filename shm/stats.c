@@ -29,8 +29,8 @@ static const struct stats_metric rows[] = {
 enum { ROWS = sizeof rows / sizeof rows[0] };
 
 const char *worker_state_name(enum worker_state state) {
-    static const char *const names[] = {"down",    "starting", "connecting", "running",
-                                        "blocked", "draining", "backoff",    "failed"};
+    static const char *const names[] = {"down",     "starting", "connecting", "running",   "blocked",
+                                        "draining", "backoff",  "failed",     "recovering"};
     static_assert(sizeof names / sizeof names[0] == STATE_COUNT, "a name per state");
     return (unsigned)state < STATE_COUNT ? names[state] : "unknown";
 }

@@ -59,8 +59,9 @@ enum worker_state {
     STATE_RUNNING,
     STATE_BLOCKED, /* cannot go on until somebody mends something; the reason says what */
     STATE_DRAINING,
-    STATE_BACKOFF, /* died, to be started again */
-    STATE_FAILED,  /* given up; the reason says why */
+    STATE_BACKOFF,    /* died, to be started again */
+    STATE_FAILED,     /* given up; the reason says why */
+    STATE_RECOVERING, /* Redis lost writes, and they are written again; nobody has to do anything */
     STATE_COUNT
 };
 const char *worker_state_name(enum worker_state state);

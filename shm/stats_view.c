@@ -148,9 +148,9 @@ bool view_supervisor_alive(const struct stats *s) {
 /* How bad a worker's state is for the whole. */
 static int badness(uint32_t state) {
     static const int order[STATE_COUNT] = {
-        [STATE_RUNNING] = 0, [STATE_DRAINING] = 1, [STATE_CONNECTING] = 2, [STATE_STARTING] = 3,
-        [STATE_DOWN] = 4,    [STATE_BACKOFF] = 5,  [STATE_BLOCKED] = 6,    [STATE_FAILED] = 7};
-    return state < STATE_COUNT ? order[state] : 7;
+        [STATE_RUNNING] = 0, [STATE_DRAINING] = 1,   [STATE_CONNECTING] = 2, [STATE_STARTING] = 3, [STATE_DOWN] = 4,
+        [STATE_BACKOFF] = 5, [STATE_RECOVERING] = 6, [STATE_BLOCKED] = 7,    [STATE_FAILED] = 8};
+    return state < STATE_COUNT ? order[state] : 8;
 }
 
 const char *stats_state(const struct stats *s, char reason[STATS_TEXT_BYTES]) {

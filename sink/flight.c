@@ -63,15 +63,16 @@ void flight_expect(struct flight *f, enum expect kind) {
     newest(f)->replies++;
 }
 
-void flight_touch(struct flight *f, uint32_t slot, struct mark mark) {
+void flight_touch(struct flight *f, uint32_t slot, struct mark mark, bool refed) {
     struct batch *b = newest(f);
     uint32_t at = f->touched[slot] - 1;
     if (f->touched[slot] != 0 && at - b->touch_at < b->touch_count && f->touch[at & f->touch_mask].slot == slot) {
         f->touch[at & f->touch_mask].mark = mark;
+        f->touch[at & f->touch_mask].refed += refed;
         return;
     }
     CHECK(f->touch_to - f->touch_from <= f->touch_mask);
-    f->touch[f->touch_to & f->touch_mask] = (struct touch){.slot = slot, .mark = mark};
+    f->touch[f->touch_to & f->touch_mask] = (struct touch){.slot = slot, .mark = mark, .refed = refed};
     b->touch_count++;
     f->touched[slot] = ++f->touch_to;
 }
@@ -89,16 +90,17 @@ void flight_ask(struct flight *f, enum expect kind, uint32_t slot) {
     f->asked[f->asked_to++ & f->asked_mask] = (uint16_t)slot;
 }
 
-enum expect flight_answer(struct flight *f, uint32_t *slot) {
+enum expect flight_answer(struct flight *f, uint32_t *which) {
     if (flight_quiet(f)) return EXPECT_NOTHING;
     enum expect kind = f->expect[f->expect_from++ & f->expect_mask];
     if (kind == EXPECT_MARK || kind == EXPECT_CREATE) {
-        *slot = f->asked[f->asked_from++ & f->asked_mask];
+        *which = f->asked[f->asked_from++ & f->asked_mask];
         return kind;
     }
     struct batch *b = flight_oldest(f);
     CHECK(b != NULL && b->replies > 0);
     b->replies--;
+    if (kind == EXPECT_OLD) *which = b->old_seen++;
     return kind;
 }
 

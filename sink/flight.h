@@ -24,10 +24,10 @@ enum expect {
     EXPECT_CREATE,  /* SET … NX of a mark; no batch */
 };
 
-struct touch {            /* a partition in a batch */
-    struct mark mark;     /* written with the batch */
-    struct mark expected; /* the one it replaces */
+struct touch {        /* a partition in a batch */
+    struct mark mark; /* written with the batch */
     uint32_t slot;
+    uint32_t refed; /* records that Redis had lost and that are counted when they are released */
 };
 
 struct batch {
@@ -35,7 +35,7 @@ struct batch {
     uint64_t end;         /* ring position after the last */
     uint32_t replies;     /* still to come */
     uint32_t touch_at, touch_count;
-    uint32_t old_seen;                  /* answers of kind EXPECT_OLD so far */
+    uint32_t old_seen;                  /* answers of kind EXPECT_OLD so far, refusals included */
     uint32_t applied, expired, markers; /* records */
 };
 
@@ -66,8 +66,8 @@ struct batch *flight_begin(struct flight *f, uint64_t first);
 void flight_expect(struct flight *f, enum expect kind);
 
 /* flight_touch notes that the batch covers the partition of slot up to mark; later touches of a batch replace
- * earlier. */
-void flight_touch(struct flight *f, uint32_t slot, struct mark mark);
+ * earlier, and what they count is added up. */
+void flight_touch(struct flight *f, uint32_t slot, struct mark mark, bool refed);
 
 /* flight_end: the batch ends at this record. */
 void flight_end(struct flight *f, uint64_t last, uint64_t end);
@@ -76,9 +76,9 @@ void flight_end(struct flight *f, uint64_t last, uint64_t end);
  * partitions are asked about at a time, each with at most two commands waiting. */
 void flight_ask(struct flight *f, enum expect kind, uint32_t slot);
 
-/* flight_answer takes the next expected reply from the queue: its kind, and for answers about marks *slot. Replies of
- * batches are counted down in flight_oldest. */
-enum expect flight_answer(struct flight *f, uint32_t *slot);
+/* flight_answer takes the next expected reply from the queue: its kind, and in *which the slot of an answer about a
+ * mark, or for EXPECT_OLD the number of its touch in flight_oldest. Replies of batches are counted down there. */
+enum expect flight_answer(struct flight *f, uint32_t *which);
 
 /* flight_oldest: the batch that is answered first; NULL none. flight_touch_at: its i-th touch, i < touch_count. */
 struct batch *flight_oldest(struct flight *f);

@@ -5,6 +5,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "sink/loss.h"
 
 enum {
     SEND_SOFT_BYTES = 256 << 10, /* unsent bytes beyond which nothing more is encoded */
@@ -22,6 +23,9 @@ int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring,
     const struct config *config = worker->config;
     *l = (struct line){.worker = worker, .config = config, .plan = plan, .ledger = ledger, .ring = ring};
     marks_init(&l->marks, config, plan, ledger);
+    /* What a predecessor counted in the ledger and did not live to show. */
+    uint64_t lost = loss_total(ledger);
+    if (worker->local.value[M_sink_write_lost] < lost) stats_set(&worker->local, M_sink_write_lost, lost);
     if (session_init(&l->session, config, worker->lane, worker->clock, stream,
                      2 * (size_t)ring_record_max(ring->capacity) + OUT_SLACK_BYTES, err) != 0)
         return -1;
@@ -40,6 +44,7 @@ void line_rewind(struct line *l) {
     intake_rewind(&l->intake);
     marks_forget(&l->marks);
     l->halting = false;
+    l->unleased = false;
     l->halt = (struct failure){0};
 }
 
@@ -62,7 +67,29 @@ bool line_overtaken(const struct line *l) {
 }
 
 bool line_bad_mark_stands(const struct line *l) {
-    return marks_mine(&l->marks, l->bad_slot, l->worker->lane) && epoch_of(l, l->bad_slot) == l->bad_epoch;
+    return l->bad_epoch != 0 && marks_mine(&l->marks, l->bad_slot, l->worker->lane) &&
+           epoch_of(l, l->bad_slot) == l->bad_epoch;
+}
+
+uint32_t line_losses(const struct line *l, bool open, uint32_t *first) {
+    uint32_t n = 0, slots = atomic_load_explicit(&l->plan->count, memory_order_acquire);
+    for (uint32_t i = 0; i < slots && i < PARTITIONS_MAX; i++) {
+        const struct ledger_sink_slot *s = &l->ledger->slot[i];
+        if (!(open ? loss_open(s) : loss_stands(s, epoch_of(l, i))) || !marks_mine(&l->marks, i, l->worker->lane))
+            continue;
+        if (n++ == 0) *first = i;
+    }
+    return n;
+}
+
+bool line_leased(const struct line *l) {
+    uint64_t until = atomic_load_explicit(&l->plan->lease_until_ns, memory_order_acquire);
+    return until == UINT64_MAX || clock_boot_ns(l->worker->clock) < until;
+}
+
+int line_write(struct line *l, struct failure *f) {
+    if (l->flight.records > 0 && !line_leased(l)) return 0;
+    return session_write(&l->session, f);
 }
 
 /* -- sending ----------------------------------------------------------------------------------- */
@@ -150,15 +177,14 @@ static size_t encode_mark_key(struct line *l, uint32_t slot) {
 
 static void encode_mark_value(struct line *l, struct mark mark) {
     char text[MARK_TEXT_BYTES];
-    size_t n = mark_text(text, mark, l->config->instance);
+    size_t n = mark_text(text, mark, l->config->instance, marks_cluster(&l->marks));
     encode_bulk(&l->session.out, text, n);
 }
 
 /* Behind the data of a batch, in the same stream: SET mark value XX GET for each partition in it. */
 static void encode_marks(struct line *l, struct batch *b) {
     for (uint32_t i = 0; i < b->touch_count; i++) {
-        struct touch *t = flight_touch_at(&l->flight, b, i);
-        t->expected = marks_wrote(&l->marks, t->slot, t->mark);
+        const struct touch *t = flight_touch_at(&l->flight, b, i);
         encode_array(&l->session.out, 5);
         encode_bulk(&l->session.out, "SET", 3);
         encode_mark_key(l, t->slot);
@@ -169,19 +195,23 @@ static void encode_marks(struct line *l, struct batch *b) {
     }
 }
 
-/* A partition may have been given up while the batch waited: what was read of it is a marker now. */
-static void overtaken_to_markers(struct line *l) {
+/* A partition may have been given up while the batch waited: what was read of it is a marker now. Returns whether there
+ * is anything left that Redis has to hear of. */
+static bool overtaken_to_markers(struct line *l) {
+    bool current = false;
     for (uint32_t i = 0; i < l->intake.count; i++) {
         struct intake_item *item = &l->intake.item[i];
-        if (item->epoch == 0 || item->epoch == epoch_of(l, item->slot)) continue;
-        item->kind = ITEM_MARKER;
-        item->epoch = 0;
+        if (item->epoch != 0 && item->epoch != epoch_of(l, item->slot)) {
+            item->kind = ITEM_MARKER;
+            item->epoch = 0;
+        }
+        current |= item->epoch != 0;
     }
+    return current;
 }
 
 static void encode_batch(struct line *l) {
     struct intake *in = &l->intake;
-    overtaken_to_markers(l);
     const struct intake_item *last = &in->item[in->count - 1];
     int64_t wall_ms = clock_wall_ms(l->worker->clock);
     if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
@@ -197,9 +227,12 @@ static void encode_batch(struct line *l) {
         }
     }
     ring_in_hand(l->ring, 0);
-    for (uint32_t i = 0; i < in->count; i++)
-        if (in->item[i].epoch != 0)
-            flight_touch(&l->flight, in->item[i].slot, (struct mark){in->item[i].next, in->item[i].epoch});
+    for (uint32_t i = 0; i < in->count; i++) {
+        const struct intake_item *item = &in->item[i];
+        if (item->epoch == 0) continue;
+        bool refed = item->kind != ITEM_MARKER && loss_refeeds(&l->ledger->slot[item->slot], item->next);
+        flight_touch(&l->flight, item->slot, (struct mark){item->next, item->epoch, false}, refed);
+    }
     flight_end(&l->flight, last->number, last->end);
     encode_marks(l, b);
     if (b->first <= l->number_sent) {
@@ -254,19 +287,22 @@ static void release_answered(struct line *l);
 int line_send(struct line *l, uint32_t limit, struct failure *f) {
     uint64_t now = clock_ns(l->worker->clock), reject = worker_reject_number(l->worker);
     int moved = 0;
-    while (!flight_asking(&l->flight)) {
+    l->unleased = false;
+    while (!flight_asking(&l->flight) && !l->halting) {
         if (intake_fill(&l->intake, reject, now) > 0) moved = 1;
         if (l->intake.stop == INTAKE_UNMARKED && l->intake.count == 0) {
             line_ask_marks(l, false);
             break;
         }
         if (!batch_due(l, limit, now) || !batch_fits(l)) break;
+        l->unleased = overtaken_to_markers(l) && !line_leased(l);
+        if (l->unleased) break;
         encode_batch(l);
         moved = 1;
         release_answered(l); /* a batch of markers of earlier epochs waits for nothing */
-        if (encode_unsent(&l->session.out) >= SEND_SOFT_BYTES && session_write(&l->session, f) < 0) return -1;
+        if (encode_unsent(&l->session.out) >= SEND_SOFT_BYTES && line_write(l, f) < 0) return -1;
     }
-    int r = session_write(&l->session, f);
+    int r = line_write(l, f);
     return r < 0 ? -1 : moved || r > 0;
 }
 
@@ -285,13 +321,26 @@ static void observe_latency(struct line *l, const struct batch *b) {
     }
 }
 
+/* Tells when everything that Redis had lost of a partition is there again. */
+static void recovered(struct line *l, uint32_t slot, int64_t next) {
+    uint64_t n;
+    if (!loss_passed(&l->ledger->slot[slot], next, &n)) return;
+    struct log_at at = at_slot(l, slot, next);
+    log_info_at("sink.recovered", &at, "what Redis had lost is there again: %llu lost writes were written again",
+                (unsigned long long)n);
+}
+
 /* Ledger, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what is given
  * back in the ring is in the ledger already. A successor that dies between them only sends a batch again. */
 static void release(struct line *l, struct batch *b) {
     for (uint32_t i = 0; i < b->touch_count; i++) {
         const struct touch *t = flight_touch_at(&l->flight, b, i);
         uint32_t epoch = atomic_load_explicit(&l->plan->slot[t->slot].epoch, memory_order_acquire);
-        if (epoch == t->mark.epoch) twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
+        if (epoch != t->mark.epoch) continue;
+        if (t->refed > 0) loss_count(&l->ledger->slot[t->slot], t->mark.next, t->refed);
+        stats_add(&l->worker->local, M_sink_write_lost, t->refed);
+        twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
+        recovered(l, t->slot, t->mark.next);
     }
     ring_release(l->ring, b->end, b->last);
     atomic_store_explicit(&l->worker->block->published, b->last, memory_order_release);
@@ -307,41 +356,55 @@ static void release(struct line *l, struct batch *b) {
 static void release_answered(struct line *l) {
     struct batch *b;
     while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) {
-        release(l, b);
+        if (!l->halting) release(l, b);
         flight_pop(&l->flight);
     }
 }
 
 /* -- answers ----------------------------------------------------------------------------------- */
 
-/* A mark that is not as it must be. Both values go to the log; of a loss, the ledger keeps the flag. */
-static int mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict, int64_t expected, struct mark found,
-                    struct failure *f) {
-    struct log_at at = at_slot(l, slot, expected);
-    char has[32] = "no mark";
+/* The line stops for a mark; the other answers under way are read first, because they may tell of more. */
+static void halt(struct line *l, const struct failure *f) {
+    if (!l->halting) l->halt = *f;
+    l->halting = true;
+}
+
+/* A mark that only an operator can put right. */
+static void mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict) {
+    struct log_at at = at_slot(l, slot, marks_floor(&l->marks, slot));
+    struct failure f;
     l->bad_slot = slot;
     l->bad_epoch = epoch_of(l, slot);
-    if (found.next >= 0) snprintf(has, sizeof has, "%lld", (long long)found.next);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     if (verdict == MARK_FOREIGN) {
         LOG_LINE(LOG_ERROR, "sink.mark_foreign", &at, "the key of this partition's mark holds something else");
-        return failure_set(f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?",
-                           at.topic, at.partition);
-    }
-    if (verdict == MARK_MISSING) {
+        failure_set(&f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?", at.topic,
+                    at.partition);
+    } else {
         LOG_LINE(LOG_ERROR, "sink.mark_missing", &at,
                  "the group has commits and Redis has no mark: is this the Redis that was written? docs/redis.md says "
                  "what the choices are");
-        return failure_set(f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic,
-                           at.partition);
+        failure_set(&f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic, at.partition);
     }
-    twin_store(&l->ledger->slot[slot].lost, l->bad_epoch, found.next < 0 ? LEDGER_LOST_ALL : (uint64_t)found.next);
+    halt(l, &f);
+}
+
+/* Noted before anything more is released. */
+static void mark_lost(struct line *l, uint32_t slot, struct mark found) {
+    int64_t had = marks_floor(&l->marks, slot);
+    struct log_at at = at_slot(l, slot, had);
+    struct failure f;
+    char has[32] = "no mark";
+    if (found.next >= 0) snprintf(has, sizeof has, "%lld", (long long)found.next);
+    failure_set(&f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
+                (long long)had);
+    halt(l, &f);
+    if (!loss_note(&l->ledger->slot[slot], epoch_of(l, slot), marks_lost_word(found), had)) return;
+    stats_add(&l->worker->local, M_sink_loss_found, 1);
+    stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
-             "Redis has lost writes it acknowledged: next offset in Redis %s, expected at least %lld; docs/redis.md "
-             "says how to feed them again",
-             has, (long long)expected);
-    return failure_set(f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
-                       (long long)expected);
+             "Redis has lost writes it acknowledged: next offset in Redis %s%s, acknowledged %lld; they are read again",
+             has, found.foreign ? " of another Kafka cluster" : "", (long long)had);
 }
 
 static void mark_other(struct line *l, uint32_t slot, struct mark expected, struct mark found) {
@@ -353,33 +416,32 @@ static void mark_other(struct line *l, uint32_t slot, struct mark expected, stru
                 (long long)found.next, found.epoch, (long long)expected.next, expected.epoch);
 }
 
-static int answer_old(struct line *l, struct failure *f) {
-    struct batch *b = flight_oldest(&l->flight);
-    struct touch *t = flight_touch_at(&l->flight, b, b->old_seen++);
-    struct mark found;
-    enum mark_verdict verdict =
-        marks_judge_old(&l->marks, t->slot, t->mark.epoch, t->expected, &l->session.resp.reply, &found);
-    if (verdict == MARK_OTHER) mark_other(l, t->slot, t->expected, found);
-    if (verdict == MARK_GOOD || verdict == MARK_OTHER) return 0;
-    return mark_bad(l, t->slot, verdict, t->expected.next, found, f);
+static void answer_old(struct line *l, uint32_t touch) {
+    const struct touch *t = flight_touch_at(&l->flight, flight_oldest(&l->flight), touch);
+    struct mark found, known = l->marks.slot[t->slot].known;
+    switch (marks_judge_old(&l->marks, t->slot, t->mark, &l->session.resp.reply, &found)) {
+    case MARK_OTHER: mark_other(l, t->slot, known, found); break;
+    case MARK_LOST: mark_lost(l, t->slot, found); break;
+    case MARK_FOREIGN: mark_bad(l, t->slot, MARK_FOREIGN); break;
+    default: break;
+    }
 }
 
-/* Creates the mark at the floor, unless somebody else was faster, and reads it again. */
+/* Writes the mark at the floor, a first one only if nobody else was faster, and reads it again. */
 static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict) {
-    struct mark mark = {.next = marks_floor(&l->marks, slot),
-                        .epoch = atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire)};
+    struct mark mark = {.next = marks_floor(&l->marks, slot), .epoch = epoch_of(l, slot)};
     struct log_at at = at_slot(l, slot, mark.next);
     if (verdict == MARK_TRUST)
         log_warn_at("sink.mark_trusted", &at,
                     "Redis has no mark for this partition; trusting that it holds everything "
                     "before the committed offset (redis.when_marks_missing: trust_kafka)");
-    else
+    else if (verdict == MARK_CREATE)
         log_info_at("sink.mark_created", &at, "first start of the group on this partition");
-    encode_array(&l->session.out, 4);
+    encode_array(&l->session.out, verdict == MARK_SET ? 3 : 4);
     encode_bulk(&l->session.out, "SET", 3);
     encode_mark_key(l, slot);
     encode_mark_value(l, mark);
-    encode_bulk(&l->session.out, "NX", 2);
+    if (verdict != MARK_SET) encode_bulk(&l->session.out, "NX", 2);
     flight_ask(&l->flight, EXPECT_CREATE, slot);
     stats_add(&l->worker->local, M_sink_command, 1);
     ask_mark(l, slot);
@@ -387,20 +449,17 @@ static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict
 
 static void answer_mark(struct line *l, uint32_t slot) {
     struct mark found, known = l->marks.slot[slot].known;
-    uint32_t epoch = atomic_load_explicit(&l->plan->slot[slot].epoch, memory_order_acquire);
-    int64_t expected = marks_checked(&l->marks, slot, epoch) ? known.next : marks_floor(&l->marks, slot);
     enum mark_verdict verdict = marks_judge_read(&l->marks, slot, &l->session.resp.reply, &found);
-    struct failure f;
+    if (verdict == MARK_GOOD || verdict == MARK_OTHER) recovered(l, slot, marks_floor(&l->marks, slot));
     if (verdict == MARK_GOOD || !marks_mine(&l->marks, slot, l->worker->lane))
         return; /* taken away: not ours to judge */
-    if (verdict == MARK_OTHER) {
-        mark_other(l, slot, known, found);
-    } else if (verdict == MARK_CREATE || verdict == MARK_TRUST) {
-        mark_create(l, slot, verdict);
-    } else {
-        mark_bad(l, slot, verdict, expected, found, &f);
-        if (!l->halting) l->halt = f;
-        l->halting = true;
+    switch (verdict) {
+    case MARK_OTHER: mark_other(l, slot, known, found); break;
+    case MARK_CREATE:
+    case MARK_TRUST:
+    case MARK_SET: mark_create(l, slot, verdict); break;
+    case MARK_LOST: mark_lost(l, slot, found); break;
+    default: mark_bad(l, slot, verdict); break;
     }
 }
 
@@ -420,8 +479,8 @@ static bool answer_fits(enum expect kind, const struct resp_reply *r) {
 
 static int answer(struct line *l, struct failure *f) {
     const struct resp_reply *reply = &l->session.resp.reply;
-    uint32_t slot = 0;
-    enum expect kind = flight_answer(&l->flight, &slot);
+    uint32_t which = 0;
+    enum expect kind = flight_answer(&l->flight, &which);
     if (reply->error) {
         stats_add(&l->worker->local, M_sink_redis_error_reply, 1);
         reply_failure(f, reply->error_text);
@@ -429,9 +488,9 @@ static int answer(struct line *l, struct failure *f) {
     }
     if (!answer_fits(kind, reply))
         return failure_set(f, REPLY_RECONNECT, "an answer of Redis does not belong to the command that was sent");
-    if (kind == EXPECT_OLD) return answer_old(l, f);
-    if (kind == EXPECT_MARK) answer_mark(l, slot);
-    if (!l->halting || flight_asking(&l->flight)) return 0;
+    if (kind == EXPECT_OLD) answer_old(l, which);
+    if (kind == EXPECT_MARK) answer_mark(l, which);
+    if (!l->halting || !flight_quiet(&l->flight)) return 0;
     *f = l->halt;
     return -1;
 }
@@ -447,15 +506,17 @@ int line_receive(struct line *l, struct failure *f) {
 }
 
 int line_settle(struct line *l, struct failure *f) {
-    uint32_t slot;
-    int moved = session_write(&l->session, f), r;
+    const struct resp_reply *reply = &l->session.resp.reply;
+    uint32_t which = 0;
+    int moved = line_write(l, f), r;
     if (moved < 0) return -1;
     do {
         while ((r = session_reply(&l->session, f)) > 0) {
             const struct batch *b;
             while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) flight_pop(&l->flight);
-            stats_add(&l->worker->local, M_sink_redis_error_reply, l->session.resp.reply.error);
-            flight_answer(&l->flight, &slot);
+            stats_add(&l->worker->local, M_sink_redis_error_reply, reply->error);
+            enum expect kind = flight_answer(&l->flight, &which);
+            if (kind == EXPECT_OLD && !reply->error && answer_fits(kind, reply)) answer_old(l, which);
             moved = 1;
         }
         if (r == 0 && !flight_quiet(&l->flight)) r = session_read(&l->session, f);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "sink/encode.h"
+#include "sink/loss.h"
 
 static size_t append(char *out, const char *text) {
     size_t n = strlen(text);
@@ -26,13 +27,15 @@ size_t mark_key(char out[MARK_KEY_BYTES], const char *group, const char *topic, 
     return n;
 }
 
-size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instance) {
-    size_t n = append(out, "1 ");
+size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instance, const char *cluster) {
+    size_t n = append(out, "2 ");
     n += encode_digits(out + n, (uint64_t)mark.next);
     out[n++] = ' ';
     n += encode_digits(out + n, mark.epoch);
     out[n++] = ' ';
     n += append(out + n, instance);
+    out[n++] = ' ';
+    n += append(out + n, cluster[0] != 0 ? cluster : "-");
     out[n] = 0;
     return n;
 }
@@ -46,17 +49,26 @@ static const char *number_read(const char *at, uint64_t max, uint64_t *out) {
     return errno == 0 && *out <= max && *end == ' ' ? end + 1 : NULL;
 }
 
-int mark_parse(const char *text, size_t len, struct mark *out) {
+/* `INSTANCE CLUSTER`, where an instance has no space. NULL: there is no cluster, and there should be one. */
+static const char *cluster_read(const char *at, uint64_t version) {
+    const char *space = strchr(at, ' ');
+    if (version == 1) return "-";
+    return space != NULL && space != at && space[1] != 0 ? space + 1 : NULL;
+}
+
+int mark_parse(const char *text, size_t len, const char *cluster, struct mark *out) {
     char copy[MARK_TEXT_BYTES];
     uint64_t version, next, epoch;
     if (len >= sizeof copy || memchr(text, 0, len) != NULL) return -1;
     memcpy(copy, text, len);
     copy[len] = 0;
-    const char *at = number_read(copy, 1, &version);
-    if (at == NULL || version != 1 || (at = number_read(at, INT64_MAX, &next)) == NULL ||
-        (at = number_read(at, UINT32_MAX, &epoch)) == NULL || *at == 0)
+    const char *at = number_read(copy, 2, &version), *from;
+    if (at == NULL || version == 0 || (at = number_read(at, LEDGER_LOST_OFFSET, &next)) == NULL ||
+        (at = number_read(at, UINT32_MAX, &epoch)) == NULL || *at == 0 || (from = cluster_read(at, version)) == NULL)
         return -1;
-    *out = (struct mark){.next = (int64_t)next, .epoch = (uint32_t)epoch};
+    bool known = cluster[0] != 0 && strcmp(from, "-") != 0;
+    *out =
+        (struct mark){.next = (int64_t)next, .epoch = (uint32_t)epoch, .foreign = known && strcmp(from, cluster) != 0};
     return 0;
 }
 
@@ -66,6 +78,10 @@ void marks_init(struct marks *m, const struct config *config, const struct ledge
     m->config = config;
     m->plan = plan;
     m->ledger = ledger;
+}
+
+const char *marks_cluster(const struct marks *m) {
+    return atomic_load_explicit(&m->plan->cluster_known, memory_order_acquire) != 0 ? m->plan->cluster : "";
 }
 
 void marks_forget(struct marks *m) {
@@ -97,61 +113,92 @@ static enum mark_verdict judge_nil(const struct marks *m, uint32_t slot) {
     twin_load(&m->ledger->slot[slot].released, &epoch, &next);
     if (epoch != 0 || m->slot[slot].seen) return MARK_LOST;
     if (assigned(m, slot, LEDGER_FIRST_START)) return MARK_CREATE;
-    return m->config->redis.when_marks_missing == MARKS_MISSING_TRUST_KAFKA ? MARK_TRUST : MARK_MISSING;
+    switch (m->config->redis.when_marks_missing) {
+    case MARKS_MISSING_TRUST_KAFKA: return MARK_TRUST;
+    case MARKS_MISSING_REBUILD: return MARK_LOST;
+    default: return MARK_MISSING;
+    }
 }
 
 static enum mark_verdict judge_against(struct mark found, struct mark expected) {
-    if (found.next < expected.next) return MARK_LOST;
+    if (found.next < expected.next || found.foreign) return MARK_LOST; /* nil is -1 */
     return found.next == expected.next && found.epoch == expected.epoch ? MARK_GOOD : MARK_OTHER;
 }
 
-/* -1: not a mark; 0: nil, found->next is -1; 1: a mark. */
-static int reply_mark(const struct resp_reply *reply, struct mark *found) {
+/* An epoch that began by a rewind. Redis has to be no worse than it was when the loss was noted: it may have lost more
+ * since, and that would be covered up. */
+static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, const struct mark *found) {
+    uint64_t noted, what;
+    int64_t start = marks_floor(m, slot);
+    if (found->next == start && !found->foreign) return MARK_GOOD; /* written by us already, or as good */
+    twin_load(&m->ledger->slot[slot].lost, &noted, &what);
+    if (noted == 0) return found->next < 0 ? judge_nil(m, slot) : found->foreign ? MARK_LOST : MARK_SET;
+    if ((what & LEDGER_LOST_ALL) != 0) return MARK_SET;
+    if (found->next < 0) return MARK_LOST;
+    if ((what & LEDGER_LOST_OTHER) != 0) return MARK_SET;
+    return found->foreign || (found->next < (int64_t)what && found->next < start) ? MARK_LOST : MARK_SET;
+}
+
+/* An epoch that is not established yet. A loss noted in an earlier one and never answered by a rewind (the partition
+ * went elsewhere and came back) still holds: the mark that showed it may have been overwritten. */
+static enum mark_verdict judge_new(const struct marks *m, uint32_t slot, struct mark *found) {
+    uint64_t noted, what;
+    if (assigned(m, slot, LEDGER_REWOUND)) return judge_rewound(m, slot, found);
+    if (found->next < 0) return judge_nil(m, slot);
+    int64_t start = marks_floor(m, slot);
+    twin_load(&m->ledger->slot[slot].lost, &noted, &what);
+    if (noted != 0 && what < (uint64_t)start && (int64_t)what < found->next) found->next = (int64_t)what;
+    return found->foreign || found->next < start ? MARK_LOST : MARK_GOOD;
+}
+
+/* -1: not a mark; 0: a mark, or nil: found->next is -1. */
+static int reply_mark(const struct marks *m, const struct resp_reply *reply, struct mark *found) {
     *found = (struct mark){.next = -1};
     if (reply->kind == RESP_NIL) return 0;
-    return mark_parse(reply->text, reply->text_bytes, found) == 0 ? 1 : -1;
+    return mark_parse(reply->text, reply->text_bytes, marks_cluster(m), found);
 }
 
 /* Redis is known to have everything before the start of the epoch: that much is released, so that ingest may commit it
  * (a first start), and an idle partition does not look as if nothing were known of it. */
-static void floor_note(struct marks *m, uint32_t slot, uint32_t epoch) {
-    uint64_t noted, next;
-    twin_load(&m->ledger->slot[slot].released, &noted, &next);
-    if (noted == epoch) return;
+static void establish(struct marks *m, uint32_t slot, uint32_t epoch) {
     int64_t start = atomic_load_explicit(&m->plan->slot[slot].start, memory_order_acquire);
     twin_store(&m->ledger->slot[slot].released, epoch, (uint64_t)start);
-}
-
-static void loss_forget(struct marks *m, uint32_t slot) {
-    uint64_t epoch, what;
-    twin_load(&m->ledger->slot[slot].lost, &epoch, &what);
-    if (epoch != 0) twin_store(&m->ledger->slot[slot].lost, 0, 0);
 }
 
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found) {
     struct marks_slot *s = &m->slot[slot];
     uint32_t epoch = epoch_now(m, slot);
-    int r = reply_mark(reply, found);
-    if (r < 0) return MARK_FOREIGN;
-    if (r == 0) return judge_nil(m, slot);
+    uint64_t released, next;
     enum mark_verdict verdict;
-    if (s->checked_epoch == epoch)
+    if (reply_mark(m, reply, found) != 0) return MARK_FOREIGN;
+    if (loss_stands(&m->ledger->slot[slot], epoch)) return MARK_LOST;
+    twin_load(&m->ledger->slot[slot].released, &released, &next);
+    if (released != epoch)
+        verdict = judge_new(m, slot, found);
+    else if (s->checked_epoch == epoch)
         verdict = judge_against(*found, s->known);
     else
-        verdict = found->next < marks_floor(m, slot) ? MARK_LOST : MARK_GOOD;
-    if (verdict == MARK_LOST) return verdict;
+        verdict = found->foreign || found->next < (int64_t)next ? MARK_LOST : MARK_GOOD;
+    if (verdict != MARK_GOOD && verdict != MARK_OTHER) return verdict;
     s->known = *found;
     s->checked_epoch = epoch;
     s->seen = true;
-    floor_note(m, slot, epoch);
-    loss_forget(m, slot);
+    if (released != epoch) establish(m, slot, epoch);
+    loss_answered(&m->ledger->slot[slot]);
     return verdict;
 }
 
-enum mark_verdict marks_judge_old(struct marks *m, uint32_t slot, uint32_t epoch, struct mark expected,
-                                  const struct resp_reply *reply, struct mark *found) {
-    int r = reply_mark(reply, found);
-    if (epoch_now(m, slot) != epoch || !assigned(m, slot, LEDGER_ASSIGNED)) return MARK_GOOD;
-    if (r < 0) return MARK_FOREIGN;
-    return r == 0 ? MARK_LOST : judge_against(*found, expected);
+enum mark_verdict marks_judge_old(struct marks *m, uint32_t slot, struct mark wrote, const struct resp_reply *reply,
+                                  struct mark *found) {
+    int r = reply_mark(m, reply, found);
+    if (epoch_now(m, slot) != wrote.epoch || !assigned(m, slot, LEDGER_ASSIGNED)) return MARK_GOOD;
+    if (r != 0) return MARK_FOREIGN;
+    enum mark_verdict verdict = judge_against(*found, m->slot[slot].known);
+    if (found->next >= 0) m->slot[slot].known = wrote; /* XX: one that is gone stays gone */
+    return verdict;
+}
+
+uint64_t marks_lost_word(struct mark found) {
+    if (found.next < 0) return LEDGER_LOST_ALL;
+    return (uint64_t)found.next | (found.foreign ? LEDGER_LOST_OTHER : 0);
 }

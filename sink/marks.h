@@ -1,12 +1,13 @@
 /* Marks: what tells that Redis has lost writes it acknowledged.
  *
- * One key per partition, `millrace:mark:GROUP:TOPIC:PARTITION`, with the text `1 NEXT EPOCH INSTANCE`: every record
- * of the partition before offset NEXT is in Redis. It is written behind the data of every batch, in the same ordered
- * stream, by SET XX GET: a mark that is gone stays gone, and the old one comes back to be compared with what was
- * written last. A Redis that went back in time (failover, a lost tail of the AOF, a flush) went back with its marks.
+ * One key per partition, `millrace:mark:GROUP:TOPIC:PARTITION`, with the text `2 NEXT EPOCH INSTANCE CLUSTER`: every
+ * record of the partition before offset NEXT is in Redis. It is written behind the data of every batch, in the same
+ * ordered stream, by SET XX GET: a mark that is gone stays gone, and the old one comes back to be compared with what
+ * was there last. A Redis that went back in time (failover, a lost tail of the AOF, a flush) went back with its marks.
  *
  * Nothing here talks to Redis: sink/line.c does, and asks here what the answers mean. Marks ahead of the ledger are
- * normal after a crash, when records are sent again. */
+ * normal after a crash, when records are sent again. An epoch is *established* once its mark was found good or written:
+ * the ledger then has what was released in it. */
 #ifndef MILLRACE_SINK_MARKS_H
 #define MILLRACE_SINK_MARKS_H
 
@@ -19,13 +20,14 @@
 #include "sink/resp.h"
 
 enum {
-    MARK_KEY_BYTES = 14 + TOPIC_BYTES + TOPIC_BYTES + 16, /* millrace:mark:GROUP:TOPIC:PARTITION and a NUL */
-    MARK_TEXT_BYTES = 2 + 21 + 11 + NAME_BYTES,           /* 1 NEXT EPOCH INSTANCE and a NUL */
+    MARK_KEY_BYTES = 14 + TOPIC_BYTES + TOPIC_BYTES + 16,           /* millrace:mark:GROUP:TOPIC:PARTITION, NUL */
+    MARK_TEXT_BYTES = 2 + 21 + 11 + NAME_BYTES + CLUSTER_BYTES + 2, /* 2 NEXT EPOCH INSTANCE CLUSTER, NUL */
 };
 
 struct mark {
-    int64_t next;   /* [0, 2^63) */
+    int64_t next;   /* [0, 2^62); -1: there is none */
     uint32_t epoch; /* as counted by the instance that wrote it */
+    bool foreign;   /* written from another Kafka cluster; both ids are known */
 };
 
 enum mark_verdict {
@@ -33,13 +35,14 @@ enum mark_verdict {
     MARK_OTHER,   /* good, but somebody else has written it meanwhile */
     MARK_CREATE,  /* there is none, and it is right to begin one at marks_floor */
     MARK_TRUST,   /* the same, on the word of redis.when_marks_missing: trust_kafka */
+    MARK_SET,     /* the epoch began by a rewind: whatever there is, the mark is to be set to marks_floor */
     MARK_MISSING, /* there is none, and redis.when_marks_missing: block */
-    MARK_LOST,    /* Redis has lost writes */
+    MARK_LOST,    /* Redis has lost writes: it has what `found` says */
     MARK_FOREIGN, /* the key holds something that is not a mark */
 };
 
 struct marks_slot {
-    struct mark known;      /* in Redis once everything sent so far has been executed */
+    struct mark known;      /* in Redis after the last answer that was read */
     uint32_t checked_epoch; /* epoch in which it was compared on this connection; 0: not yet */
     bool seen;              /* it was there once while this process ran: it cannot be missing for a good reason */
 };
@@ -51,15 +54,19 @@ struct marks {
     struct marks_slot slot[PARTITIONS_MAX];
 };
 
-/* mark_key, mark_text write a key or a value, NUL-terminated, and return its length. */
+/* mark_key, mark_text write a key or a value, NUL-terminated, and return its length. cluster: "" unknown. */
 size_t mark_key(char out[MARK_KEY_BYTES], const char *group, const char *topic, int32_t partition);
-size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instance);
+size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instance, const char *cluster);
 
-/* mark_parse reads a mark's text. 0, or -1 when it is none of ours (another version included). */
-int mark_parse(const char *text, size_t len, struct mark *out);
+/* mark_parse reads a mark's text, of version 2, or 1 (no cluster), and compares its cluster with ours ("" unknown).
+ * 0, or -1 when it is none of ours (another version included). */
+int mark_parse(const char *text, size_t len, const char *cluster, struct mark *out);
 
 void marks_init(struct marks *m, const struct config *config, const struct ledger_ingest *plan,
                 struct ledger_sink *ledger);
+
+/* marks_cluster: the id of the brokers' cluster, "" unknown. */
+const char *marks_cluster(const struct marks *m);
 
 /* marks_forget: the connection is gone, or an error has stopped it in the middle; every mark is to be read again. */
 void marks_forget(struct marks *m);
@@ -76,21 +83,17 @@ static inline bool marks_checked(const struct marks *m, uint32_t slot, uint32_t 
 int64_t marks_floor(const struct marks *m, uint32_t slot);
 
 /* marks_judge_read judges the answer to GET (a string or nil), after everything sent before it has been executed.
- * Compares with the floor at first, with what is known later. MARK_GOOD and MARK_OTHER note it as known and checked,
- * take back what `lost` says, and release the start of an epoch of which nothing was released yet. *found gets the
- * mark; found->next -1: nil. */
+ * MARK_GOOD and MARK_OTHER note it as known and checked, and establish the epoch: its start is released, and the note
+ * of a loss in an earlier epoch is taken back. MARK_LOST too when a loss was noted in this epoch already: it stands
+ * until ingest raises the epoch. *found gets the mark, or what is known to be there when that is less; next -1: nil. */
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
 
-/* marks_judge_old judges the old mark that SET XX GET returned, against what was known when the command was encoded.
- * A partition that was taken away, or has another epoch by now, is somebody else's: always MARK_GOOD. */
-enum mark_verdict marks_judge_old(struct marks *m, uint32_t slot, uint32_t epoch, struct mark expected,
-                                  const struct resp_reply *reply, struct mark *found);
+/* marks_judge_old judges the old mark that SET XX GET returned when `wrote` was written, and notes what is there now. A
+ * partition that was taken away, or has another epoch by now, is somebody else's: always MARK_GOOD. */
+enum mark_verdict marks_judge_old(struct marks *m, uint32_t slot, struct mark wrote, const struct resp_reply *reply,
+                                  struct mark *found);
 
-/* marks_wrote notes that a mark has been sent. Returns what was known before, to be compared with the answer. */
-static inline struct mark marks_wrote(struct marks *m, uint32_t slot, struct mark mark) {
-    struct mark before = m->slot[slot].known;
-    m->slot[slot].known = mark;
-    return before;
-}
+/* marks_lost_word: what the ledger's `lost` says of a mark found (second word). */
+uint64_t marks_lost_word(struct mark found);
 
 #endif

@@ -8,6 +8,7 @@
 #define BACKOFF_NS_MAX (1 * NS_PER_S)
 #define BACKOFF_CONFIG_NS_MAX (5 * NS_PER_S) /* nothing gets better by itself: no storm of refused logins */
 #define LOOK_NS (1 * NS_PER_S)               /* how often marks are read while the line is idle */
+#define SHOW_NS (100 * NS_PER_MS)            /* how often the state is looked at while a loss is mended */
 #define LEAVE_NS (2 * NS_PER_S)              /* how long answers under way are waited for when asked to leave */
 
 int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
@@ -49,6 +50,27 @@ static void drop(struct sink *s, enum sink_state next) {
     s->state = next;
 }
 
+/* Why the line is halted, as it is now: what mends itself is no reason to wake anybody. */
+static void show_halted(struct sink *s) {
+    const struct line *l = &s->line;
+    uint32_t slot = 0, n = line_losses(l, false, &slot);
+    if (n == 0 || line_bad_mark_stands(l)) {
+        worker_state(s->worker, STATE_BLOCKED, "%s", s->halt.text);
+        return;
+    }
+    const struct ledger_ingest_slot *p = &l->plan->slot[slot];
+    const char *topic = s->worker->config->topic[p->topic].name;
+    int64_t from = atomic_load_explicit(&p->lost_from, memory_order_acquire);
+    int64_t to = atomic_load_explicit(&p->lost_to, memory_order_acquire);
+    if (from != to)
+        worker_state(s->worker, STATE_BLOCKED,
+                     "redis lost writes and Kafka no longer has them: offsets [%lld,%lld) of %.120s/%d",
+                     (long long)from, (long long)to, topic, p->partition);
+    else
+        worker_state(s->worker, STATE_RECOVERING, "redis lost writes: %u partition%s to be read again, first %.120s/%d",
+                     n, n == 1 ? "" : "s", topic, p->partition);
+}
+
 /* The one place where the line stops. What follows is by class; in an open line PASSING and CONFIG are answers of
  * Redis, so the connection is good and is kept. */
 static enum step stand_still(struct sink *s, const struct failure *f) {
@@ -59,8 +81,9 @@ static enum step stand_still(struct sink *s, const struct failure *f) {
         return worker_fail(s->worker, "sink.cannot_go_on", "%s", f->text);
     }
     if (f->class == REPLY_HALT) {
+        s->halt = *f;
         drop(s, SINK_HALTED);
-        worker_state(s->worker, STATE_BLOCKED, "%s", f->text);
+        show_halted(s);
         return STEP_BLOCKED;
     }
     if (s->state == SINK_GREETING) stats_add(&s->worker->local, M_sink_redis_connect_fail, 1);
@@ -138,17 +161,53 @@ static bool idle(const struct sink *s) {
     return l->flight.records == 0 && flight_quiet(&l->flight) && l->intake.count == 0 && l->intake.stop == INTAKE_OPEN;
 }
 
+/* Running, or still writing again what Redis has lost. */
+static void show_open(struct sink *s) {
+    const struct line *l = &s->line;
+    uint32_t slot = 0, n = line_losses(l, true, &slot);
+    s->recovering = n > 0;
+    if (n == 0) {
+        worker_state(s->worker, STATE_RUNNING, "%s", "");
+        return;
+    }
+    const struct ledger_ingest_slot *p = &l->plan->slot[slot];
+    worker_state(s->worker, STATE_RECOVERING,
+                 "writing again what redis lost: %u partition%s, first %.120s/%d up to %llu", n, n == 1 ? "" : "s",
+                 s->worker->config->topic[p->topic].name, p->partition,
+                 (unsigned long long)atomic_load_explicit(&l->ledger->slot[slot].lost_next, memory_order_relaxed));
+}
+
 /* After a look at what the step did: does the line work again? */
 static void take_heart(struct sink *s) {
+    uint64_t now = now_ns(s);
     if (s->line.released != s->released || (s->failures > 0 && idle(s))) {
         if (s->line.released > 0) s->proven = true;
         s->released = s->line.released;
         s->failures = 0;
         s->refused = false;
     }
-    if (s->announced || s->refused || flight_asking(&s->line.flight)) return;
+    if (s->refused || s->unleased || flight_asking(&s->line.flight)) return;
+    if (s->announced && (!s->recovering || now - s->shown_ns < SHOW_NS)) return;
     s->announced = true;
-    worker_state(s->worker, STATE_RUNNING, "%s", "");
+    s->shown_ns = now;
+    show_open(s);
+}
+
+/* Whether records may be sent. When not, what is under way goes with its connection: another machine may have the
+ * partitions by now, and the next greeting ends the old connection on the server. */
+static bool leased(struct sink *s) {
+    struct line *l = &s->line;
+    bool held = line_leased(l);
+    if (held) s->unleased = false;
+    if (held || (l->flight.records == 0 && !l->unleased)) return true;
+    if (!s->unleased) {
+        stats_add(&s->worker->local, M_sink_lease_expire, 1);
+        worker_state(s->worker, STATE_BLOCKED,
+                     "the consumer group has not confirmed this instance in time: nothing is written until it does");
+    }
+    s->unleased = true;
+    s->announced = false;
+    return l->flight.records == 0;
 }
 
 /* The record that the supervisor wants rejected. It has a valid head in all likelihood, which says where it came from;
@@ -181,6 +240,11 @@ static enum step step_open(struct sink *s) {
     const struct config *config = s->worker->config;
     struct failure f;
     if (line_overtaken(l)) return overtaken(s);
+    if (!leased(s)) {
+        drop(s, SINK_DOWN);
+        s->retry_at_ns = now_ns(s);
+        return STEP_BUSY;
+    }
     int in = line_receive(l, &f);
     if (in < 0) return stand_still(s, &f);
     /* After a failure one batch at a time feels the way. */
@@ -199,9 +263,14 @@ static enum step step_open(struct sink *s) {
     return flight_asking(&l->flight) ? STEP_BUSY : STEP_IDLE;
 }
 
-/* A bad mark concerns whoever reads the partition. Once that is somebody else, the lane looks again. */
+/* A bad mark concerns whoever reads the partition, and a loss is mended by reading again in another epoch. Once that
+ * has come for every partition, the lane looks again. */
 static enum step step_halted(struct sink *s) {
-    if (line_bad_mark_stands(&s->line)) return STEP_BLOCKED;
+    uint32_t slot;
+    if (line_bad_mark_stands(&s->line) || line_losses(&s->line, false, &slot) > 0) {
+        show_halted(s);
+        return STEP_BLOCKED;
+    }
     s->state = SINK_DOWN;
     s->retry_at_ns = now_ns(s);
     return STEP_BUSY;
@@ -214,7 +283,7 @@ static enum step step_leave(struct sink *s) {
     uint64_t now = now_ns(s);
     if (s->leave_by_ns == 0) s->leave_by_ns = now + LEAVE_NS;
     if (s->state == SINK_OPEN && l->flight.records > 0 && now < s->leave_by_ns) {
-        int out = session_write(&l->session, &f), in = out < 0 ? -1 : line_receive(l, &f);
+        int out = line_write(l, &f), in = out < 0 ? -1 : line_receive(l, &f);
         if (in >= 0 && l->flight.records > 0) return in > 0 || out > 0 ? STEP_BUSY : STEP_BLOCKED;
     }
     drop(s, SINK_HALTED);
@@ -271,7 +340,7 @@ int sink_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
     uint64_t now = now_ns(s);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED) wake_at(timeout_ms, now, s->retry_at_ns);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED || s->state == SINK_HALTED || max < 1) return 0;
-    if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0)
+    if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0 && !s->unleased)
         wake_at(timeout_ms, now, in->since_ns + s->worker->config->redis.linger_ms * NS_PER_MS);
     short events = session->stream.events(session->stream.context, encode_unsent(&session->out) > 0);
     if (events == 0) *timeout_ms = 0;

@@ -4,7 +4,9 @@
  *      DOWN ------------> GREETING ------------> OPEN ------------------------> SETTLING
  *       ^                    |                   |  ^                              | every answer read
  *       +--------------------+-------------------+  +------- retry_at ------ PAUSED
- *                connection lost                 bad mark: OPEN -> HALTED
+ *       |        connection lost                 |
+ *       +---------------------- HALTED <---------+ bad mark
+ *         the partitions have another epoch
  *
  * Whatever goes wrong, the line stands still and goes on from the oldest unreleased record, in order. Nothing is
  * skipped, nothing is sent anywhere else. */
@@ -23,7 +25,7 @@ enum sink_state {
     SINK_OPEN,     /* sending, or free to */
     SINK_SETTLING, /* Redis refused something: the other answers under way are read before the pause */
     SINK_PAUSED,   /* connection kept, nothing sent before retry_at_ns */
-    SINK_HALTED,   /* an operator has to look: nothing is sent or released until the worker is started again */
+    SINK_HALTED,   /* nothing is sent or released until ingest reads again what Redis lost, or an operator has looked */
 };
 
 struct sink {
@@ -39,6 +41,10 @@ struct sink {
     bool fit;             /* a greeting came through in this process: address, user and server are right */
     bool refused;         /* an answer stopped the line and nothing was released since: a connection proves nothing */
     bool announced;       /* that the worker is running */
+    bool unleased;        /* records wait for the lease */
+    bool recovering;      /* the state shown says that lost writes are written again */
+    uint64_t shown_ns;    /* when it was last looked at */
+    struct failure halt;  /* why the line was last halted */
 };
 
 /* sink_init: the ports are the worker (clock, configuration, stats, control), the ring attached as consumer, the

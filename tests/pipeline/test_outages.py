@@ -168,7 +168,7 @@ def test_redis_restart_without_its_data_stops_the_lane(space):
     committed = space.broker.committed(m.group, [t.name for t in space.topics], 8)
     server.kill()
     server.start()
-    m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "blocked", 15, "the lane to stop")
+    m.wait_for(lambda s: m.worker("sink", 0, s)["state"] == "recovering", 15, "the lane to stop")
     sink = m.worker("sink", 0)
     assert "redis lost writes" in sink.get("reason", "") or "redis lost writes" in m.log_text()
     assert m.metric("sink_mark_mismatch") > 0

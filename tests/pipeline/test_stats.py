@@ -8,7 +8,7 @@ from harness.generator import bulk_topic
 from harness.millrace import CHAIN, command
 from harness.process import BUILD, ROOT, wait_until
 
-STATES = {"down", "starting", "connecting", "running", "blocked", "draining", "backoff", "failed"}
+STATES = {"down", "starting", "connecting", "running", "blocked", "draining", "backoff", "failed", "recovering"}
 
 
 def test_json_has_what_is_documented_and_it_is_true(space):

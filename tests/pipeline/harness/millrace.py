@@ -99,7 +99,7 @@ class Millrace:
     def wait_ready(self, timeout=30):
         """Every worker is attached; Kafka and Redis need not be there."""
         self.wait_for(lambda s: len(s["workers"]) == 1 + 2 * self.config["lanes"] and
-                      all(w["state"] in ("running", "connecting", "blocked") for w in s["workers"]),
+                      all(w["state"] in ("running", "connecting", "blocked", "recovering") for w in s["workers"]),
                       timeout, "all workers attached")
         return self
 

@@ -10,8 +10,8 @@
 
 #include "shm/workspace.h"
 
-Test(ledger, layout_is_what_version_2_says) {
-    cr_assert_eq(LEDGER_VERSION, 2);
+Test(ledger, layout_is_what_version_3_says) {
+    cr_assert_eq(LEDGER_VERSION, 3);
     cr_assert_eq(offsetof(struct ledger_ingest, version), 8);
     cr_assert_eq(offsetof(struct ledger_ingest, count), 12);
     cr_assert_eq(offsetof(struct ledger_ingest, lease_until_ns), 16);
@@ -28,7 +28,8 @@ Test(ledger, layout_is_what_version_2_says) {
     cr_assert_eq(offsetof(struct ledger_ingest_slot, lost_from), 48);
     cr_assert_eq(offsetof(struct ledger_sink_slot, lost), 48);
     cr_assert_eq(offsetof(struct ledger_sink_slot, lost_next), 96);
-    cr_assert_eq(offsetof(struct ledger_sink_slot, lost_refed), 104);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, lost_before), 104);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, refed), 112);
 }
 
 Test(ledger, a_new_ledger_knows_no_partition_and_no_commit) {
@@ -108,7 +109,7 @@ Test(ledger, wrong_magic_version_and_size_are_refused) {
                {LEDGER_MAGIC + 1, LEDGER_VERSION, sizeof(struct ledger_ingest)},
                {LEDGER_MAGIC, 0, sizeof(struct ledger_ingest)},
                {LEDGER_MAGIC, LEDGER_VERSION + 1, sizeof(struct ledger_ingest)},
-               {LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_sink) - 1},
+               {LEDGER_MAGIC, LEDGER_VERSION, sizeof(struct ledger_ingest) - 1},
                {LEDGER_MAGIC, LEDGER_VERSION, 12},
                {LEDGER_MAGIC, LEDGER_VERSION, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

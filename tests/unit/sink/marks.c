@@ -3,6 +3,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "sink/loss.h"
+
 static struct config config;
 static struct ledger_ingest plan;
 static struct ledger_sink ledger;
@@ -37,43 +39,71 @@ Test(marks, key_and_text_have_their_documented_form) {
     size_t n = mark_key(key, "millrace-cards", "cards.bulk", 12);
     cr_assert_str_eq(key, "millrace:mark:millrace-cards:cards.bulk:12");
     cr_assert_eq(n, strlen(key));
-    n = mark_text(text, (struct mark){INT64_MAX, UINT32_MAX}, "node1");
-    cr_assert_str_eq(text, "1 9223372036854775807 4294967295 node1");
+    n = mark_text(text, (struct mark){48213, UINT32_MAX, false}, "node1", "iXF8Yq");
+    cr_assert_str_eq(text, "2 48213 4294967295 node1 iXF8Yq");
     cr_assert_eq(n, strlen(text));
+    mark_text(text, (struct mark){0, 1, false}, "node1", "");
+    cr_assert_str_eq(text, "2 0 1 node1 -");
 }
 
 Test(marks, longest_names_fit) {
     char group[TOPIC_BYTES], topic[TOPIC_BYTES], instance[NAME_BYTES], key[MARK_KEY_BYTES], text[MARK_TEXT_BYTES];
+    char cluster[CLUSTER_BYTES];
+    struct mark mark;
+    memset(cluster, 'c', sizeof cluster);
     memset(group, 'g', sizeof group);
     memset(topic, 't', sizeof topic);
     memset(instance, 'i', sizeof instance);
     group[sizeof group - 1] = topic[sizeof topic - 1] = instance[sizeof instance - 1] = 0;
+    cluster[sizeof cluster - 1] = 0;
     cr_assert_lt(mark_key(key, group, topic, INT32_MAX), sizeof key);
-    cr_assert_lt(mark_text(text, (struct mark){INT64_MAX, UINT32_MAX}, instance), sizeof text);
+    size_t n = mark_text(text, (struct mark){LEDGER_LOST_OFFSET, UINT32_MAX, false}, instance, cluster);
+    cr_assert_lt(n, sizeof text);
+    cr_assert_lt(n, RESP_TEXT_BYTES, "what is read back is whole");
+    cr_assert_eq(mark_parse(text, n, cluster, &mark), 0);
+    cr_assert(mark.next == LEDGER_LOST_OFFSET && mark.epoch == UINT32_MAX && !mark.foreign);
 }
 
 Test(marks, text_is_read_back_and_everything_else_refused) {
     struct mark mark;
-    cr_assert_eq(mark_parse("1 42 7 node1", 12, &mark), 0);
-    cr_assert(mark.next == 42 && mark.epoch == 7);
+    cr_assert_eq(mark_parse("2 42 7 node1 c", 14, "", &mark), 0);
+    cr_assert(mark.next == 42 && mark.epoch == 7 && !mark.foreign);
     static const char *const bad[] = {"",
-                                      "1",
-                                      "1 42",
-                                      "1 42 7",
-                                      "1 42 7 ",
+                                      "2",
+                                      "2 42",
+                                      "2 42 7",
+                                      "2 42 7 ",
                                       "2 42 7 n",
+                                      "2 42 7 n ",
+                                      "2 42 7  c",
+                                      "1 42 7 ",
+                                      "3 42 7 n c",
                                       "1 -1 7 n",
                                       "1 42 x n",
                                       "0 1 1 n",
-                                      "1 9223372036854775808 7 n",
+                                      "1 4611686018427387904 7 n",
                                       "1 42 4294967296 n",
                                       " 1 42 7 n",
                                       "1  42 7 n",
                                       "1 99999999999999999999 7 n",
                                       "x"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        cr_assert_eq(mark_parse(bad[i], strlen(bad[i]), &mark), -1, "%s", bad[i]);
-    cr_assert_eq(mark_parse("1 4\0002 7 n", 11, &mark), -1);
+        cr_assert_eq(mark_parse(bad[i], strlen(bad[i]), "c", &mark), -1, "%s", bad[i]);
+    cr_assert_eq(mark_parse("1 4\0002 7 n", 11, "c", &mark), -1);
+}
+
+Test(marks, cluster_is_another_one_only_when_both_are_known) {
+    static const struct {
+        const char *text, *ours;
+        bool foreign;
+    } row[] = {{"2 4 7 n c", "c", false}, {"2 4 7 n c", "d", true},      {"2 4 7 n c", "", false},
+               {"2 4 7 n -", "d", false}, {"2 4 7 n c d", "c d", false}, {"1 4 7 n", "d", false},
+               {"1 4 7 n c", "d", false}, {"2 4 7 n c", "cc", true}};
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        struct mark mark;
+        cr_assert_eq(mark_parse(row[i].text, strlen(row[i].text), row[i].ours, &mark), 0, "%s", row[i].text);
+        cr_assert_eq(mark.foreign, row[i].foreign, "%s, ours %s", row[i].text, row[i].ours);
+    }
 }
 
 Test(marks, floor_is_what_was_released_in_this_epoch_else_its_start) {
@@ -104,12 +134,11 @@ Test(marks, at_first_sight_a_mark_is_compared_with_the_floor) {
 
 Test(marks, later_a_mark_is_compared_with_what_was_written) {
     read_as("1 100 7 i");
-    struct mark before = marks_wrote(&m, 3, (struct mark){150, 7});
-    cr_assert(before.next == 100 && before.epoch == 7);
-    cr_assert_eq(read_as("1 149 7 i"), MARK_LOST);
-    cr_assert_eq(read_as("1 150 7 i"), MARK_GOOD);
-    cr_assert_eq(read_as("1 150 9 i"), MARK_OTHER);
-    cr_assert_eq(read_as("1 151 9 i"), MARK_OTHER);
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){150, 7, false}, answer("1 100 7 i"), &found), MARK_GOOD);
+    cr_assert_eq(read_as("2 150 7 i -"), MARK_GOOD);
+    cr_assert_eq(read_as("2 150 9 i -"), MARK_OTHER);
+    cr_assert_eq(read_as("2 151 9 i -"), MARK_OTHER);
+    cr_assert_eq(read_as("2 150 9 i -"), MARK_LOST, "behind what was there a moment ago");
     cr_assert_eq(read_as(NULL), MARK_LOST);
     cr_assert_eq(read_as("what"), MARK_FOREIGN);
 }
@@ -122,10 +151,22 @@ Test(marks, next_epoch_begins_with_the_floor_again) {
     cr_assert_eq(read_as("1 60 7 i"), MARK_GOOD, "a rewind took us back, too");
 }
 
+Test(marks, after_a_reconnect_a_mark_is_compared_with_what_was_released_in_this_epoch) {
+    read_as("1 100 7 i");
+    twin_store(&ledger.slot[3].released, 7, 160);
+    marks_forget(&m);
+    cr_assert_eq(read_as("2 159 7 i -"), MARK_LOST);
+    cr_assert_eq(read_as("2 400 7 i -"), MARK_GOOD);
+    marks_forget(&m);
+    cr_assert_eq(read_as(NULL), MARK_LOST);
+}
+
 Test(marks, missing_mark_is_a_beginning_only_where_nothing_was_written_yet) {
     cr_assert_eq(read_as(NULL), MARK_MISSING);
     config.redis.when_marks_missing = MARKS_MISSING_TRUST_KAFKA;
     cr_assert_eq(read_as(NULL), MARK_TRUST);
+    config.redis.when_marks_missing = MARKS_MISSING_REBUILD;
+    cr_assert_eq(read_as(NULL), MARK_LOST);
     atomic_store(&plan.slot[3].flags, LEDGER_ASSIGNED | LEDGER_FIRST_START);
     cr_assert_eq(read_as(NULL), MARK_CREATE);
     twin_store(&ledger.slot[3].released, 6, 101);
@@ -139,28 +180,125 @@ Test(marks, mark_that_was_seen_and_is_gone_is_a_loss_after_a_reconnect_too) {
     cr_assert_eq(read_as(NULL), MARK_LOST);
 }
 
-Test(marks, good_mark_takes_the_note_of_a_loss_back) {
-    uint64_t epoch, what;
-    twin_store(&ledger.slot[3].lost, 7, 99);
-    cr_assert_eq(read_as("1 99 7 i"), MARK_LOST);
-    twin_load(&ledger.slot[3].lost, &epoch, &what);
-    cr_assert(epoch == 7 && what == 99);
-    cr_assert_eq(read_as("1 100 7 i"), MARK_GOOD);
-    twin_load(&ledger.slot[3].lost, &epoch, &what);
-    cr_assert_eq(epoch, 0);
+Test(marks, mark_of_another_cluster_is_a_loss_in_any_epoch) {
+    snprintf(plan.cluster, sizeof plan.cluster, "here");
+    atomic_store(&plan.cluster_known, 1);
+    cr_assert_eq(read_as("2 500 3 i there"), MARK_LOST);
+    cr_assert_eq(marks_lost_word(found), LEDGER_LOST_OTHER | 500);
+    cr_assert_eq(read_as("2 500 3 i here"), MARK_GOOD);
+    cr_assert_eq(read_as("2 700 3 i there"), MARK_LOST, "later, too");
+    marks_forget(&m);
+    cr_assert_eq(read_as("2 700 3 i there"), MARK_LOST, "and on a new connection");
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){510, 7, false}, answer("2 500 3 i there"), &found), MARK_LOST);
 }
 
-Test(marks, old_mark_of_a_batch_is_compared_with_what_it_should_replace) {
-    struct mark expected = {120, 7};
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer("1 120 7 i"), &found), MARK_GOOD);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer("1 119 7 i"), &found), MARK_LOST);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer(NULL), &found), MARK_LOST);
+Test(marks, word_of_a_loss_says_what_is_left) {
+    cr_assert_eq(marks_lost_word((struct mark){-1, 0, false}), LEDGER_LOST_ALL);
+    cr_assert_eq(marks_lost_word((struct mark){42, 7, false}), 42);
+    cr_assert_eq(marks_lost_word((struct mark){42, 7, true}), 42 | LEDGER_LOST_OTHER);
+}
+
+/* -- after a loss ------------------------------------------------------------------------------ */
+
+Test(marks, loss_that_was_noted_stands_until_the_epoch_is_raised) {
+    loss_note(&ledger.slot[3], 7, 99, 100);
+    cr_assert_eq(read_as("2 5000 7 i -"), MARK_LOST, "it may have been overwritten by what was under way");
+    cr_assert_eq(read_as(NULL), MARK_LOST);
+    cr_assert(loss_stands(&ledger.slot[3], 7));
+}
+
+static void next_epoch(int64_t start, uint32_t flags) {
+    atomic_store(&plan.slot[3].start, start);
+    atomic_fetch_add(&plan.slot[3].epoch, 1);
+    atomic_store(&plan.slot[3].flags, LEDGER_ASSIGNED | flags);
+}
+
+static int64_t established(uint32_t epoch) {
+    uint64_t noted, next;
+    twin_load(&ledger.slot[3].released, &noted, &next);
+    return noted == epoch ? (int64_t)next : -1;
+}
+
+Test(marks, rewound_epoch_has_its_mark_set_and_is_established_by_what_is_read_back) {
+    loss_note(&ledger.slot[3], 7, LEDGER_LOST_ALL, 100);
+    next_epoch(0, LEDGER_REWOUND);
+    cr_assert_eq(read_as(NULL), MARK_SET);
+    cr_assert_eq(read_as("2 100 7 i -"), MARK_SET, "whatever there is");
+    cr_assert_eq(established(8), -1);
+    cr_assert_eq(marks_floor(&m, 3), 0);
+    cr_assert_eq(read_as("2 0 8 i -"), MARK_GOOD);
+    cr_assert_eq(established(8), 0);
+    uint64_t epoch, what;
+    twin_load(&ledger.slot[3].lost, &epoch, &what);
+    cr_assert_eq(epoch, 0, "the note has done its work");
+    cr_assert(loss_open(&ledger.slot[3]), "but what was lost is not there yet");
+    marks_forget(&m);
+    cr_assert_eq(read_as(NULL), MARK_LOST, "from then on it has to be there");
+}
+
+Test(marks, rewound_epoch_does_not_cover_up_a_second_loss) {
+    loss_note(&ledger.slot[3], 7, 60, 100);
+    next_epoch(60, LEDGER_REWOUND);
+    cr_assert_eq(read_as(NULL), MARK_LOST, "emptied since");
+    cr_assert_eq(read_as("2 59 7 i -"), MARK_LOST, "gone back further since");
+    cr_assert_eq(read_as("2 90 7 i -"), MARK_SET, "overwritten by what was under way");
+    cr_assert_eq(read_as("2 60 7 i -"), MARK_GOOD, "as it was: nothing to write");
+}
+
+Test(marks, rewound_epoch_behind_offsets_that_were_given_up_takes_what_is_there) {
+    loss_note(&ledger.slot[3], 7, 60, 100);
+    next_epoch(80, LEDGER_REWOUND);
+    cr_assert_eq(read_as("2 60 7 i -"), MARK_SET);
+    cr_assert_eq(read_as("2 59 7 i -"), MARK_LOST);
+    loss_answered(&ledger.slot[3]);
+    cr_assert_eq(read_as("2 59 7 i -"), MARK_SET, "no loss was noted: ingest knows why");
+    cr_assert_eq(read_as(NULL), MARK_MISSING);
+    twin_store(&ledger.slot[3].released, 7, 100);
+    cr_assert_eq(read_as(NULL), MARK_LOST);
+}
+
+Test(marks, rewound_epoch_takes_the_place_of_another_cluster) {
+    snprintf(plan.cluster, sizeof plan.cluster, "here");
+    atomic_store(&plan.cluster_known, 1);
+    next_epoch(60, LEDGER_REWOUND);
+    cr_assert_eq(read_as("2 60 7 i there"), MARK_LOST);
+    loss_note(&ledger.slot[3], 7, LEDGER_LOST_OTHER | 60, 100);
+    cr_assert_eq(read_as("2 60 7 i there"), MARK_SET);
+    cr_assert_eq(read_as(NULL), MARK_LOST);
+}
+
+Test(marks, loss_of_an_earlier_epoch_that_no_rewind_answered_still_holds) {
+    loss_note(&ledger.slot[3], 7, 60, 100);
+    next_epoch(100, 0);
+    cr_assert_eq(read_as("2 120 7 i -"), MARK_LOST, "overwritten by what was under way");
+    cr_assert_eq(found.next, 60);
+    next_epoch(60, 0);
+    cr_assert_eq(read_as("2 120 7 i -"), MARK_GOOD, "all that was lost is read again from here");
+    cr_assert_eq(m.slot[3].known.next, 120);
+    cr_assert_eq(established(9), 60);
+}
+
+Test(marks, old_mark_of_a_batch_is_compared_with_what_was_there_last) {
+    struct mark wrote = {120, 7, false}, next = {130, 7, false};
+    read_as("1 110 7 i");
+    cr_assert_eq(marks_judge_old(&m, 3, wrote, answer("1 110 7 i"), &found), MARK_GOOD);
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer("2 119 7 i -"), &found), MARK_LOST);
+    cr_assert_eq(found.next, 119);
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer("2 130 7 i -"), &found), MARK_GOOD, "it was overwritten");
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer(NULL), &found), MARK_LOST);
     cr_assert_eq(found.next, -1);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer("1 130 7 i2"), &found), MARK_OTHER);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer("?"), &found), MARK_FOREIGN);
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer("2 140 7 i2 -"), &found), MARK_OTHER);
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer("?"), &found), MARK_FOREIGN);
     atomic_store(&plan.slot[3].epoch, 8);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer(NULL), &found), MARK_GOOD, "no longer ours");
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer(NULL), &found), MARK_GOOD, "no longer ours");
     atomic_store(&plan.slot[3].epoch, 7);
     atomic_store(&plan.slot[3].flags, 0);
-    cr_assert_eq(marks_judge_old(&m, 3, 7, expected, answer(NULL), &found), MARK_GOOD, "no longer ours");
+    cr_assert_eq(marks_judge_old(&m, 3, next, answer(NULL), &found), MARK_GOOD, "no longer ours");
+}
+
+Test(marks, batch_that_redis_refused_has_replaced_no_mark) {
+    read_as("1 110 7 i");
+    /* The batch up to 120 was refused with its mark; the next one, up to 130, was not. */
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){130, 7, false}, answer("1 110 7 i"), &found), MARK_GOOD);
+    cr_assert_eq(m.slot[3].known.next, 130);
 }

@@ -227,6 +227,7 @@ __attribute__((unused)) static void rig_init(struct rig *r, const struct rig_red
         atomic_store(&r->plan->slot[i].flags, LEDGER_ASSIGNED | LEDGER_FIRST_START);
     }
     atomic_store(&r->plan->count, partitions);
+    atomic_store(&r->plan->lease_until_ns, UINT64_MAX);
     rig_attach(r);
 }
 

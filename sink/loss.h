@@ -1,0 +1,47 @@
+/* Loss: what the ledger keeps of writes that Redis has lost, per partition, from the moment a mark shows it until all
+ * of them are written again.
+ *
+ * The note `lost` is ingest's to read: it raises the epoch and reads again. Until then it stands, whatever the mark
+ * says meanwhile, for the mark may have been overwritten by what was under way. What is written again below `lost_next`
+ * is counted once, also when the sink dies or the connection drops in the middle: `refed` says up to which offset, and
+ * is stored before the records are released. One writer, the lane's sink; everything survives its death. */
+#ifndef MILLRACE_SINK_LOSS_H
+#define MILLRACE_SINK_LOSS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/ledger.h"
+
+/* loss_note notes that in `epoch` a mark was found that says `what` (see struct ledger_sink_slot), where Redis had
+ * acknowledged everything before `had`. Before anything more of the lane is released. A loss found while an earlier one
+ * is being mended: the writes that were lost twice will be counted twice. False: this epoch's loss was noted already,
+ * and nothing changes. */
+bool loss_note(struct ledger_sink_slot *s, uint32_t epoch, uint64_t what, int64_t had);
+
+/* loss_stands: a loss was noted in this epoch, and ingest has not raised it yet. */
+bool loss_stands(const struct ledger_sink_slot *s, uint32_t epoch);
+
+/* loss_open: a loss was noted and what was lost is not all there again. */
+static inline bool loss_open(const struct ledger_sink_slot *s) {
+    return atomic_load_explicit(&s->lost_next, memory_order_relaxed) != 0;
+}
+
+/* loss_answered: an epoch after the note has been established, so the note has done its work. */
+void loss_answered(struct ledger_sink_slot *s);
+
+/* loss_refeeds: whether the record whose next offset is `next` is a lost write that is written again and not counted
+ * yet. */
+bool loss_refeeds(const struct ledger_sink_slot *s, int64_t next);
+
+/* loss_count counts n of them, all before `next`, which is about to be released. */
+void loss_count(struct ledger_sink_slot *s, int64_t next, uint64_t n);
+
+/* loss_passed closes the loss when everything that was lost is there again: `next` is released. Then true, and *n is
+ * how many writes were written again. */
+bool loss_passed(struct ledger_sink_slot *s, int64_t next, uint64_t *n);
+
+/* loss_total: how many lost writes were written again since the ledger was made, in all partitions of the lane. */
+uint64_t loss_total(const struct ledger_sink *ledger);
+
+#endif
