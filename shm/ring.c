@@ -1,6 +1,7 @@
 #include "shm/ring.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,8 +16,7 @@ enum { RING_CAPACITY_MIN = 4096 };
 static bool power_of_two(uint64_t x) { return x != 0 && (x & (x - 1)) == 0; }
 static uint64_t align_up(uint64_t x, uint64_t to) { return (x + to - 1) & ~(to - 1); }
 
-/* Bytes of the producer's region before the data: its page and the aux words of both slots. */
-static uint64_t control_bytes(uint32_t aux_count) {
+uint64_t ring_control_bytes(uint32_t aux_count) {
     return RING_PAGE + align_up(2ULL * aux_count * sizeof(uint64_t), RING_PAGE);
 }
 
@@ -65,6 +65,14 @@ static int slots_init(int fd, size_t slot_at, struct err *err) {
     return 0;
 }
 
+/* One of a ring's three memory files. Its name in /proc/PID/fd is how tools find it (RING_MEMORY_NAME). */
+static int region_create(const char *name, uint64_t incarnation, const char *region, size_t bytes, unsigned how,
+                         struct err *err) {
+    char memory[RING_MEMORY_BYTES];
+    snprintf(memory, sizeof memory, RING_MEMORY_NAME, name, incarnation, region);
+    return workspace_create_held(memory, bytes, how, err);
+}
+
 int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count, uint64_t incarnation,
                 struct err *err) {
     return ring_create_held(fds, name, capacity, aux_count, incarnation, 0, err);
@@ -80,9 +88,11 @@ int ring_create_held(struct ring_fds *fds, const char *name, uint64_t capacity, 
         return err_set(err, EINVAL, "ring %s: %u aux words, at most %d", name, aux_count, RING_AUX_MAX);
     if (strlen(name) >= sizeof((struct ring_constants *)0)->name)
         return err_set(err, EINVAL, "ring %s: the name is longer than 23 characters", name);
-    fds->constants = workspace_create(name, RING_PAGE, err);
-    if (fds->constants >= 0) fds->producer = workspace_create_held(name, control_bytes(aux_count) + capacity, how, err);
-    if (fds->producer >= 0) fds->consumer = workspace_create(name, RING_PAGE, err);
+    fds->constants = region_create(name, incarnation, "constants", RING_PAGE, 0, err);
+    if (fds->constants >= 0)
+        fds->producer =
+            region_create(name, incarnation, "producer", ring_control_bytes(aux_count) + capacity, how, err);
+    if (fds->producer >= 0) fds->consumer = region_create(name, incarnation, "consumer", RING_PAGE, 0, err);
     if (fds->consumer < 0 || slots_init(fds->producer, offsetof(struct ring_producer_page, slot), err) != 0 ||
         slots_init(fds->consumer, offsetof(struct ring_consumer_page, slot), err) != 0 ||
         constants_write(fds->constants, name, capacity, aux_count, incarnation, err) != 0) {
@@ -135,7 +145,7 @@ static enum ring_grade map_regions(struct mapping *m, const struct ring_fds *fds
     m->consumer = NULL;
     enum ring_grade g = constants_read(fds->constants, &m->constants, err);
     if (g != RING_ATTACHED) return g;
-    size_t need = control_bytes(m->constants.aux_count) + m->constants.capacity;
+    size_t need = ring_control_bytes(m->constants.aux_count) + m->constants.capacity;
     m->producer = workspace_map(fds->producer, need, producer_writes, &m->producer_bytes, err);
     m->consumer = workspace_map(fds->consumer, RING_PAGE, consumer_writes, &m->consumer_bytes, err);
     if (m->producer == NULL || m->consumer == NULL) {
@@ -220,7 +230,7 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
     p->aux_count = m.constants.aux_count;
     p->aux[0] = (uint64_t *)(void *)((char *)m.producer + RING_PAGE);
     p->aux[1] = p->aux[0] + p->aux_count;
-    p->data = (uint8_t *)m.producer + control_bytes(p->aux_count);
+    p->data = (uint8_t *)m.producer + ring_control_bytes(p->aux_count);
     p->capacity = m.constants.capacity;
     p->mask = p->capacity - 1;
     p->incarnation = m.constants.incarnation;
@@ -379,7 +389,7 @@ enum ring_grade ring_consumer_attach(struct ring_consumer *c, const struct ring_
     }
     c->page = m.consumer;
     c->peer = m.producer;
-    c->data = (const uint8_t *)m.producer + control_bytes(m.constants.aux_count);
+    c->data = (const uint8_t *)m.producer + ring_control_bytes(m.constants.aux_count);
     c->capacity = m.constants.capacity;
     c->mask = c->capacity - 1;
     c->incarnation = m.constants.incarnation;

@@ -26,6 +26,7 @@
 #define MILLRACE_SHM_RING_H
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -103,6 +104,14 @@ struct ring_fds {
 
 enum ring_grade { RING_ATTACHED, RING_NOT_READY, RING_WRONG_VERSION, RING_TOO_SHORT, RING_CORRUPT };
 const char *ring_grade_name(enum ring_grade grade);
+
+/* Name of a region's memory file: the ring's name, its incarnation, and constants, producer or consumer. What
+ * /proc/PID/fd shows as "/memfd:millring/ingest[0]/0123456789abcdef/producer (deleted)". */
+#define RING_MEMORY_NAME "millring/%s/%016" PRIx64 "/%s"
+enum { RING_MEMORY_BYTES = 64 };
+
+/* Bytes of the producer's region before the data: its page and the aux words of both slots, in whole pages. */
+uint64_t ring_control_bytes(uint32_t aux_count);
 
 /* ring_capacity_valid: a power of two in [RING_BYTES_MIN, RING_BYTES_MAX]. ring_create also takes smaller powers of two
  * from 4096 on, for tests. */

@@ -22,6 +22,19 @@ const struct config *command_config(const char *file, int *status) {
     return NULL;
 }
 
+int command_place(const char *command, const char *file, const char *name, const char *run_dir,
+                  struct command_place *out) {
+    int status;
+    if (file != NULL && name != NULL) return command_misuse(command, "-c and --name say the same thing twice");
+    if (run_dir != NULL && name == NULL) return command_misuse(command, "--run-dir goes with --name");
+    *out = (struct command_place){run_dir != NULL ? run_dir : "/run/millrace", name};
+    if (name != NULL) return 0;
+    const struct config *c = command_config(file, &status);
+    if (c == NULL) return status;
+    *out = (struct command_place){c->run_dir, c->name};
+    return 0;
+}
+
 int command_misuse(const char *command, const char *format, ...) {
     va_list args;
     fprintf(stderr, "millrace %s: ", command);

@@ -17,10 +17,22 @@ int command_keygen(int argc, char **argv);
 int command_rejects(int argc, char **argv);
 int command_tune(int argc, char **argv);
 int command_demo(int argc, char **argv);
+int command_ring(int argc, char **argv);
 
 /* command_config loads the configuration file (NULL: the one config_find finds).
  * Returns it (static storage, one at a time), or NULL after printing what is wrong, with *status to return. */
 const struct config *command_config(const char *file, int *status);
+
+/* Where an instance's stats segment is. */
+struct command_place {
+    const char *run_dir, *name;
+};
+
+/* command_place finds the instance that the options mean, each of which may be NULL: -c FILE, or --name NAME with
+ * --run-dir DIR (default /run/millrace); none: the configuration that config_find finds. Returns 0 (out then lives as
+ * long as the arguments do), or the exit status after printing what is wrong. */
+int command_place(const char *command, const char *file, const char *name, const char *run_dir,
+                  struct command_place *out);
 
 /* command_misuse prints "millrace COMMAND: <message>" and where the help is. Returns EX_USAGE. */
 int command_misuse(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

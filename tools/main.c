@@ -14,6 +14,7 @@ static const struct {
     {"run", command_run, "run the pipeline of a configuration"},
     {"check", command_check, "validate a configuration and say what would run"},
     {"stats", command_stats, "what a running pipeline is doing, as a table, JSON or Prometheus text"},
+    {"ring", command_ring, "what is in the rings between the processes, alive or saved"},
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},

@@ -49,15 +49,14 @@ struct arguments {
     const char *file, *name, *run_dir, *format;
 };
 
-static int find_and_show(const struct arguments *a) {
-    int status;
+static int find_and_show(const char *command, const struct arguments *a) {
+    struct command_place place;
     if (strcmp(a->format, "markdown") == 0) {
         stats_render_markdown(stdout);
         return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
     }
-    if (a->name != NULL) return show(a->run_dir != NULL ? a->run_dir : "/run/millrace", a->name, a->format);
-    const struct config *c = command_config(a->file, &status);
-    return c == NULL ? status : show(c->run_dir, c->name, a->format);
+    int status = command_place(command, a->file, a->name, a->run_dir, &place);
+    return status != 0 ? status : show(place.run_dir, place.name, a->format);
 }
 
 int command_stats(int argc, char **argv) {
@@ -79,9 +78,7 @@ int command_stats(int argc, char **argv) {
         }
     }
     if (optind < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind]);
-    if (a.file != NULL && a.name != NULL) return command_misuse(argv[0], "-c and --name say the same thing twice");
-    if (a.run_dir != NULL && a.name == NULL) return command_misuse(argv[0], "--run-dir goes with --name");
     if (!format_known(a.format))
         return command_misuse(argv[0], "unknown format %s: table, json, prometheus or markdown", a.format);
-    return find_and_show(&a);
+    return find_and_show(argv[0], &a);
 }
