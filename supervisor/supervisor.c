@@ -111,6 +111,7 @@ static void phase_enter(struct supervisor *s, enum phase phase, enum worker_stat
     s->phase = phase;
     s->phase_due_ns = due_ms == 0 ? 0 : clock_ns(&clock_real) + due_ms * NS_PER_MS;
     atomic_store_explicit(&stats_block(&s->plumbing.stats, 0)->state, shown, memory_order_release);
+    s->status.looked_ns = 0; /* told on the next tick */
 }
 
 static void stop_roles(struct supervisor *s, bool ingest) {
