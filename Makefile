@@ -13,7 +13,9 @@ WARN   := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prot
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE \
           -fno-delete-null-pointer-checks -fno-strict-overflow
 LINK   := -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed
-VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+ifndef VERSION
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+endif
 
 ifeq ($(VARIANT),release)
 OPT := -O2 -g -D_FORTIFY_SOURCE=3
@@ -31,7 +33,7 @@ OPT += -Werror
 endif
 
 CFLAGS   += -std=gnu17 $(OPT) $(WARN) $(HARDEN) -ffunction-sections -fdata-sections
-CPPFLAGS += -I. -D_GNU_SOURCE -DMILLRACE_VERSION='"$(VERSION)"' -MMD -MP
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -MMD -MP
 LDFLAGS  += $(LINK)
 PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
 
@@ -73,6 +75,13 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
+# Written anew only when the version is another one, and then what shows it is built again.
+$(BUILD)/version.h: FORCE
+	@mkdir -p $(@D)
+	@echo '#define MILLRACE_VERSION "$(VERSION)"' | cmp -s - $@ || echo '#define MILLRACE_VERSION "$(VERSION)"' >$@
+$(BUILD)/obj/shm/stats.o $(BUILD)/obj/tools/main.o: $(BUILD)/version.h
+.PHONY: FORCE
+
 COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
 
 $(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)
@@ -112,11 +121,37 @@ docs: $(BUILD)/millrace ## write the generated pages of docs/ anew
 	$(BUILD)/millrace check --reference > docs/configuration.md
 	$(BUILD)/millrace stats --format markdown > docs/metrics.md
 
+# -- installation ------------------------------------------------------------------------------------------------------
+# `millrace` finds the other programs in ../libexec/millrace. Pages and examples keep their places, so that links hold.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+BINDIR  := $(PREFIX)/bin
+LIBEXEC := $(PREFIX)/libexec/millrace
+DOCDIR  := $(PREFIX)/share/doc/millrace
+UNIT    := $(PREFIX)/lib/systemd/system/millrace@.service
+SYSTEM  := sysusers.d/millrace.conf tmpfiles.d/millrace.conf
+PAGES   := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md docs/decisions/*.md deploy/examples/* tools/readers/*.py)
+
+.PHONY: install uninstall
+install: all ## install programs, unit, examples and pages below $(DESTDIR)$(PREFIX), by default /usr/local
+	install -D -m 755 $(BUILD)/millrace $(DESTDIR)$(BINDIR)/millrace
+	install -d $(DESTDIR)$(LIBEXEC) $(dir $(DESTDIR)$(UNIT))
+	install -m 755 $(filter-out $(BUILD)/millrace,$(BIN)) $(DESTDIR)$(LIBEXEC)
+	sed 's,@BINDIR@,$(BINDIR),;s,@DOCDIR@,$(DOCDIR),' deploy/millrace@.service >$(DESTDIR)$(UNIT)
+	chmod 644 $(DESTDIR)$(UNIT)
+	for f in $(SYSTEM); do install -D -m 644 deploy/$$f $(DESTDIR)$(PREFIX)/lib/$$f || exit; done
+	for f in $(PAGES); do install -D -m 644 $$f $(DESTDIR)$(DOCDIR)/$$f || exit; done
+
+uninstall: ## remove what install has put there; configurations, data and the user stay
+	rm -f $(DESTDIR)$(BINDIR)/millrace $(DESTDIR)$(UNIT) $(SYSTEM:%=$(DESTDIR)$(PREFIX)/lib/%)
+	rm -rf $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(DOCDIR)
+
 # -- packages of Debian 12 ---------------------------------------------------------------------------------------------
 BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
                   libyajl-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
-                  python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools
+                  python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools \
+                  systemd
 
 .PHONY: deps deps-build demo
 deps: ## install the packages for building and testing (apt-get, with sudo when not root)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "version.h"
 
 static const struct stats_metric rows[] = {
 #define TYPE_COUNTER "counter"

@@ -10,12 +10,13 @@
 #include "tools/command.h"
 
 static const char help[] =
-    "usage: millrace check [-c FILE | -c -] [--reference]\n"
+    "usage: millrace check [-c FILE | -c -] [-q | --reference]\n"
     "\n"
     "Validates FILE (default ./millrace.yaml, then /etc/millrace/millrace.yaml; - is standard input), prints the\n"
     "effective configuration with all defaults, secrets as ***, and what `millrace run` would start. Nothing is\n"
     "connected to. Doubtful settings are warned about on standard error.\n"
     "\n"
+    "  -q, --quiet   print mistakes and warnings only\n"
     "  --reference   print the documentation of every key instead (docs/configuration.md)\n"
     "\n"
     "exit status: 0 valid; 78 refused, with FILE:LINE:COLUMN and the reason; 66 FILE cannot be read.\n";
@@ -78,7 +79,7 @@ static void tls_warn(const struct config *c, FILE *out) {
     fprintf(out, "warning: %s\n", err.text);
 }
 
-static int check(const char *file) {
+static int check(const char *file, bool quiet) {
     static struct config config; /* too large for a stack */
     struct err err = {0};
     if (file == NULL) file = config_find();
@@ -91,6 +92,7 @@ static int check(const char *file) {
     }
     keys_warn(&config, stderr);
     tls_warn(&config, stderr);
+    if (quiet) return EX_OK;
     printf("# %s is valid. The effective configuration:\n", file);
     config_print(&config, stdout);
     plan_put(&config, stdout);
@@ -99,21 +101,23 @@ static int check(const char *file) {
 
 int command_check(int argc, char **argv) {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"quiet", no_argument, NULL, 'q'},
                                             {"reference", no_argument, NULL, 'r'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     const char *file = NULL;
+    bool quiet = false;
     int o;
     opterr = 0;
-    while ((o = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
-        if (o == 'h') return fputs(help, stdout) < 0 ? EX_IOERR : EX_OK;
-        if (o == 'r') {
-            config_reference(stdout);
-            return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+    while ((o = getopt_long(argc, argv, "c:hq", options, NULL)) != -1) {
+        switch (o) {
+        case 'c': file = optarg; break;
+        case 'q': quiet = true; break;
+        case 'h': return fputs(help, stdout) < 0 ? EX_IOERR : EX_OK;
+        case 'r': config_reference(stdout); return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+        default: return command_misuse(argv[0], "unknown option or missing argument: %s", argv[optind - 1]);
         }
-        if (o != 'c') return command_misuse(argv[0], "unknown option or missing argument: %s", argv[optind - 1]);
-        file = optarg;
     }
     if (optind < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind]);
-    return check(file);
+    return check(file, quiet);
 }

@@ -5,6 +5,7 @@
 
 #include "base/config_keys.h"
 #include "tools/command.h"
+#include "version.h"
 
 static const struct {
     const char *name;

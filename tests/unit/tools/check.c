@@ -77,6 +77,15 @@ Test(check, files_for_tls_that_are_no_use_are_warned_about, .init = folder_make,
               "%s", done.err);
 }
 
+Test(check, quiet_says_what_is_wrong_and_nothing_else, .init = folder_make, .fini = folder_remove) {
+    cr_assert_eq(RUN(command_check, "-q", "-c", (char *)good()), EX_OK);
+    cr_assert_str_empty(done.out);
+    file_put("m.yaml", "config_version: 1\nlane: 2\n");
+    cr_assert_eq(RUN(command_check, "--quiet", "-c", (char *)in_folder("m.yaml")), EX_CONFIG);
+    cr_assert_str_empty(done.out);
+    cr_assert(contains(done.err, "did you mean lanes?"), "%s", done.err);
+}
+
 Test(check, wrong_arguments_are_status_64, .init = folder_make, .fini = folder_remove) {
     cr_assert_eq(RUN(command_check, "--nonsense"), EX_USAGE);
     cr_assert_eq(RUN(command_check, "-c"), EX_USAGE);
