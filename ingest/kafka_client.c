@@ -8,10 +8,12 @@
 #include "base/log.h"
 #include "shm/record.h"
 
-/* librdkafka before 2.2 stops fetching for a second whenever its local queue is full, so the queue must hold more than
- * a second of the stream. It is the largest part of ingest's memory; `queued.max.messages.kbytes` sets it. */
+/* Of each assigned partition, as many kilobytes are fetched ahead as `queued.max.messages.kbytes` says: with the rings
+ * it is what ingest's memory consists of. A few milliseconds of the stream are enough, because refill() sees to it that
+ * the library goes on fetching as soon as there is room; a queue that is small is also one whose memory is used again
+ * while it is in the processor's cache. */
 static const char *const defaults[][2] = {
-    {"queued.max.messages.kbytes", "131072"},
+    {"queued.max.messages.kbytes", "4096"},
     {"queued.min.messages", "10000000"},
     {"fetch.error.backoff.ms", "50"},
     {"socket.nagle.disable", "true"},
@@ -36,6 +38,7 @@ static const char *const fixed[][2] = {
 struct handle { /* one assigned partition */
     rd_kafka_queue_t *queue;
     rd_kafka_topic_partition_t *at; /* in client.assigned */
+    uint64_t taken_bytes, taken;    /* bytes and messages since the library was last told to look at the queue */
 };
 
 struct client {
@@ -45,11 +48,13 @@ struct client {
     rd_kafka_topic_partition_list_t *assigned;
     struct handle handle[PARTITIONS_MAX];
     uint32_t handle_count;
-    bool assign_fixed; /* a fixed list waits to be announced */
+    bool assign_fixed;                   /* a fixed list waits to be announced */
+    uint64_t refill_bytes, refill_after; /* bytes or messages taken of a partition, after which a fetch is worth it */
     int doorbell;
 };
 
 static const uint64_t ring_once = 1;
+enum { QUEUE_PARTS = 4 }; /* a queue is told to fill up again each time that such a part of it was taken */
 
 /* -- configuration ----------------------------------------------------------------------------- */
 
@@ -68,6 +73,9 @@ static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *er
             if (c->kafka.property[i].secret) err_set(err, 1, "kafka.%s: not accepted", c->kafka.property[i].name);
             return -1;
         }
+    /* Only librdkafka from 2.2 on knows it, and waits for so long instead of a second. */
+    if (rd_kafka_conf_set(conf, "fetch.queue.backoff.ms", "1", NULL, 0) == RD_KAFKA_CONF_INVALID)
+        return err_set(err, 1, "fetch.queue.backoff.ms is not accepted");
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         if (set(conf, fixed[i][0], fixed[i][1], err) != 0) return -1;
     snprintf(session, sizeof session, "%u", c->kafka.session_timeout_ms);
@@ -76,6 +84,13 @@ static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *er
     if (c->topic[0].partition_count > 0) return 0; /* a fixed list: no membership */
     snprintf(member, sizeof member, "%s-%s", c->name, c->instance);
     return set(conf, "group.instance.id", member, err);
+}
+
+static uint64_t number(const rd_kafka_conf_t *conf, const char *name) {
+    char text[32];
+    size_t size = sizeof text;
+    CHECK(rd_kafka_conf_get(conf, name, text, &size) == RD_KAFKA_CONF_OK);
+    return strtoull(text, NULL, 10);
 }
 
 static void log_from_library(const rd_kafka_t *rk, int level, const char *facility, const char *text) {
@@ -262,7 +277,7 @@ static int client_assign(void *self, const struct kafka_partition *list, uint32_
         if (q == NULL) return err_set(err, 1, "no queue for partition %d", list[i].partition);
         rd_kafka_queue_forward(q, NULL);
         rd_kafka_queue_io_event_enable(q, c->doorbell, &ring_once, sizeof ring_once);
-        c->handle[i] = (struct handle){q, &c->assigned->elems[i]};
+        c->handle[i] = (struct handle){q, &c->assigned->elems[i], 0, 0};
         handle[i] = &c->handle[i];
         c->handle_count = i + 1;
     }
@@ -314,10 +329,25 @@ static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_m
     return KAFKA_FAILED;
 }
 
+/* The thread of librdkafka 2.0.2 that fetches from a broker and finds the queues of all its partitions full sleeps for
+ * a whole second, however soon there is room again; only something to send wakes it. So it is given a question (where
+ * the partition ends) whose answer nobody waits for, each time that a quarter of a queue was taken. */
+static void refill(struct client *c, struct handle *h) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(l, h->at->topic, h->at->partition)->offset = RD_KAFKA_OFFSET_END;
+    rd_kafka_offsets_for_times(c->rk, l, 0);
+    rd_kafka_topic_partition_list_destroy(l);
+    h->taken_bytes = h->taken = 0;
+}
+
 static enum kafka_fetch client_fetch(void *self, void *handle, struct kafka_message *out, struct err *err) {
-    (void)self;
-    rd_kafka_message_t *m = rd_kafka_consume_queue(((struct handle *)handle)->queue, 0);
+    struct client *c = self;
+    struct handle *h = handle;
+    if (h->taken_bytes >= c->refill_bytes || h->taken >= c->refill_after) refill(c, h);
+    rd_kafka_message_t *m = rd_kafka_consume_queue(h->queue, 0);
     if (m == NULL) return KAFKA_NOTHING;
+    h->taken_bytes += m->key_len + m->len;
+    h->taken++;
     if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
         enum kafka_fetch r = fetch_failed(m, out, err);
         rd_kafka_message_destroy(m);
@@ -397,6 +427,8 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
         free(c);
         return -1;
     }
+    c->refill_bytes = number(conf, "queued.max.messages.kbytes") * 1000 / QUEUE_PARTS;
+    c->refill_after = number(conf, "queued.min.messages") / QUEUE_PARTS;
     c->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
     if (c->rk == NULL) {
         rd_kafka_conf_destroy(conf);

@@ -1,5 +1,8 @@
-/* The Kafka client of the library, as far as it can be seen without a broker: what is refused, and what comes first. */
+/* The Kafka client of the library, as far as it can be seen without a real broker: what is refused, what comes first,
+ * and that it keeps on reading. */
 #include <criterion/criterion.h>
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,4 +97,73 @@ Test(kafka_client, does_not_wait_long_for_a_broker_that_is_away) {
     cr_assert_lt(clock_ns(&clock_real) - begin, 3 * NS_PER_S);
     port.watermarks_seen(port.self, &at, &low, &high);
     cr_assert(low == -1 && high == -1);
+}
+
+/* -- reading ----------------------------------------------------------------------------------- */
+
+enum { MESSAGES = 2000, MESSAGE_BYTES = 1000 }; /* less than the simulated broker keeps of a partition */
+
+static rd_kafka_t *producer_make(const char *brokers) {
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    cr_assert_eq(rd_kafka_conf_set(conf, "bootstrap.servers", brokers, text, sizeof text), RD_KAFKA_CONF_OK);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+    cr_assert_not_null(rk, "%s", text);
+    return rk;
+}
+
+static void publish(rd_kafka_t *rk, const char *topic) {
+    static char value[MESSAGE_BYTES];
+    rd_kafka_topic_t *t = rd_kafka_topic_new(rk, topic, NULL);
+    for (int i = 0; i < MESSAGES; i++) {
+        cr_assert_eq(rd_kafka_produce(t, 0, RD_KAFKA_MSG_F_COPY, value, sizeof value, NULL, 0, NULL), 0);
+        if (i % 50 == 49) cr_assert_eq(rd_kafka_flush(rk, 5000), RD_KAFKA_RESP_ERR_NO_ERROR); /* batches of 50 kB */
+    }
+    rd_kafka_topic_destroy(t);
+}
+
+static double seconds_to_read(struct kafka_port *port, void *handle) {
+    uint64_t began = clock_ns(&clock_real);
+    struct kafka_message m;
+    struct err err;
+    for (int read = 0; read < MESSAGES && clock_ns(&clock_real) - began < 60 * NS_PER_S;) {
+        enum kafka_fetch f = port->fetch(port->self, handle, &m, &err);
+        cr_assert_neq(f, KAFKA_FAILED, "%s", err.text);
+        if (f != KAFKA_MESSAGE) continue;
+        cr_assert_eq(m.offset, read);
+        port->done(port->self, &m);
+        read++;
+    }
+    return (double)(clock_ns(&clock_real) - began) / (double)NS_PER_S;
+}
+
+static double seconds_with(const char *name, const char *value) {
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    rd_kafka_t *owner = rd_kafka_new(RD_KAFKA_PRODUCER, conf, NULL, 0);
+    rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(owner, 1);
+    const char *brokers = rd_kafka_mock_cluster_bootstraps(cluster);
+    cr_assert_eq(rd_kafka_mock_topic_create(cluster, "bulk", 1, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
+    publish(producer_make(brokers), "bulk");
+
+    struct config *c = config_make();
+    struct kafka_port port;
+    struct err err = {0};
+    property(c, "bootstrap.servers", brokers, false);
+    property(c, "fetch.message.max.bytes", "50000", false);
+    property(c, name, value, false);
+    c->topic[0].partition_count = 1;
+    cr_assert_eq(kafka_client_open(&port, c, eventfd(0, EFD_NONBLOCK), &err), 0, "%s", err.text);
+    struct kafka_partition at = {.offset = 0};
+    void *handle;
+    cr_assert_eq(port.assign(port.self, &at, 1, &handle, &err), 0, "%s", err.text);
+    return seconds_to_read(&port, handle);
+}
+
+/* The library by itself would sleep for a second each time that the queue is full: forty times here. */
+Test(kafka_client, goes_on_reading_as_soon_as_a_queue_full_of_bytes_has_room) {
+    cr_assert_lt(seconds_with("queued.max.messages.kbytes", "50"), 8.0);
+}
+
+Test(kafka_client, goes_on_reading_as_soon_as_a_queue_full_of_messages_has_room) {
+    cr_assert_lt(seconds_with("queued.min.messages", "40"), 8.0);
 }
