@@ -105,15 +105,32 @@ $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor
 	@mkdir -p $(@D)
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
 
+# -- the benchmark: a program per file of tests/bench/ but bench.c, which they share -----------------------------------
+BENCH     ?= full
+BENCH_SRC := $(filter-out tests/bench/bench.c,$(wildcard tests/bench/*.c))
+BENCH_BIN := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench-%)
+.SECONDARY: $(BENCH_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/tests/bench/bench.o
+$(BUILD)/bench-%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/obj/tests/bench/bench.o $(COMMON)
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ -lrdkafka -lhiredis -o $@
+
+.PHONY: bench bench-soak
+bench: deps ## measure against real servers, write docs/performance.md (BENCH=quick: two minutes, writes nothing)
+	@$(MAKE) --no-print-directory all $(BENCH_BIN)
+	@tests/bench/run $(BENCH)
+
+bench-soak: deps ## MINUTES=10 at full speed: flat memory; restart times against the backlog
+	@$(MAKE) --no-print-directory all $(BENCH_BIN)
+	@tests/bench/run soak $(MINUTES)
+
 .PHONY: unit pipeline check docs
 unit: $(UNIT_BIN) ## run the unit tests
 	@tests/run-unit $(UNIT_BIN)
 
-pipeline: all ## run the tests on a real Kafka broker and real Redis servers
+pipeline: all $(BENCH_BIN) ## run the tests on a real Kafka broker and real Redis servers
 	@tests/run-pipeline
 
 check: deps ## install what is needed, build, run every test, end with a line of counts
-	@$(MAKE) --no-print-directory all $(UNIT_BIN)
+	@$(MAKE) --no-print-directory all $(UNIT_BIN) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory BUILD=build-fault VARIANT=fault all
 	@tests/run-check $(UNIT_BIN)
 
