@@ -101,6 +101,11 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     if (stats_map(&w->stats, WORKER_FD_STATS, &err) != 0) refuse("stats", &err);
     w->control = workspace_map(WORKER_FD_CONTROL, sizeof *w->control, false, NULL, &err);
     if (w->control == NULL) refuse("control page", &err);
+    if (atomic_load_explicit(&w->control->magic, memory_order_acquire) != CONTROL_MAGIC ||
+        w->control->version != CONTROL_VERSION) {
+        err_set(&err, EINVAL, "made by another build");
+        refuse("control page", &err);
+    }
     w->block_index = stats_block_index(role, w->lane);
     w->block = stats_block(&w->stats, w->block_index);
     die_with_supervisor(w);

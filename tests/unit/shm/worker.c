@@ -105,6 +105,17 @@ Test(worker, refuses_a_configuration_of_another_build) {
     cr_assert_not_null(strstr(at.log, "configuration: made by another build"), "%s", at.log);
 }
 
+Test(worker, refuses_a_control_page_of_another_build) {
+    at.control.version++;
+    cr_assert_eq(run_worker(be_ready), EXIT_DONT_RESTART);
+    cr_assert_not_null(strstr(at.log, "control page: made by another build"), "%s", at.log);
+    at.control.version = CONTROL_VERSION;
+    at.control.magic = CONTROL_MAGIC + 1;
+    cr_assert_eq(run_worker(be_ready), EXIT_DONT_RESTART);
+    at.control.magic = 0;
+    cr_assert_eq(run_worker(be_ready), EXIT_DONT_RESTART, "not written to its end");
+}
+
 /* -- processors -------------------------------------------------------------------------------- */
 
 static int affinity_is_last(struct worker *w) {
