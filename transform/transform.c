@@ -352,10 +352,9 @@ static bool still_full(struct transform *t) {
 
 enum step transform_step(void *self) {
     struct transform *t = self;
-    enum control_mode mode = worker_mode(t->port.worker);
-    if (mode == CONTROL_LEAVE) return STEP_DONE; /* what is on the rings stays there */
+    if (worker_mode(t->port.worker) == CONTROL_LEAVE) return STEP_DONE; /* what is on the rings stays there */
     if (still_full(t)) return STEP_BLOCKED;
-    state_show(t, mode == CONTROL_DRAIN ? STATE_DRAINING : STATE_RUNNING, "");
+    state_show(t, STATE_RUNNING, "");
     t->reject_number = worker_reject_number(t->port.worker);
     int records = 0;
     for (; records < TRANSFORM_BATCH; records++) {

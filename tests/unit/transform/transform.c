@@ -479,13 +479,13 @@ Test(transform, sleeps_only_when_there_is_nothing) {
 
 /* -- successors -------------------------------------------------------------------------------- */
 
-Test(transform, leaves_when_asked_and_drains_otherwise) {
+Test(transform, leaves_only_when_asked_to) {
     lane_make(SMALL, SMALL, SMALL);
     transform_start();
-    mode_now = CONTROL_DRAIN;
+    mode_now = CONTROL_HOLD;
     give_of(.value = "{\"id\":1}");
     cr_assert_eq(transform_step(&transform), STEP_BUSY);
-    cr_assert_eq(state_seen, STATE_DRAINING);
+    cr_assert_eq(state_seen, STATE_RUNNING);
     cr_assert_eq(transform_step(&transform), STEP_IDLE, "ingest may still have something");
     mode_now = CONTROL_LEAVE;
     cr_assert_eq(transform_step(&transform), STEP_DONE);
