@@ -25,10 +25,6 @@ const char *ring_grade_name(enum ring_grade grade) {
     return (unsigned)grade < sizeof names / sizeof names[0] ? names[grade] : "unknown";
 }
 
-bool ring_capacity_valid(uint64_t capacity) {
-    return power_of_two(capacity) && capacity >= RING_BYTES_MIN && capacity <= RING_BYTES_MAX;
-}
-
 /* -- construction ------------------------------------------------------------------------------ */
 
 static void close_all(struct ring_fds *fds) {

@@ -113,13 +113,10 @@ enum { RING_MEMORY_BYTES = 64 };
 /* Bytes of the producer's region before the data: its page and the aux words of both slots, in whole pages. */
 uint64_t ring_control_bytes(uint32_t aux_count);
 
-/* ring_capacity_valid: a power of two in [RING_BYTES_MIN, RING_BYTES_MAX]. ring_create also takes smaller powers of two
- * from 4096 on, for tests. */
-bool ring_capacity_valid(uint64_t capacity);
-
 /* ring_create makes the three memory files, sealed, and returns their writable descriptors (close-on-exec) in *fds.
- * Supervisor only. capacity: power of two in [4096, RING_BYTES_MAX]; aux_count in [0, RING_AUX_MAX]; name: at most 23
- * characters; incarnation: random. Returns 0, or -1 with err.code an errno (ENOMEM, EMFILE, …, EINVAL). */
+ * Supervisor only. capacity: power of two in [4096, RING_BYTES_MAX] (the configuration's are from RING_BYTES_MIN on);
+ * aux_count in [0, RING_AUX_MAX]; name: at most 23 characters; incarnation: random. Returns 0, or -1 with err.code an
+ * errno (ENOMEM, EMFILE, …, EINVAL). */
 int ring_create(struct ring_fds *fds, const char *name, uint64_t capacity, uint32_t aux_count, uint64_t incarnation,
                 struct err *err);
 

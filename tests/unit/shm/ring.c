@@ -73,15 +73,6 @@ Test(ring, create_refuses_too_many_aux_words_and_too_long_names) {
     ring_drop(&fds);
 }
 
-Test(ring, only_capacities_within_the_limits_are_valid_for_a_configuration) {
-    cr_assert(ring_capacity_valid(RING_BYTES_MIN));
-    cr_assert(ring_capacity_valid(RING_BYTES_MAX));
-    cr_assert_not(ring_capacity_valid(RING_BYTES_MIN / 2));
-    cr_assert_not(ring_capacity_valid(RING_BYTES_MAX * 2));
-    cr_assert_not(ring_capacity_valid(RING_BYTES_MIN + 4096));
-    cr_assert_not(ring_capacity_valid(0));
-}
-
 Test(ring, memory_files_are_closed_on_exec_and_cannot_be_resized) {
     struct ring_fds fds = ring_make(SMALL, 7);
     const int all[] = {fds.constants, fds.producer, fds.consumer};
