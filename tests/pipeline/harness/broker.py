@@ -1,39 +1,27 @@
 """A real Apache Kafka broker on 127.0.0.1."""
 
-import pathlib
-import signal
 import socket
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from .process import ROOT, Process, TimedOut, free_port, wait_until
+from .process import ROOT, Server, free_port, wait_until
 
 
-class Broker:
+class Broker(Server):
     def __init__(self, folder, name="kafka"):
-        self.folder = pathlib.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, name)
         self.port, self.controller_port = free_port(), free_port()
-        self.name, self.process = name, None
 
     @property
     def bootstrap(self):
         return f"127.0.0.1:{self.port}"
 
     def start(self):
-        """The data of an earlier start is still there. Returns when the broker answers."""
-        self.process = Process(self.name, [ROOT / "tests/servers/kafka", self.folder, self.port, self.controller_port],
-                               self.folder / "broker.log").start()
-        try:
-            wait_until(self._answers, 60, "the broker to answer", 0.1)
-        except TimedOut as e:
-            raise TimedOut(f"{e}\n{self.process.tail()}") from None
-        return self
+        return self.launch([ROOT / "tests/servers/kafka", self.folder, self.port, self.controller_port], "broker.log",
+                           60, 0.1)
 
-    def _answers(self):
-        if not self.process.alive():
-            raise TimedOut(f"the broker ended with {self.process.child.returncode}\n{self.process.tail()}")
+    def answers(self):
         try:
             socket.create_connection(("127.0.0.1", self.port), 0.5).close()
         except OSError:
@@ -42,18 +30,6 @@ class Broker:
             return self.admin().list_topics(timeout=2) is not None
         except KafkaException:
             return False
-
-    def stop(self):
-        self.process.terminate(30)
-
-    def kill(self):
-        self.process.kill()
-
-    def pause(self):
-        self.process.signal(signal.SIGSTOP)
-
-    def resume(self):
-        self.process.signal(signal.SIGCONT)
 
     def admin(self):
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})

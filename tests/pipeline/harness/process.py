@@ -106,3 +106,41 @@ class Process:
         except FileNotFoundError:
             text = ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+class Server:
+    """A server with a folder of its own. Subclasses say how it is started and when it answers."""
+
+    def __init__(self, folder, name):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.process = name, None
+
+    def launch(self, argv, log, timeout, interval=0.05):
+        """Returns when it answers. The data of an earlier start is still there."""
+        self.process = Process(self.name, argv, self.folder / log).start()
+        try:
+            wait_until(self._alive_and_answers, timeout, f"{self.name} to answer", interval)
+        except TimedOut as e:
+            raise TimedOut(f"{e}\n{self.process.tail()}") from None
+        return self
+
+    def _alive_and_answers(self):
+        if not self.process.alive():
+            raise TimedOut(f"{self.name} ended with {self.process.child.returncode}")
+        return self.answers()
+
+    def answers(self):
+        raise NotImplementedError
+
+    def stop(self):
+        self.process.terminate(30)
+
+    def kill(self):
+        self.process.kill()
+
+    def pause(self):
+        self.process.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.signal(signal.SIGCONT)

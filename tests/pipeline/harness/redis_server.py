@@ -1,21 +1,17 @@
 """A real redis-server, on TCP or a unix socket, with data of its own."""
 
-import pathlib
-import signal
-
 import redis
 
-from .process import Process, TimedOut, free_port, wait_until
+from .process import Server, free_port
 
 
-class RedisServer:
+class RedisServer(Server):
     def __init__(self, folder, *args, unix=False, password=None, name="redis"):
-        self.folder = pathlib.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.args, self.password, self.name = [str(a) for a in args], password, name
+        super().__init__(folder, name)
+        self.args, self.password = [str(a) for a in args], password
         self.port = 0 if unix else free_port()
         self.socket = self.folder / "redis.sock" if unix else None
-        self.process, self.db = None, 0
+        self.db = 0
 
     def url(self, password=True):
         secret = f":{self.password}@" if self.password and password else ""
@@ -28,16 +24,9 @@ class RedisServer:
             argv += ["--unixsocket", self.socket]
         if self.password:
             argv += ["--requirepass", self.password]
-        self.process = Process(self.name, argv + self.args, self.folder / "redis.log").start()
-        try:
-            wait_until(self._answers, 20, "redis-server to answer")
-        except TimedOut as e:
-            raise TimedOut(f"{e}\n{self.process.tail()}") from None
-        return self
+        return self.launch(argv + self.args, "redis.log", 20)
 
-    def _answers(self):
-        if not self.process.alive():
-            raise TimedOut(f"redis-server ended with {self.process.child.returncode}\n{self.process.tail()}")
+    def answers(self):
         try:
             with self.client() as c:
                 return c.ping()
@@ -50,15 +39,3 @@ class RedisServer:
         if self.socket:
             return redis.Redis(unix_socket_path=str(self.socket), **more)
         return redis.Redis(host="127.0.0.1", port=self.port, **more)
-
-    def stop(self):
-        self.process.terminate(20)
-
-    def kill(self):
-        self.process.kill()
-
-    def pause(self):
-        self.process.signal(signal.SIGSTOP)
-
-    def resume(self):
-        self.process.signal(signal.SIGCONT)
