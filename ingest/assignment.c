@@ -270,7 +270,7 @@ bool assignment_drained(const struct ingest *g) {
     return true;
 }
 
-static void revoke_finish(struct ingest *g) {
+static void revoke_finish(struct ingest *g, const char *how) {
     struct err err = {0};
     read_drop_held(g);
     for (uint32_t i = 0; i < g->partition_count; i++) {
@@ -284,7 +284,7 @@ static void revoke_finish(struct ingest *g) {
     if (g->kafka.unassign(g->kafka.self, &err) != 0) log_warn("ingest.unassign_failed", "%s", err.text);
     g->committing = false;
     g->membership = MEMBER_WAITING;
-    log_info("ingest.revoked", "%s", g->rebalance.lost ? "partitions lost: what is under way is skipped" : "drained");
+    log_info("ingest.revoked", "%s", how);
 }
 
 static enum step revoke_carry_out(struct ingest *g) {
@@ -298,7 +298,10 @@ static enum step revoke_carry_out(struct ingest *g) {
         }
     }
     if (due && !g->rebalance.lost) log_warn("ingest.revoke_due", "not drained in time: giving the partitions up");
-    revoke_finish(g);
+    bool drained = assignment_drained(g) && commit_settled(g);
+    revoke_finish(g, g->rebalance.lost ? "partitions lost: what is under way is skipped"
+                     : drained         ? "drained"
+                                       : "not drained: what is under way is skipped and will be read again");
     return STEP_BUSY;
 }
 

@@ -1,6 +1,9 @@
 /* Assignment: where each partition begins, when a successor takes up what its predecessor had, giving up. */
 #include "tests/unit/ingest/help.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 enum { RING = 65536 };
 
 static struct bench *bench_first(enum config_start start, int partitions) {
@@ -389,6 +392,29 @@ Test(assignment, gives_a_new_epoch_to_all_that_a_predecessor_had_and_it_has_not)
 
 /* -- giving up --------------------------------------------------------------------------------- */
 
+/* What is logged from here on goes to a file; revoked_says ends that and tells how the partitions were given up. */
+static int log_fd, stderr_fd;
+
+static void log_catch(void) {
+    log_fd = memfd_create("log", MFD_CLOEXEC);
+    stderr_fd = dup(STDERR_FILENO);
+    dup2(log_fd, STDERR_FILENO);
+    log_init("node", "ingest", -1, 0, LOG_INFO); /* takes standard error as it is now */
+}
+
+static const char *revoked_says(void) {
+    static char text[65536];
+    dup2(stderr_fd, STDERR_FILENO);
+    log_init("node", "ingest", -1, 0, LOG_ERROR);
+    ssize_t n = pread(log_fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    char *line = strstr(text, "ingest.revoked ");
+    cr_assert_not_null(line, "%s", text);
+    line += strlen("ingest.revoked ");
+    line[strcspn(line, "\n")] = 0;
+    return line;
+}
+
 Test(assignment, that_is_revoked_waits_for_what_is_under_way_then_commits_then_is_given_up) {
     struct bench *b = bench_first(START_EARLIEST, 1);
     begin(b, 1);
@@ -406,8 +432,10 @@ Test(assignment, that_is_revoked_waits_for_what_is_under_way_then_commits_then_i
     cr_assert_eq(apply_all(b), 1);
     settle(b);
     cr_assert_eq(b->kafka.unassigns, 0, "given up before the commit was acknowledged");
+    log_catch();
     sim_answer_now(&b->kafka);
     settle(b);
+    cr_assert_str_eq(revoked_says(), "drained");
     cr_assert_eq(b->kafka.unassigns, 1);
     cr_assert_eq(b->kafka.partition[0].committed, 10);
     cr_assert_eq(epoch_of(b, 0, 0), 2);
@@ -422,10 +450,12 @@ Test(assignment, that_is_revoked_is_given_up_after_a_bounded_time_all_the_same) 
     sim_take_away(&b->kafka, false);
     apply(b, 0, 4);
     int s = 0;
+    log_catch();
     for (; s < 60 && b->kafka.unassigns == 0; s++) {
         settle(b);
         pass_ms(b, 1000);
     }
+    cr_assert_str_eq(revoked_says(), "not drained: what is under way is skipped and will be read again");
     cr_assert(s > 10 && s < 30, "%d s", s);
     cr_assert_leq(b->kafka.partition[0].committed, 4);
     cr_assert_eq(epoch_of(b, 0, 0), 2, "what is under way would still be written");
@@ -460,7 +490,9 @@ Test(assignment, that_is_lost_while_its_revocation_waits_is_given_up_at_once) {
     cr_assert_eq(b->kafka.unassigns, 0);
     b->kafka.fenced = true; /* we took too long for the group */
     apply(b, 0, 4);
+    log_catch();
     settle(b);
+    cr_assert_str_eq(revoked_says(), "partitions lost: what is under way is skipped");
     cr_assert_eq(b->kafka.unassigns, 1);
     cr_assert_eq(b->kafka.commit_calls, 0);
     cr_assert_eq(epoch_of(b, 0, 0), 2);
