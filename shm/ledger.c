@@ -44,7 +44,6 @@ int ledger_ingest_create(struct err *err) {
         atomic_store_explicit(&l->slot[i].committed, -1, memory_order_relaxed);
         atomic_store_explicit(&l->slot[i].intent, -1, memory_order_relaxed);
     }
-    atomic_store_explicit(&l->lease_until_ns, UINT64_MAX, memory_order_relaxed); /* until ingest says otherwise */
     atomic_store_explicit(&l->magic, LEDGER_MAGIC, memory_order_release);
     munmap(l, sizeof *l);
     return fd;

@@ -5,7 +5,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
-#include "sink/loss.h"
+#include "sink/lost.h"
 
 enum {
     SEND_SOFT_BYTES = 256 << 10, /* unsent bytes beyond which nothing more is encoded */
@@ -24,7 +24,7 @@ int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring,
     *l = (struct line){.worker = worker, .config = config, .plan = plan, .ledger = ledger, .ring = ring};
     marks_init(&l->marks, config, plan, ledger);
     /* What a predecessor counted in the ledger and did not live to show. */
-    uint64_t lost = loss_total(ledger);
+    uint64_t lost = lost_total(ledger);
     if (worker->local.value[M_sink_write_lost] < lost) stats_set(&worker->local, M_sink_write_lost, lost);
     if (session_init(&l->session, config, worker->lane, worker->clock, stream,
                      2 * (size_t)ring_record_max(ring->capacity) + OUT_SLACK_BYTES, err) != 0)
@@ -75,7 +75,7 @@ uint32_t line_losses(const struct line *l, bool open, uint32_t *first) {
     uint32_t n = 0, slots = atomic_load_explicit(&l->plan->count, memory_order_acquire);
     for (uint32_t i = 0; i < slots && i < PARTITIONS_MAX; i++) {
         const struct ledger_sink_slot *s = &l->ledger->slot[i];
-        if (!(open ? loss_open(s) : loss_stands(s, epoch_of(l, i))) || !marks_mine(&l->marks, i, l->worker->lane))
+        if (!(open ? lost_open(s) : lost_stands(s, epoch_of(l, i))) || !marks_mine(&l->marks, i, l->worker->lane))
             continue;
         if (n++ == 0) *first = i;
     }
@@ -230,7 +230,7 @@ static void encode_batch(struct line *l) {
     for (uint32_t i = 0; i < in->count; i++) {
         const struct intake_item *item = &in->item[i];
         if (item->epoch == 0) continue;
-        bool refed = item->kind != ITEM_MARKER && loss_refeeds(&l->ledger->slot[item->slot], item->next);
+        bool refed = item->kind != ITEM_MARKER && lost_refeeds(&l->ledger->slot[item->slot], item->next);
         flight_touch(&l->flight, item->slot, (struct mark){item->next, item->epoch, false}, refed);
     }
     flight_end(&l->flight, last->number, last->end);
@@ -324,7 +324,7 @@ static void observe_latency(struct line *l, const struct batch *b) {
 /* Tells when everything that Redis had lost of a partition is there again. */
 static void recovered(struct line *l, uint32_t slot, int64_t next) {
     uint64_t n;
-    if (!loss_passed(&l->ledger->slot[slot], next, &n)) return;
+    if (!lost_passed(&l->ledger->slot[slot], next, &n)) return;
     struct log_at at = at_slot(l, slot, next);
     log_info_at("sink.recovered", &at, "what Redis had lost is there again: %llu lost writes were written again",
                 (unsigned long long)n);
@@ -337,7 +337,7 @@ static void release(struct line *l, struct batch *b) {
         const struct touch *t = flight_touch_at(&l->flight, b, i);
         uint32_t epoch = atomic_load_explicit(&l->plan->slot[t->slot].epoch, memory_order_acquire);
         if (epoch != t->mark.epoch) continue;
-        if (t->refed > 0) loss_count(&l->ledger->slot[t->slot], t->mark.next, t->refed);
+        if (t->refed > 0) lost_count(&l->ledger->slot[t->slot], t->mark.next, t->refed);
         stats_add(&l->worker->local, M_sink_write_lost, t->refed);
         twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
         recovered(l, t->slot, t->mark.next);
@@ -399,7 +399,7 @@ static void mark_lost(struct line *l, uint32_t slot, struct mark found) {
     failure_set(&f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
                 (long long)had);
     halt(l, &f);
-    if (!loss_note(&l->ledger->slot[slot], epoch_of(l, slot), marks_lost_word(found), had)) return;
+    if (!lost_note(&l->ledger->slot[slot], epoch_of(l, slot), marks_lost_word(found), had)) return;
     stats_add(&l->worker->local, M_sink_loss_found, 1);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,

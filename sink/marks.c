@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "sink/encode.h"
-#include "sink/loss.h"
+#include "sink/lost.h"
 
 static size_t append(char *out, const char *text) {
     size_t n = strlen(text);
@@ -171,7 +171,7 @@ enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct 
     uint64_t released, next;
     enum mark_verdict verdict;
     if (reply_mark(m, reply, found) != 0) return MARK_FOREIGN;
-    if (loss_stands(&m->ledger->slot[slot], epoch)) return MARK_LOST;
+    if (lost_stands(&m->ledger->slot[slot], epoch)) return MARK_LOST;
     twin_load(&m->ledger->slot[slot].released, &released, &next);
     if (released != epoch)
         verdict = judge_new(m, slot, found);
@@ -184,7 +184,7 @@ enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct 
     s->checked_epoch = epoch;
     s->seen = true;
     if (released != epoch) establish(m, slot, epoch);
-    loss_answered(&m->ledger->slot[slot]);
+    lost_answered(&m->ledger->slot[slot]);
     return verdict;
 }
 

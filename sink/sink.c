@@ -8,6 +8,7 @@
 #define BACKOFF_NS_MAX (1 * NS_PER_S)
 #define BACKOFF_CONFIG_NS_MAX (5 * NS_PER_S) /* nothing gets better by itself: no storm of refused logins */
 #define LOOK_NS (1 * NS_PER_S)               /* how often marks are read while the line is idle */
+#define FIRST_LEASE_NS (2 * NS_PER_S)        /* how long the first lease after an assignment may take */
 #define SHOW_NS (100 * NS_PER_MS)            /* how often the state is looked at while a loss is mended */
 #define LEAVE_NS (2 * NS_PER_S)              /* how long answers under way are waited for when asked to leave */
 
@@ -193,20 +194,30 @@ static void take_heart(struct sink *s) {
     show_open(s);
 }
 
-/* Whether records may be sent. When not, what is under way goes with its connection: another machine may have the
- * partitions by now, and the next greeting ends the old connection on the server. */
+/* Whether the lease has been missing long enough to be told: the first one takes a moment. */
+static bool lease_missing(struct sink *s, uint64_t now) {
+    uint64_t until = atomic_load_explicit(&s->line.plan->lease_until_ns, memory_order_acquire);
+    if (s->unleased_ns == 0) s->unleased_ns = now;
+    return until != 0 || now - s->unleased_ns >= FIRST_LEASE_NS;
+}
+
+/* Whether the line may go on. Without the lease no record is sent, and what is under way goes with its connection:
+ * another machine may have the partitions by now, and the next greeting ends the old connection on the server. */
 static bool leased(struct sink *s) {
     struct line *l = &s->line;
     bool held = line_leased(l);
-    if (held) s->unleased = false;
+    if (held) {
+        s->unleased = false;
+        s->unleased_ns = 0;
+    }
     if (held || (l->flight.records == 0 && !l->unleased)) return true;
-    if (!s->unleased) {
+    if (!s->unleased && lease_missing(s, now_ns(s))) {
+        s->unleased = true;
+        s->announced = false;
         stats_add(&s->worker->local, M_sink_lease_expire, 1);
         worker_state(s->worker, STATE_BLOCKED,
                      "the consumer group has not confirmed this instance in time: nothing is written until it does");
     }
-    s->unleased = true;
-    s->announced = false;
     return l->flight.records == 0;
 }
 
@@ -340,7 +351,7 @@ int sink_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
     uint64_t now = now_ns(s);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED) wake_at(timeout_ms, now, s->retry_at_ns);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED || s->state == SINK_HALTED || max < 1) return 0;
-    if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0 && !s->unleased)
+    if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0 && !s->line.unleased)
         wake_at(timeout_ms, now, in->since_ns + s->worker->config->redis.linger_ms * NS_PER_MS);
     short events = session->stream.events(session->stream.context, encode_unsent(&session->out) > 0);
     if (events == 0) *timeout_ms = 0;

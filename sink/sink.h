@@ -41,7 +41,8 @@ struct sink {
     bool fit;             /* a greeting came through in this process: address, user and server are right */
     bool refused;         /* an answer stopped the line and nothing was released since: a connection proves nothing */
     bool announced;       /* that the worker is running */
-    bool unleased;        /* records wait for the lease */
+    bool unleased;        /* the state shown says that records wait for the lease */
+    uint64_t unleased_ns; /* since when they wait; 0: they do not */
     bool recovering;      /* the state shown says that lost writes are written again */
     uint64_t shown_ns;    /* when it was last looked at */
     struct failure halt;  /* why the line was last halted */

@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "sink/loss.h"
+#include "sink/lost.h"
 
 static struct config config;
 static struct ledger_ingest plan;
@@ -201,10 +201,10 @@ Test(marks, word_of_a_loss_says_what_is_left) {
 /* -- after a loss ------------------------------------------------------------------------------ */
 
 Test(marks, loss_that_was_noted_stands_until_the_epoch_is_raised) {
-    loss_note(&ledger.slot[3], 7, 99, 100);
+    lost_note(&ledger.slot[3], 7, 99, 100);
     cr_assert_eq(read_as("2 5000 7 i -"), MARK_LOST, "it may have been overwritten by what was under way");
     cr_assert_eq(read_as(NULL), MARK_LOST);
-    cr_assert(loss_stands(&ledger.slot[3], 7));
+    cr_assert(lost_stands(&ledger.slot[3], 7));
 }
 
 static void next_epoch(int64_t start, uint32_t flags) {
@@ -220,7 +220,7 @@ static int64_t established(uint32_t epoch) {
 }
 
 Test(marks, rewound_epoch_has_its_mark_set_and_is_established_by_what_is_read_back) {
-    loss_note(&ledger.slot[3], 7, LEDGER_LOST_ALL, 100);
+    lost_note(&ledger.slot[3], 7, LEDGER_LOST_ALL, 100);
     next_epoch(0, LEDGER_REWOUND);
     cr_assert_eq(read_as(NULL), MARK_SET);
     cr_assert_eq(read_as("2 100 7 i -"), MARK_SET, "whatever there is");
@@ -231,13 +231,13 @@ Test(marks, rewound_epoch_has_its_mark_set_and_is_established_by_what_is_read_ba
     uint64_t epoch, what;
     twin_load(&ledger.slot[3].lost, &epoch, &what);
     cr_assert_eq(epoch, 0, "the note has done its work");
-    cr_assert(loss_open(&ledger.slot[3]), "but what was lost is not there yet");
+    cr_assert(lost_open(&ledger.slot[3]), "but what was lost is not there yet");
     marks_forget(&m);
     cr_assert_eq(read_as(NULL), MARK_LOST, "from then on it has to be there");
 }
 
 Test(marks, rewound_epoch_does_not_cover_up_a_second_loss) {
-    loss_note(&ledger.slot[3], 7, 60, 100);
+    lost_note(&ledger.slot[3], 7, 60, 100);
     next_epoch(60, LEDGER_REWOUND);
     cr_assert_eq(read_as(NULL), MARK_LOST, "emptied since");
     cr_assert_eq(read_as("2 59 7 i -"), MARK_LOST, "gone back further since");
@@ -246,11 +246,11 @@ Test(marks, rewound_epoch_does_not_cover_up_a_second_loss) {
 }
 
 Test(marks, rewound_epoch_behind_offsets_that_were_given_up_takes_what_is_there) {
-    loss_note(&ledger.slot[3], 7, 60, 100);
+    lost_note(&ledger.slot[3], 7, 60, 100);
     next_epoch(80, LEDGER_REWOUND);
     cr_assert_eq(read_as("2 60 7 i -"), MARK_SET);
     cr_assert_eq(read_as("2 59 7 i -"), MARK_LOST);
-    loss_answered(&ledger.slot[3]);
+    lost_answered(&ledger.slot[3]);
     cr_assert_eq(read_as("2 59 7 i -"), MARK_SET, "no loss was noted: ingest knows why");
     cr_assert_eq(read_as(NULL), MARK_MISSING);
     twin_store(&ledger.slot[3].released, 7, 100);
@@ -262,13 +262,13 @@ Test(marks, rewound_epoch_takes_the_place_of_another_cluster) {
     atomic_store(&plan.cluster_known, 1);
     next_epoch(60, LEDGER_REWOUND);
     cr_assert_eq(read_as("2 60 7 i there"), MARK_LOST);
-    loss_note(&ledger.slot[3], 7, LEDGER_LOST_OTHER | 60, 100);
+    lost_note(&ledger.slot[3], 7, LEDGER_LOST_OTHER | 60, 100);
     cr_assert_eq(read_as("2 60 7 i there"), MARK_SET);
     cr_assert_eq(read_as(NULL), MARK_LOST);
 }
 
 Test(marks, loss_of_an_earlier_epoch_that_no_rewind_answered_still_holds) {
-    loss_note(&ledger.slot[3], 7, 60, 100);
+    lost_note(&ledger.slot[3], 7, 60, 100);
     next_epoch(100, 0);
     cr_assert_eq(read_as("2 120 7 i -"), MARK_LOST, "overwritten by what was under way");
     cr_assert_eq(found.next, 60);

@@ -1,4 +1,4 @@
-#include "sink/loss.h"
+#include "sink/lost.h"
 
 static uint64_t counted(const struct ledger_sink_slot *s) {
     uint64_t next, n;
@@ -6,15 +6,15 @@ static uint64_t counted(const struct ledger_sink_slot *s) {
     return n;
 }
 
-bool loss_stands(const struct ledger_sink_slot *s, uint32_t epoch) {
+bool lost_stands(const struct ledger_sink_slot *s, uint32_t epoch) {
     uint64_t noted, what;
     twin_load(&s->lost, &noted, &what);
     return noted != 0 && noted == epoch;
 }
 
 /* The note itself comes last: a successor of a sink that dies before it comes to the same verdict. */
-bool loss_note(struct ledger_sink_slot *s, uint32_t epoch, uint64_t what, int64_t had) {
-    if (loss_stands(s, epoch)) return false;
+bool lost_note(struct ledger_sink_slot *s, uint32_t epoch, uint64_t what, int64_t had) {
+    if (lost_stands(s, epoch)) return false;
     uint64_t before = atomic_load_explicit(&s->lost_next, memory_order_relaxed), n = counted(s);
     if (before == 0) atomic_store_explicit(&s->lost_before, n, memory_order_relaxed);
     if ((uint64_t)had > before) atomic_store_explicit(&s->lost_next, (uint64_t)had, memory_order_release);
@@ -23,24 +23,24 @@ bool loss_note(struct ledger_sink_slot *s, uint32_t epoch, uint64_t what, int64_
     return true;
 }
 
-void loss_answered(struct ledger_sink_slot *s) {
+void lost_answered(struct ledger_sink_slot *s) {
     uint64_t epoch, what;
     twin_load(&s->lost, &epoch, &what);
     if (epoch != 0) twin_store(&s->lost, 0, 0);
 }
 
-bool loss_refeeds(const struct ledger_sink_slot *s, int64_t next) {
+bool lost_refeeds(const struct ledger_sink_slot *s, int64_t next) {
     uint64_t from, n;
     if ((uint64_t)next > atomic_load_explicit(&s->lost_next, memory_order_relaxed)) return false;
     twin_load(&s->refed, &from, &n);
     return (uint64_t)next > from;
 }
 
-void loss_count(struct ledger_sink_slot *s, int64_t next, uint64_t n) {
+void lost_count(struct ledger_sink_slot *s, int64_t next, uint64_t n) {
     twin_store(&s->refed, (uint64_t)next, counted(s) + n);
 }
 
-bool loss_passed(struct ledger_sink_slot *s, int64_t next, uint64_t *n) {
+bool lost_passed(struct ledger_sink_slot *s, int64_t next, uint64_t *n) {
     uint64_t end = atomic_load_explicit(&s->lost_next, memory_order_relaxed);
     if (end == 0 || (uint64_t)next < end) return false;
     *n = counted(s) - atomic_load_explicit(&s->lost_before, memory_order_relaxed);
@@ -48,7 +48,7 @@ bool loss_passed(struct ledger_sink_slot *s, int64_t next, uint64_t *n) {
     return true;
 }
 
-uint64_t loss_total(const struct ledger_sink *ledger) {
+uint64_t lost_total(const struct ledger_sink *ledger) {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < PARTITIONS_MAX; i++) sum += counted(&ledger->slot[i]);
     return sum;
