@@ -159,7 +159,7 @@ static void reject_log(const struct transform *t, const struct record *head, enu
     char id[37];
     record_id_format(head->id, id);
     struct log_at at = {t->config->topic[head->topic].name, head->partition, head->offset};
-    log_warn_at("record.rejected", &at, "rejected as %s, id %s", record_reason_name(reason), id);
+    log_warn_at("transform.record_rejected", &at, "rejected as %s, id %s", record_reason_name(reason), id);
 }
 
 /* The original with its parts as they are. */

@@ -224,7 +224,7 @@ def test_full_rejects_folder_blocks_instead_of_losing(space):
     assert 100 < kept < 1000 and len(m.rejects()) == kept
     committed = space.broker.committed(m.group, [t.name], 1).get((t.name, 0), 0)
     assert committed <= kept
-    assert m.log_text().count("record.rejected") < 30, "a line that repeats is held back"
+    assert m.log_text().count("transform.record_rejected") < 30, "a line that repeats is held back"
     # With more room it goes on, and nothing is missing or there twice.
     assert m.drain(timeout=60) == 75
     m.write_config(rejects={"max_bytes": "100MiB"})

@@ -44,7 +44,7 @@ def test_installed_tree_is_what_the_documentation_says(installed):
     assert {f"usr/local/libexec/millrace/{p}" for p in PROGRAMS} | {
         "usr/local/bin/millrace", "usr/local/lib/systemd/system/millrace@.service",
         "usr/local/lib/sysusers.d/millrace.conf", "usr/local/lib/tmpfiles.d/millrace.conf",
-        "usr/local/share/doc/millrace/LICENSE", "usr/local/share/doc/millrace/docs/redis.md",
+        "usr/local/share/doc/millrace/LICENSE", "usr/local/share/doc/millrace/docs/operations.md",
         "usr/local/share/doc/millrace/deploy/examples/production.yaml"} <= set(files)
     for name, path in files.items():
         mode = stat.S_IMODE(path.stat().st_mode)
