@@ -252,6 +252,7 @@ static enum step assign_carry_out(struct ingest *g) {
     g->confirmed = false;
     g->first_assignment = false;
     g->trouble[0] = 0;
+    if (asked.count > 0) g->kafka_error[0] = 0;
     g->membership = MEMBER_READING;
     log_info("ingest.assigned", "%u partition%s", asked.count, asked.count == 1 ? "" : "s");
     return STEP_BUSY;
@@ -338,6 +339,8 @@ static enum step event_take(struct ingest *g, const struct kafka_event *e) {
         if (e->text[0] == 0) break;
         stats_add(g->stats, M_ingest_kafka_error, 1);
         log_warn("ingest.kafka_trouble", "%s", e->text);
+        snprintf(g->kafka_error, sizeof g->kafka_error, "%s", e->text);
+        g->kafka_denied = e->denied;
         break;
     case KAFKA_FATAL: return worker_fail(g->worker, "ingest.kafka_fatal", "%s", e->text);
     }

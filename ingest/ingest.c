@@ -37,25 +37,28 @@ static void rings_account(struct ingest *g) {
     stats_add(g->stats, M_worker_ring_wakeup, wakeups);
 }
 
+/* Whether there are partitions that this process or a predecessor holds: what was read of them is to be committed. */
+static bool holds_any(const struct ingest *g) {
+    for (uint32_t i = 0; i < g->partition_count; i++)
+        if ((atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0) return true;
+    return false;
+}
+
 /* What an operator should see. Only a state that somebody has to mend is called blocked; a full ring is not. */
 static void state_show(struct ingest *g, enum control_mode mode) {
+    bool waiting = g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING;
     if (g->trouble[0] != 0)
         worker_state(g->worker, STATE_BLOCKED, "%s", g->trouble);
     else if (g->rejects_blocked)
         worker_state(g->worker, STATE_BLOCKED, "%s", g->rejects_full ? "rejects full" : "rejects cannot be stored");
     else if (mode != CONTROL_RUN)
         worker_state(g->worker, STATE_DRAINING, "%s", "");
-    else if (g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING)
+    else if (g->kafka_error[0] != 0 && (waiting || !holds_any(g)))
+        worker_state(g->worker, g->kafka_denied ? STATE_BLOCKED : STATE_CONNECTING, "%s", g->kafka_error);
+    else if (waiting)
         worker_state(g->worker, STATE_CONNECTING, "%s", "waiting for partitions");
     else
         worker_state(g->worker, STATE_RUNNING, "%s", "");
-}
-
-/* Whether there are partitions that this process or a predecessor holds: what was read of them is to be committed. */
-static bool holds_any(const struct ingest *g) {
-    for (uint32_t i = 0; i < g->partition_count; i++)
-        if ((atomic_load_explicit(&g->ledger->slot[i].flags, memory_order_relaxed) & LEDGER_ASSIGNED) != 0) return true;
-    return false;
 }
 
 /* Asked to leave: what is released is committed once more, for a bounded time. */

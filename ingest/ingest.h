@@ -71,6 +71,8 @@ struct ingest {
     bool rejects_blocked; /* the store did not take the last one */
     bool rejects_full;    /* because max_bytes is reached */
     uint64_t rejects_retry_ns;
+    char kafka_error[STATS_TEXT_BYTES]; /* what Kafka said last while there are no partitions; "" nothing */
+    bool kafka_denied;                  /* … and only a person can mend it */
     char trouble[STATS_TEXT_BYTES]; /* why it is BLOCKED: an offset that Kafka no longer has; "" none */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */

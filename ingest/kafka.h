@@ -31,6 +31,7 @@ enum kafka_event_type {
 struct kafka_event {
     enum kafka_event_type type;
     bool lost, ok;
+    bool denied;   /* of KAFKA_TROUBLE: only a person can mend it (credentials, certificates, permissions) */
     bool expelled; /* of KAFKA_COMMITTED: the group says that this is no member of it */
     uint64_t tag;  /* of KAFKA_COMMITTED: what commit() was given */
     uint32_t count;

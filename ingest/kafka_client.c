@@ -1,6 +1,9 @@
 #include "ingest/kafka.h"
+#include "ingest/kafka_error.h"
 
 #include <librdkafka/rdkafka.h>
+#include <openssl/x509_vfy.h> /* numbers only: the library is librdkafka's */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -51,6 +54,8 @@ struct client {
     bool assign_fixed;                   /* a fixed list waits to be announced */
     uint64_t refill_bytes, refill_after; /* bytes or messages taken of a partition, after which a fetch is worth it */
     int doorbell;
+    bool scram;              /* the mechanism is one of SCRAM */
+    _Atomic int certificate; /* why a broker's certificate was refused last; by librdkafka's threads */
 };
 
 static const uint64_t ring_once = 1;
@@ -93,12 +98,25 @@ static uint64_t number(const rd_kafka_conf_t *conf, const char *name) {
     return strtoull(text, NULL, 10);
 }
 
+/* Failures of brokers come as errors, too, and better explained. */
 static void log_from_library(const rd_kafka_t *rk, int level, const char *facility, const char *text) {
     (void)rk;
-    if (level <= 4)
+    bool told = strcmp(facility, "FAIL") == 0 || strcmp(facility, "SSLCERTVRFY") == 0;
+    if (level <= 4 && !told)
         log_warn("ingest.kafka_library", "%s: %s", facility, text);
     else
         log_debug("ingest.kafka_library", "%s: %s", facility, text);
+}
+
+/* Notes why a certificate is not accepted, and changes nothing: the verdict is OpenSSL's. */
+static int certificate_noted(rd_kafka_t *rk, const char *broker, int32_t id, int *verdict, int depth, const char *bytes,
+                             size_t len, char *text, size_t text_size, void *opaque) {
+    struct client *c = opaque;
+    (void)rk, (void)broker, (void)id, (void)depth, (void)bytes, (void)len;
+    if (*verdict == X509_V_OK) return 1;
+    atomic_store_explicit(&c->certificate, *verdict, memory_order_relaxed);
+    snprintf(text, text_size, "OpenSSL's verdict %d", *verdict);
+    return 0;
 }
 
 /* -- small translations ------------------------------------------------------------------------ */
@@ -170,9 +188,14 @@ static void commit_event(struct client *c, rd_kafka_event_t *ev, struct kafka_ev
 }
 
 static void error_event(struct client *c, rd_kafka_event_t *ev, struct kafka_event *out) {
+    const struct kafka_error error = {.code = rd_kafka_event_error(ev),
+                                      .said = rd_kafka_event_error_string(ev),
+                                      .certificate = atomic_load_explicit(&c->certificate, memory_order_relaxed),
+                                      .scram = c->scram,
+                                      .version = rd_kafka_version()};
     out->type = KAFKA_TROUBLE;
     out->count = 0;
-    snprintf(out->text, sizeof out->text, "%s", rd_kafka_event_error_string(ev));
+    out->denied = kafka_error_explain(&error, out->text, sizeof out->text);
     if (rd_kafka_event_error(ev) != RD_KAFKA_RESP_ERR__FATAL) return;
     char text[200];
     rd_kafka_resp_err_t e = rd_kafka_fatal_error(c->rk, text, sizeof text);
@@ -422,6 +445,11 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     c->assign_fixed = config->topic[0].partition_count > 0;
     rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_ERROR);
     rd_kafka_conf_set_log_cb(conf, log_from_library);
+    rd_kafka_conf_set_opaque(conf, c);
+    rd_kafka_conf_set_ssl_cert_verify_cb(conf, certificate_noted);
+    for (uint32_t i = 0; i < config->kafka.property_count; i++)
+        if (strcmp(config->kafka.property[i].name, "sasl.mechanisms") == 0)
+            c->scram = strncmp(config->kafka.property[i].value, "SCRAM-", 6) == 0;
     if (set_all(conf, config, err) != 0) {
         rd_kafka_conf_destroy(conf);
         free(c);

@@ -18,8 +18,11 @@ class Broker(Server):
         return f"127.0.0.1:{self.port}"
 
     def start(self):
-        return self.launch([ROOT / "tests/servers/kafka", self.folder, self.port, self.controller_port], "broker.log",
-                           60, 0.1)
+        return self.launch([ROOT / "tests/servers/kafka", self.folder, self.port, self.controller_port,
+                            *self.format_arguments()], "broker.log", 60, 0.1)
+
+    def format_arguments(self):
+        return []
 
     def answers(self):
         try:

@@ -157,7 +157,7 @@ static inline struct kafka_event *sim_event(struct sim *s, enum kafka_event_type
     cr_assert_lt(s->event_count, SIM_EVENTS_MAX);
     struct kafka_event *e = &s->event[(s->event_first + s->event_count++) % SIM_EVENTS_MAX];
     e->type = type;
-    e->lost = false;
+    e->lost = e->denied = false;
     e->ok = true;
     e->count = 0;
     snprintf(e->text, sizeof e->text, "%s", type == KAFKA_TROUBLE || type == KAFKA_FATAL ? "trouble" : "");
@@ -194,6 +194,7 @@ static inline bool sim_poll(void *self, struct kafka_event *out) {
     out->type = e->type;
     out->lost = e->lost;
     out->ok = e->ok;
+    out->denied = e->denied;
     out->expelled = e->expelled;
     out->tag = e->tag;
     out->count = e->count;

@@ -252,3 +252,64 @@ Test(ingest, sleeps_over_rejects_that_it_cannot_keep) {
     ingest_disarm(b->g);
     bench_drop(b);
 }
+
+/* -- what it shows ----------------------------------------------------------------------------- */
+
+static void kafka_says(struct bench *b, const char *text, bool denied) {
+    struct kafka_event *e = sim_event(&b->kafka, KAFKA_TROUBLE);
+    snprintf(e->text, sizeof e->text, "%s", text);
+    e->denied = denied;
+    settle(b);
+}
+
+static void expect_shown(struct bench *b, enum worker_state state, const char *reason) {
+    char text[STATS_TEXT_BYTES];
+    stats_text_get(&b->worker.block->reason, text);
+    cr_assert_eq(atomic_load(&b->worker.block->state), state, "%s", text);
+    cr_assert_str_eq(text, reason);
+}
+
+Test(ingest, that_waits_shows_what_kafka_said_last) {
+    struct bench *b = bench_make(1, RING);
+    ingest_starts(b);
+    settle(b);
+    expect_shown(b, STATE_CONNECTING, "waiting for partitions");
+    kafka_says(b, "k:9092: Connection refused", false);
+    expect_shown(b, STATE_CONNECTING, "k:9092: Connection refused");
+    kafka_says(b, "k:9092: Authentication failed", true);
+    expect_shown(b, STATE_BLOCKED, "k:9092: Authentication failed");
+    kafka_says(b, "", false);
+    expect_shown(b, STATE_BLOCKED, "k:9092: Authentication failed");
+    bench_drop(b);
+}
+
+Test(ingest, that_is_given_partitions_forgets_what_kafka_said_before) {
+    struct bench *b = bench_reading(1, RING, 1, 10);
+    settle(b);
+    kafka_says(b, "k:9092/2: certificate", true);
+    expect_shown(b, STATE_RUNNING, "");
+    sim_take_away(&b->kafka, false);
+    apply_all(b);
+    settle(b);
+    expect_shown(b, STATE_BLOCKED, "k:9092/2: certificate");
+    sim_give(&b->kafka, 1);
+    settle(b);
+    expect_shown(b, STATE_RUNNING, "");
+    sim_take_away(&b->kafka, false);
+    settle(b);
+    expect_shown(b, STATE_CONNECTING, "waiting for partitions");
+    bench_drop(b);
+}
+
+/* Without the permission for a topic the group gives nothing, and that is not a member at rest. */
+Test(ingest, that_was_given_nothing_shows_what_kafka_said) {
+    struct bench *b = bench_reading(1, RING, 1, 10);
+    settle(b);
+    apply_all(b);
+    sim_take_away(&b->kafka, false);
+    kafka_says(b, "Topic authorization failed", true);
+    sim_give(&b->kafka, 0);
+    settle(b);
+    expect_shown(b, STATE_BLOCKED, "Topic authorization failed");
+    bench_drop(b);
+}
