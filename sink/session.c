@@ -56,7 +56,9 @@ int session_write(struct session *s, struct failure *f) {
     }
     encode_sent(&s->out, (size_t)n);
     s->count.bytes_sent += (uint64_t)n;
-    s->progress_ns = clock_ns(s->clock);
+    /* A socket takes much for a server that has stopped: only going on with what was cut short is a sign of life. */
+    if (s->cut_short) s->progress_ns = clock_ns(s->clock);
+    s->cut_short = encode_unsent(&s->out) > 0;
     return 1;
 }
 
@@ -390,6 +392,7 @@ int session_connect(struct session *s, struct failure *f) {
     s->resp.context = s;
     s->step = 0;
     s->asked = false;
+    s->cut_short = false;
     s->peer_gone = false;
     s->id = 0;
     s->kill_count = s->kill_at = 0;

@@ -36,7 +36,8 @@ struct session {
     char name[SESSION_NAME_BYTES]; /* millrace:GROUP:INSTANCE:LANE */
     uint8_t *chunk;                /* what one read takes */
     uint64_t started_ns;           /* this attempt */
-    uint64_t progress_ns;          /* bytes last went in or out, or waiting began */
+    uint64_t progress_ns;          /* an answer last went on, or a write that was cut short, or waiting began */
+    bool cut_short;                /* the last write was: the line, or Redis, is slower than we are */
     uint32_t step;                 /* of the greeting */
     bool asked;                    /* the step's command is sent and not answered */
     uint64_t id, id_before;        /* CLIENT ID of this connection and of the last one that was open; 0 unknown */
@@ -79,7 +80,8 @@ void session_drop(struct session *s);
 /* session_waiting_begins: an answer is awaited from now on, after nothing was. */
 static inline void session_waiting_begins(struct session *s) { s->progress_ns = clock_ns(s->clock); }
 
-/* session_overdue: whether an awaited answer has made no progress for redis.response_timeout. */
+/* session_overdue: whether an awaited answer has made no progress for redis.response_timeout. Sending further commands
+ * is none; the rest of one that did not fit into the socket is. */
 bool session_overdue(const struct session *s, uint64_t now_ns);
 
 #endif

@@ -324,3 +324,49 @@ Test(outage, redis_that_wakes_up_in_time_is_no_outage) {
     expect_mixed(310);
     cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1);
 }
+
+/* The socket takes all that is sent to a stopped server for a long time: that is no sign of life. */
+Test(outage, redis_that_stops_under_steady_load_is_noticed_after_the_response_timeout) {
+    enum { PACE_MS = 20, MOST = 200 };
+    rig.config.redis.in_flight = 2000;
+    rig.config.redis.response_timeout_ms = 300;
+    rig_ring(&rig, 1 << 20);
+    mixed(0, 10);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    kill(redis.pid, SIGSTOP);
+    int n = 10;
+    for (; n < MOST && rig_state(&rig) == STATE_RUNNING; n++) {
+        mixed(n, 1);
+        rig_for(&rig, PACE_MS);
+    }
+    cr_assert_lt(n, 10 + 4 * 300 / PACE_MS, "after %d records", n - 10);
+    rig.config.redis.response_timeout_ms = 5000;
+    kill(redis.pid, SIGCONT);
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    expect_mixed(n);
+}
+
+static struct stream_port fast;
+static uint64_t written_ns;
+
+/* A slow line: 2 KiB at a time, twenty times a second. */
+static ssize_t slow_write(void *context, const void *bytes, size_t len, struct err *err) {
+    uint64_t now = clock_ns(&clock_real);
+    if (len > 2048 && now - written_ns < 50 * NS_PER_MS) return 0;
+    written_ns = now;
+    return fast.write(context, bytes, len < 2048 ? len : 2048, err);
+}
+
+Test(outage, a_large_record_on_a_slow_line_is_no_silence) {
+    static char value[100000];
+    memset(value, 'v', sizeof value - 1);
+    rig.config.redis.response_timeout_ms = 1000; /* the record takes two and a half seconds */
+    RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
+    fast = rig.sink.line.session.stream;
+    rig.sink.line.session.stream.write = slow_write;
+    rig_add(&rig, 0, "large", value);
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 10000, rig_done(&rig));
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connect_fail), 0);
+}
