@@ -56,6 +56,8 @@ const char *tune_summary(const struct tune *t, char *out, size_t size) {
     for (uint32_t i = 0; i < t->count && at < size; i++)
         if (t->finding[i].status == TUNE_WARNING)
             at += (size_t)snprintf(out + at, size - at, "%s%s", listed++ > 0 ? ", " : "", t->finding[i].check);
+    if (tune_count(t, TUNE_UNKNOWN) > 0 && at < size)
+        snprintf(out + at, size - at, "; %u unknown", tune_count(t, TUNE_UNKNOWN));
     return out;
 }
 

@@ -37,7 +37,7 @@ void tune_check(struct tune *t, const char *root, const struct config *config);
 /* tune_count returns how many findings have this status. */
 uint32_t tune_count(const struct tune *t, enum tune_status status);
 
-/* tune_summary writes one line, such as "2 of 9 checks warn: swap, governor". Returns out. */
+/* tune_summary writes one line, such as "2 of 9 checks warn: swap, thp; 1 unknown". Returns out. */
 const char *tune_summary(const struct tune *t, char *out, size_t size);
 
 #endif

@@ -139,6 +139,9 @@ Test(tune, the_summary_names_what_warns_and_stays_in_its_room) {
     put("/proc/sys/vm/swappiness", "60\n");
     tune_check(&t, root, &config);
     cr_assert_str_eq(tune_summary(&t, text, sizeof text), "2 of 12 checks warn: thp, swap");
+    put("/proc/self/limits", NULL);
+    tune_check(&t, root, &config);
+    cr_assert_str_eq(tune_summary(&t, text, sizeof text), "2 of 12 checks warn: thp, swap; 2 unknown");
     cr_assert_str_eq(tune_summary(&t, text, 26), "2 of 12 checks warn: thp,");
     cr_assert_str_eq(tune_summary(&t, text, 5), "2 of");
 }
