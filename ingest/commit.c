@@ -33,11 +33,12 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     struct err err;
     for (uint32_t lane = 0; lane < g->config->lanes; lane++) {
         struct ring_consumer *c = &g->lane[lane].rejects;
-        while (ring_peek(c, &item, &err) == RING_OK) {
-            CHECK(record_open(item.body, item.len, &r) == 0 && r.head.slot < PARTITIONS_MAX);
+        enum ring_state s;
+        while ((s = ring_peek(c, &item, &err)) == RING_OK && keep_open(g, lane, &item, &r)) {
             if (r.head.epoch != g->partition[r.head.slot].epoch) continue;
             if (r.head.offset < cap[r.head.slot]) cap[r.head.slot] = r.head.offset;
         }
+        if (s == RING_BROKEN) keep_broken(g, lane, err.text);
         ring_rewind(c);
     }
 }
@@ -89,6 +90,7 @@ static uint32_t collect(struct ingest *g) {
         cap[i] = INT64_MAX;
     }
     hold_back(g, cap);
+    if (g->broken) return 0; /* nobody knows what else it held */
     for (uint32_t i = 0; i < g->partition_count; i++) {
         const struct partition *p = &g->partition[i];
         int64_t offset = next[i] < cap[i] ? next[i] : cap[i];

@@ -85,6 +85,7 @@ enum step ingest_step(void *self) {
     enum step step = assignment_step(g);
     if (step == STEP_FAILED) return step;
     bool busy = keep_step(g);
+    if (g->broken) return STEP_BROKEN;
     if (mode == CONTROL_RUN && g->membership == MEMBER_READING) busy |= read_step(g, &blocked);
     uint64_t now = clock_ns(g->clock);
     commit_step(g, false);

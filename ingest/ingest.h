@@ -70,6 +70,7 @@ struct ingest {
 
     bool rejects_blocked; /* the store did not take the last one */
     bool rejects_full;    /* because max_bytes is reached */
+    bool broken;          /* a rejects ring fails its checks: nothing more is committed, the process leaves */
     uint64_t rejects_retry_ns;
     char kafka_error[STATS_TEXT_BYTES]; /* what Kafka said last while there are no partitions; "" nothing */
     bool kafka_denied;                  /* … and only a person can mend it */
@@ -118,8 +119,12 @@ void lease_begin(struct ingest *g);                         /* an assignment is 
 void lease_extend(struct ingest *g, uint64_t confirmed_ns); /* a commit sent at that boot time was taken */
 void lease_end(struct ingest *g, const char *why);          /* the group has left us out, or took everything */
 
-/* keep.c: from the rejects rings to the store. True when something moved. */
+/* keep.c: from the rejects rings to the store. True when something moved. May find a ring broken. */
 bool keep_step(struct ingest *g);
+/* Notes that a lane's rejects ring, or what is in it, fails its checks; worker_broken has told why. */
+void keep_broken(struct ingest *g, uint32_t lane, const char *why);
+/* The original's head in *r: false when it is none, and the ring is broken. */
+bool keep_open(struct ingest *g, uint32_t lane, const struct ring_item *item, struct record_view *r);
 /* The store did not take something: wait before the next attempt, and say so. err NULL: it is full. */
 void keep_block(struct ingest *g, const struct err *err);
 

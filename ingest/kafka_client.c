@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "ingest/subscription.h"
 #include "shm/record.h"
 
 /* Of each assigned partition, as many kilobytes are fetched ahead as `queued.max.messages.kbytes` says: with the rings
@@ -54,6 +56,9 @@ struct client {
     bool assign_fixed;                   /* a fixed list waits to be announced */
     uint64_t refill_bytes, refill_after; /* bytes or messages taken of a partition, after which a fetch is worth it */
     int doorbell;
+    enum { SUBSCRIBED, REJOIN_WANTED, REJOIN_LEAVING } rejoin;
+    uint64_t rejoin_due_ns;
+    bool noted; /* the group knows the topics, and that is on the disk */
     bool scram;              /* the mechanism is one of SCRAM */
     _Atomic int certificate; /* why a broker's certificate was refused last; by librdkafka's threads */
 };
@@ -203,10 +208,56 @@ static void error_event(struct client *c, rd_kafka_event_t *ev, struct kafka_eve
     snprintf(out->text, sizeof out->text, "%s: %s", rd_kafka_err2name(e), text);
 }
 
+/* -- other topics than before (ingest/subscription.h) ------------------------------------------ */
+
+enum { REJOIN_MS = 1000 };
+
+static int subscribe(struct client *c, struct err *err) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)c->config->topic_count);
+    for (uint32_t i = 0; i < c->config->topic_count; i++)
+        rd_kafka_topic_partition_list_add(l, c->config->topic[i].name, RD_KAFKA_PARTITION_UA);
+    rd_kafka_resp_err_t e = rd_kafka_subscribe(c->rk, l);
+    rd_kafka_topic_partition_list_destroy(l);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "subscribe", e);
+}
+
+/* Joining again waits until the library has taken the leave up; it tells that by a revocation, but not of no partitions
+ * at all. */
+static void rejoin_finish(struct client *c) {
+    struct err err = {0};
+    c->rejoin = SUBSCRIBED;
+    if (subscribe(c, &err) != 0) log_error("ingest.rejoin_failed", "%s", err.text);
+}
+
+/* True when the event concerns only the way to an assignment that knows of all topics. */
+static bool rejoin_takes(struct client *c, const struct kafka_event *e) {
+    if (c->rejoin == REJOIN_WANTED && e->type == KAFKA_ASSIGN) {
+        log_info("ingest.rejoining", "other topics than before: leaving the group once, so that it is divided anew");
+        rd_kafka_topic_partition_list_t *none = rd_kafka_topic_partition_list_new(0);
+        rd_kafka_assign(c->rk, none); /* the library waits for an answer, which NULL would not be */
+        rd_kafka_topic_partition_list_destroy(none);
+        rd_kafka_unsubscribe(c->rk);
+        c->rejoin = REJOIN_LEAVING;
+        c->rejoin_due_ns = clock_ns(&clock_real) + REJOIN_MS * NS_PER_MS;
+        return true;
+    }
+    if (c->rejoin == REJOIN_LEAVING && e->type == KAFKA_REVOKE) {
+        rd_kafka_assign(c->rk, NULL);
+        rejoin_finish(c);
+        return true;
+    }
+    struct err err = {0};
+    if (e->type != KAFKA_ASSIGN || c->noted) return false;
+    c->noted = true;
+    if (subscription_note(c->config, &err) != 0) log_warn("ingest.subscription_unwritten", "%s", err.text);
+    return false;
+}
+
 static bool client_poll(void *self, struct kafka_event *out) {
     struct client *c = self;
     out->count = 0;
     out->text[0] = 0;
+    if (c->rejoin == REJOIN_LEAVING && clock_ns(&clock_real) >= c->rejoin_due_ns) rejoin_finish(c);
     if (c->assign_fixed) {
         c->assign_fixed = false;
         out->type = KAFKA_ASSIGN;
@@ -227,6 +278,7 @@ static bool client_poll(void *self, struct kafka_event *out) {
     default: known = false; /* statistics and the like */
     }
     rd_kafka_event_destroy(ev);
+    if (known && rejoin_takes(c, out)) known = false;
     if (!known) *out = (struct kafka_event){.type = KAFKA_TROUBLE};
     return true;
 }
@@ -426,15 +478,6 @@ static int client_commit(void *self, const struct kafka_partition *list, uint32_
 
 /* -- opening ----------------------------------------------------------------------------------- */
 
-static int subscribe(struct client *c, struct err *err) {
-    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)c->config->topic_count);
-    for (uint32_t i = 0; i < c->config->topic_count; i++)
-        rd_kafka_topic_partition_list_add(l, c->config->topic[i].name, RD_KAFKA_PARTITION_UA);
-    rd_kafka_resp_err_t e = rd_kafka_subscribe(c->rk, l);
-    rd_kafka_topic_partition_list_destroy(l);
-    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "subscribe", e);
-}
-
 int kafka_client_open(struct kafka_port *port, const struct config *config, int doorbell, struct err *err) {
     char text[256];
     struct client *c = calloc(1, sizeof *c);
@@ -443,6 +486,7 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     c->config = config;
     c->doorbell = doorbell;
     c->assign_fixed = config->topic[0].partition_count > 0;
+    if (!c->assign_fixed && subscription_changed(config)) c->rejoin = REJOIN_WANTED;
     rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_ERROR);
     rd_kafka_conf_set_log_cb(conf, log_from_library);
     rd_kafka_conf_set_opaque(conf, c);

@@ -12,10 +12,23 @@ void keep_block(struct ingest *g, const struct err *err) {
     log_warn("ingest.reject_store_failed", "%s; trying again", err->text);
 }
 
+void keep_broken(struct ingest *g, uint32_t lane, const char *why) {
+    g->broken = true;
+    worker_broken(g->worker, "ingest.ring_broken", "rejects ring of lane %u: %s", lane, why);
+}
+
+bool keep_open(struct ingest *g, uint32_t lane, const struct ring_item *item, struct record_view *r) {
+    if (record_open(item->body, item->len, r) == 0 && r->head.topic < g->config->topic_count &&
+        r->head.slot < PARTITIONS_MAX)
+        return true;
+    keep_broken(g, lane, "what is in it is not a record");
+    return false;
+}
+
 /* One reject from the ring into the store; not durable yet. */
 static bool keep(struct ingest *g, uint32_t lane, const struct ring_item *item, struct err *err) {
     struct record_view r;
-    CHECK(record_open(item->body, item->len, &r) == 0 && r.head.topic < g->config->topic_count);
+    if (!keep_open(g, lane, item, &r)) return false;
     const char *topic = g->config->topic[r.head.topic].name;
     enum rejects_result result = rejects_store_append(&g->store, lane, item->number, &r, topic, err);
     if (result == REJECTS_STORED) stats_add(g->stats, M_ingest_reject_stored, 1);
@@ -32,8 +45,8 @@ static bool keep_lane(struct ingest *g, uint32_t lane) {
     uint64_t end = c->head, number = c->number_released;
     for (int n = 0; n < KEEP_BURST; n++) {
         enum ring_state s = ring_peek(c, &item, &err);
-        CHECK(s != RING_BROKEN);
-        if (s == RING_EMPTY || !keep(g, lane, &item, &err)) break;
+        if (s == RING_BROKEN) keep_broken(g, lane, err.text);
+        if (s != RING_OK || !keep(g, lane, &item, &err)) break;
         end = item.end;
         number = item.number;
     }
@@ -58,6 +71,6 @@ bool keep_step(struct ingest *g) {
         g->rejects_blocked = false; /* until the next attempt says otherwise */
     }
     bool busy = false;
-    for (uint32_t i = 0; i < g->config->lanes && !g->rejects_blocked; i++) busy |= keep_lane(g, i);
+    for (uint32_t i = 0; i < g->config->lanes && !g->rejects_blocked && !g->broken; i++) busy |= keep_lane(g, i);
     return busy;
 }

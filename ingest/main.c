@@ -8,14 +8,18 @@ _Noreturn static void refuse(struct worker *w, const char *what, const struct er
     _Exit(EXIT_DONT_RESTART);
 }
 
+static void ring_check(struct worker *w, const char *which, enum ring_grade grade, const struct err *err) {
+    if (grade == RING_ATTACHED) return;
+    worker_fail(w, "ingest.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
+    _Exit(ring_grade_exit(grade));
+}
+
 static void lane_attach(struct ingest *g, struct worker *w, uint32_t i, struct err *err) {
     int first = WORKER_FD_LANES + (int)i * INGEST_LANE_FDS;
     struct ring_fds out = worker_ring_fds(first), rejects = worker_ring_fds(first + 3);
     int doorbell = first + 7; /* transform's: at the other end of both rings */
-    if (ring_producer_attach(&g->lane[i].out, &out, doorbell, err) != RING_ATTACHED)
-        refuse(w, "ring to transform", err);
-    if (ring_consumer_attach(&g->lane[i].rejects, &rejects, doorbell, err) != RING_ATTACHED)
-        refuse(w, "rejects ring", err);
+    ring_check(w, "ring to transform", ring_producer_attach(&g->lane[i].out, &out, doorbell, err), err);
+    ring_check(w, "rejects ring", ring_consumer_attach(&g->lane[i].rejects, &rejects, doorbell, err), err);
     g->lane[i].sink = ledger_sink_map(first + 6, false, err);
     if (g->lane[i].sink == NULL) refuse(w, "the sink's ledger", err);
 }

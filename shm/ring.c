@@ -25,6 +25,8 @@ const char *ring_grade_name(enum ring_grade grade) {
     return (unsigned)grade < sizeof names / sizeof names[0] ? names[grade] : "unknown";
 }
 
+int ring_grade_exit(enum ring_grade grade) { return grade == RING_TOO_SHORT ? EXIT_DONT_RESTART : EXIT_RING_BROKEN; }
+
 /* -- construction ------------------------------------------------------------------------------ */
 
 static void close_all(struct ring_fds *fds) {

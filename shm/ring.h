@@ -16,8 +16,8 @@
  * whose position equals the tail: the batch is either wholly there, with its aux words, or was never published. The
  * consumer's page has the same two slots, so a successor knows the number of the first record it will see.
  *
- * Nothing is repaired here: what fails a check is RING_CORRUPT (RING_BROKEN while reading): the worker asks not to be
- * restarted, the instance stops, and its next start makes all rings anew.
+ * Nothing is repaired here: what fails a check is RING_CORRUPT (RING_BROKEN while reading): the worker leaves with
+ * EXIT_RING_BROKEN, and the supervisor makes all rings anew.
  *
  * Ordering. P1: store of tail (seq_cst) -> A1: load of tail (acquire) in ring_peek. P2: store of head (seq_cst) ->
  * A2: load of head (acquire) in ring_has_room. P3/A3: the waiting words, seq_cst on both sides against P1/P2, so that
@@ -104,6 +104,10 @@ struct ring_fds {
 
 enum ring_grade { RING_ATTACHED, RING_NOT_READY, RING_WRONG_VERSION, RING_TOO_SHORT, RING_CORRUPT };
 const char *ring_grade_name(enum ring_grade grade);
+
+/* ring_grade_exit returns the exit status of a worker that could not attach: EXIT_RING_BROKEN when what is in the ring
+ * is at fault (its maker is the worker's own supervisor, of the same build), else EXIT_DONT_RESTART. */
+int ring_grade_exit(enum ring_grade grade);
 
 /* Name of a region's memory file: the ring's name, its incarnation, and constants, producer or consumer. What
  * /proc/PID/fd shows as "/memfd:millring/ingest[0]/0123456789abcdef/producer (deleted)". */
@@ -231,7 +235,7 @@ void ring_consumer_detach(struct ring_consumer *c);
 
 /* ring_peek fills *item with the next record and moves the private cursor past it. Consumer only. The header is loaded
  * once and checked (length against tail and limit, type, number = the expected one) before use.
- * RING_OK, RING_EMPTY, or RING_BROKEN with err filled: stop, leave with EXIT_DONT_RESTART, touch nothing. */
+ * RING_OK, RING_EMPTY, or RING_BROKEN with err filled: stop, leave with EXIT_RING_BROKEN, touch nothing. */
 enum ring_state ring_peek(struct ring_consumer *c, struct ring_item *item, struct err *err);
 
 /* ring_release gives back everything before `end` (an item's end, ascending) whose last record has `number`; one store

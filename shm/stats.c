@@ -104,7 +104,24 @@ static int map_fd(struct stats *s, int fd, size_t bytes, int protection, struct 
     return 0;
 }
 
-int stats_create(struct stats *s, const struct config *config, int *fd, struct err *err) {
+/* Role and lane give the number of a block, in every segment of this build. */
+static void adopt(struct stats *s, const struct stats *old) {
+    uint32_t both =
+        s->header->block_count < old->header->block_count ? s->header->block_count : old->header->block_count;
+    s->header->started_wall_ms = old->header->started_wall_ms;
+    for (uint32_t i = 0; i < both; i++) {
+        struct stats_block *b = stats_block(s, i), *from = stats_block(old, i);
+        struct stats_local local;
+        stats_local_init(&local, from);
+        local.block = b;
+        local.histogram_changed = (1U << HISTOGRAM_COUNT) - 1;
+        stats_flush(&local);
+        atomic_store_explicit(&b->starts, atomic_load_explicit(&from->starts, memory_order_relaxed),
+                              memory_order_relaxed);
+    }
+}
+
+static int create(struct stats *s, const struct stats *old, const struct config *config, int *fd, struct err *err) {
     char path[PATH_BYTES], draft[PATH_BYTES];
     if (path_of(path, config->run_dir, config->name, "", err) != 0 ||
         path_of(draft, config->run_dir, config->name, ".new", err) != 0)
@@ -118,6 +135,7 @@ int stats_create(struct stats *s, const struct config *config, int *fd, struct e
     } else if (map_fd(s, *fd, layout.total_bytes, PROT_READ | PROT_WRITE, err) == 0) {
         memcpy(s->header, &layout, sizeof layout);
         contents_fill(s, config);
+        if (old != NULL) adopt(s, old);
         atomic_store_explicit(&s->header->magic, STATS_MAGIC, memory_order_release); /* last, as everywhere */
         if (rename(draft, path) == 0) return 0;
         err_set(err, EX_CANTCREAT, "%s: %s", path, strerror(errno));
@@ -126,6 +144,16 @@ int stats_create(struct stats *s, const struct config *config, int *fd, struct e
     if (*fd >= 0) close(*fd);
     *fd = -1;
     return -1;
+}
+
+int stats_create(struct stats *s, const struct config *config, int *fd, struct err *err) {
+    return create(s, NULL, config, fd, err);
+}
+
+int stats_replace(struct stats *s, const struct stats *old, const struct config *config, int *fd, struct err *err) {
+    if (create(s, old, config, fd, err) != 0) return -1;
+    atomic_store_explicit(&old->header->superseded, 1, memory_order_release);
+    return 0;
 }
 
 /* The parts that a header points to must lie within the file. */

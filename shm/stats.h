@@ -128,7 +128,8 @@ struct stats_header { /* ABI */
     _Atomic uint32_t partition_count;
     uint32_t topic_at, topic_stride;                               /* names, char[TOPIC_BYTES] */
     uint32_t value_offset, histogram_offset, histogram_sum_offset; /* in a block */
-    uint32_t reserved[5];
+    _Atomic uint32_t superseded; /* 1: another segment has taken this one's place under its name: open it again */
+    uint32_t reserved[4];
     int64_t started_wall_ms;
 };
 
@@ -154,6 +155,11 @@ static inline struct stats_partition *stats_partition(const struct stats *s, uin
 /* stats_create makes run_dir/NAME.stats anew (mode 0640) and maps it. Supervisor only. On success *fd is its
  * descriptor (close-on-exec). Returns 0, or -1 with err. */
 int stats_create(struct stats *s, const struct config *config, int *fd, struct err *err);
+
+/* stats_replace is stats_create for an instance that goes on with other lanes or topics: what the blocks of old have
+ * counted goes on in those of the same role and lane, and a reader finds either the old segment under the name or the
+ * new one. old is marked as superseded and stays mapped. On failure old is as it was. */
+int stats_replace(struct stats *s, const struct stats *old, const struct config *config, int *fd, struct err *err);
 
 /* stats_map maps the segment of an inherited descriptor, writable. Workers. Checks version and layout hash. */
 int stats_map(struct stats *s, int fd, struct err *err);

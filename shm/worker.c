@@ -158,16 +158,28 @@ void worker_state(struct worker *w, enum worker_state state, const char *format,
     attention_ring(w);
 }
 
-enum step worker_fail(struct worker *w, const char *event, const char *format, ...) {
+static void failed(struct worker *w, const char *event, const char *format, va_list args) {
     char text[STATS_TEXT_BYTES];
-    va_list args;
-    va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     log_error(event, "%s", text);
     stats_text_set(&w->block->reason, text);
     atomic_store_explicit(&w->block->state, STATE_FAILED, memory_order_release);
+}
+
+enum step worker_fail(struct worker *w, const char *event, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    failed(w, event, format, args);
+    va_end(args);
     return STEP_FAILED;
+}
+
+enum step worker_broken(struct worker *w, const char *event, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    failed(w, event, format, args);
+    va_end(args);
+    return STEP_BROKEN;
 }
 
 enum control_mode worker_mode(const struct worker *w) {

@@ -24,12 +24,11 @@ enum control_mode {
     CONTROL_RUN,
     CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed */
     CONTROL_LEAVE, /* leave now, within a bounded time */
-    CONTROL_HOLD,  /* ingest: read nothing more, stay a member, commit what is released; others: as RUN */
 };
 struct control { /* ABI */
     _Atomic uint64_t magic;
     uint32_t version;
-    uint32_t reserved;
+    uint32_t lives;                         /* how often everything was made anew since the instance started */
     _Atomic uint32_t mode[WORKERS_MAX + 1]; /* enum control_mode, by stats block index */
     uint32_t gap;
     _Atomic uint64_t reject_number[WORKERS_MAX + 1]; /* by stats block index: number on the worker's input ring to be
@@ -116,6 +115,10 @@ void worker_state(struct worker *w, enum worker_state state, const char *format,
 
 /* worker_fail logs, publishes STATE_FAILED with the text, and returns STEP_FAILED. */
 enum step worker_fail(struct worker *w, const char *event, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* worker_broken is worker_fail for a ring that fails its checks: returns STEP_BROKEN. */
+enum step worker_broken(struct worker *w, const char *event, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 enum control_mode worker_mode(const struct worker *w);

@@ -15,22 +15,23 @@ static struct ring_consumer ring;
 static struct stream redis;
 static struct sink sink;
 
-static _Noreturn void refuse(const char *what, const struct err *err) {
+static _Noreturn void refuse(const char *what, const struct err *err, int status) {
     worker_fail(&worker, "sink.cannot_attach", "%s: %s", what, err->text);
-    exit(EXIT_DONT_RESTART);
+    exit(status);
 }
 
 int main(int argc, char **argv) {
     struct err err = {0};
     worker_init(&worker, ROLE_SINK, argc, argv);
     struct ring_fds fds = worker_ring_fds(FD_RING);
-    if (ring_consumer_attach(&ring, &fds, FD_TRANSFORM_DOORBELL, &err) != RING_ATTACHED) refuse("ring", &err);
+    enum ring_grade grade = ring_consumer_attach(&ring, &fds, FD_TRANSFORM_DOORBELL, &err);
+    if (grade != RING_ATTACHED) refuse("ring", &err, ring_grade_exit(grade));
     const struct ledger_ingest *plan = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
-    if (plan == NULL) refuse("ledger of ingest", &err);
+    if (plan == NULL) refuse("ledger of ingest", &err, EXIT_DONT_RESTART);
     struct ledger_sink *ledger = ledger_sink_map(FD_LEDGER, true, &err);
-    if (ledger == NULL) refuse("ledger", &err);
+    if (ledger == NULL) refuse("ledger", &err, EXIT_DONT_RESTART);
     struct stream_port stream = stream_open(&redis, worker.config);
-    if (sink_init(&sink, &worker, &ring, plan, ledger, &stream, &err) != 0) refuse("memory", &err);
+    if (sink_init(&sink, &worker, &ring, plan, ledger, &stream, &err) != 0) refuse("memory", &err, EXIT_DONT_RESTART);
     worker_ready(&worker);
     const struct worker_body body = {
         .self = &sink, .step = sink_step, .arm = sink_arm, .disarm = sink_disarm, .wants = sink_wants};

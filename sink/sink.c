@@ -14,7 +14,8 @@
 
 int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
               struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
-    *s = (struct sink){.worker = worker, .state = SINK_DOWN, .proven = ring->number_released > 0};
+    bool lived = worker->control->lives > 0; /* a reload: it has worked before, and somebody can mend the file again */
+    *s = (struct sink){.worker = worker, .state = SINK_DOWN, .proven = lived || ring->number_released > 0};
     for (uint32_t i = 0; i < PARTITIONS_MAX && !s->proven; i++) {
         uint64_t epoch, next;
         twin_load(&ledger->slot[i].released, &epoch, &next);
@@ -262,7 +263,7 @@ static enum step step_open(struct sink *s) {
     int out = line_send(l, s->failures > 0 ? config->redis.batch : config->redis.in_flight, &f);
     if (out < 0) return stand_still(s, &f);
     take_heart(s);
-    if (l->intake.stop == INTAKE_BROKEN) return worker_fail(s->worker, "sink.ring_broken", "%s", l->intake.err.text);
+    if (l->intake.stop == INTAKE_BROKEN) return worker_broken(s->worker, "sink.ring_broken", "%s", l->intake.err.text);
     if (in > 0 || out > 0) return STEP_BUSY;
     if (l->intake.stop == INTAKE_POISON && l->flight.records == 0 && l->intake.count == 0) return poisoned(s);
     uint64_t now = now_ns(s);

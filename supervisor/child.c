@@ -26,7 +26,7 @@ const char *child_state_name(enum child_state state) {
 }
 
 const char *child_event_name(enum child_event event) {
-    static const char *const names[] = {"start", "ready", "left", "died", "refused", "hung", "stop", "due"};
+    static const char *const names[] = {"start", "ready", "left", "died", "refused", "broken", "hung", "stop", "due"};
     static_assert(sizeof names / sizeof names[0] == CHILD_EVENT_COUNT, "a name per event");
     return names[event];
 }
@@ -34,6 +34,7 @@ const char *child_event_name(enum child_event event) {
 void child_init(struct child *c, const struct plumbing *p, enum role role, uint32_t lane) {
     *c = (struct child){.role = role, .lane = lane, .pidfd = -1, .block_index = stats_block_index(role, lane)};
     c->block = stats_block(&p->stats, c->block_index);
+    c->starts = atomic_load_explicit(&c->block->starts, memory_order_relaxed);
 }
 
 static int lane_of(const struct child *c) { return c->role == ROLE_INGEST ? -1 : (int)c->lane; }
@@ -112,11 +113,6 @@ static bool poison_count(struct child *c, const struct child_context *x) {
 
 /* -- actions: each returns the next state ------------------------------------------------------ */
 
-static enum child_state do_nothing(struct child *c, const struct child_context *x) {
-    (void)x;
-    return c->state;
-}
-
 static enum child_state do_spawn(struct child *c, const struct child_context *x) {
     struct err err = {0};
     uint64_t now = clock_ns(x->clock);
@@ -187,6 +183,16 @@ static enum child_state do_refused(struct child *c, const struct child_context *
     return fail(c);
 }
 
+static enum child_state do_broken(struct child *c, const struct child_context *x) {
+    (void)x;
+    stats_text_get(&c->block->reason, c->failure);
+    if (c->failure[0] == 0) snprintf(c->failure, sizeof c->failure, "a ring fails its checks");
+    c->broken = true;
+    c->due_ns = 0;
+    state_publish(c, STATE_DOWN, c->failure);
+    return CHILD_FAILED;
+}
+
 /* How many deaths without progress lie within the window, this one included. */
 static uint32_t tally(struct child *c, uint64_t now, uint32_t window_ms) {
     c->death_ns[c->death_count++ % DEATHS_MAX] = now;
@@ -233,18 +239,35 @@ static enum child_state do_left(struct child *c, const struct child_context *x) 
 typedef enum child_state (*action)(struct child *, const struct child_context *);
 
 static const action table[][CHILD_EVENT_COUNT] = {
-    /*                 start      ready       left        died        refused     hung        stop        due */
-    [CHILD_DOWN] = {do_spawn, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing},
-    [CHILD_STARTING] = {do_nothing, do_up, do_left, do_died, do_refused, do_kill, do_leave, do_kill},
-    [CHILD_UP] = {do_nothing, do_nothing, do_left, do_died, do_refused, do_kill, do_leave, do_nothing},
-    [CHILD_STOPPING] = {do_nothing, do_nothing, do_gone, do_gone, do_gone, do_kill, do_nothing, do_kill},
-    [CHILD_BACKOFF] = {do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_gone, do_spawn},
-    [CHILD_FAILED] = {do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing, do_nothing},
+    [CHILD_DOWN] = {[EVENT_START] = do_spawn},
+    [CHILD_STARTING] = {[EVENT_READY] = do_up,
+                        [EVENT_LEFT] = do_left,
+                        [EVENT_DIED] = do_died,
+                        [EVENT_REFUSED] = do_refused,
+                        [EVENT_BROKEN] = do_broken,
+                        [EVENT_HUNG] = do_kill,
+                        [EVENT_STOP] = do_leave,
+                        [EVENT_DUE] = do_kill},
+    [CHILD_UP] = {[EVENT_LEFT] = do_left,
+                  [EVENT_DIED] = do_died,
+                  [EVENT_REFUSED] = do_refused,
+                  [EVENT_BROKEN] = do_broken,
+                  [EVENT_HUNG] = do_kill,
+                  [EVENT_STOP] = do_leave},
+    [CHILD_STOPPING] = {[EVENT_LEFT] = do_gone,
+                        [EVENT_DIED] = do_gone,
+                        [EVENT_REFUSED] = do_gone,
+                        [EVENT_BROKEN] = do_gone,
+                        [EVENT_HUNG] = do_kill,
+                        [EVENT_DUE] = do_kill},
+    [CHILD_BACKOFF] = {[EVENT_STOP] = do_gone, [EVENT_DUE] = do_spawn},
+    [CHILD_FAILED] = {NULL},
 };
 static_assert(sizeof table / sizeof table[0] == CHILD_STATE_COUNT, "a row per state");
 
 void child_handle(struct child *c, enum child_event event, const struct child_context *x) {
-    enum child_state next = table[c->state][event](c, x);
+    action act = table[c->state][event];
+    enum child_state next = act != NULL ? act(c, x) : c->state;
     if (next != c->state)
         log_debug("supervisor.child", "%s[%d]: %s on %s -> %s", role_name(c->role), lane_of(c),
                   child_state_name(c->state), child_event_name(event), child_state_name(next));
@@ -288,6 +311,7 @@ void child_reap(struct child *c, const struct child_context *x) {
     enum child_event event = EVENT_DIED;
     if (exited && c->exit_code == EXIT_ASKED) event = EVENT_LEFT;
     if (exited && c->exit_code == EXIT_DONT_RESTART) event = EVENT_REFUSED;
+    if (exited && c->exit_code == EXIT_RING_BROKEN) event = EVENT_BROKEN;
     bool asked = event == EVENT_LEFT && (c->draining || c->state == CHILD_STOPPING);
     stats_add(x->local, asked ? M_supervisor_child_exit : M_supervisor_child_died, 1);
     child_handle(c, event, x);

@@ -1,13 +1,14 @@
 /* Child: one worker process as the supervisor sees it: a state × event table, and nothing clever.
  *
- *              start       ready   left        died        refused     hung    stop        due
- *   DOWN       spawn       -       -           -           -           -       -           -
- *   STARTING   -           up      left        died        refused     kill    leave       kill
- *   UP         -           -       left        died        refused     kill    leave       -
- *   STOPPING   -           -       gone        gone        gone        kill    -           kill
- *   BACKOFF    -           -       -           -           -           -       gone        spawn
- *   FAILED     -           -       -           -           -           -       -           -
+ *              start       ready   left        died        refused     broken      hung    stop        due
+ *   DOWN       spawn       -       -           -           -           -           -       -           -
+ *   STARTING   -           up      left        died        refused     broken      kill    leave       kill
+ *   UP         -           -       left        died        refused     broken      kill    leave       -
+ *   STOPPING   -           -       gone        gone        gone        gone        kill    -           kill
+ *   BACKOFF    -           -       -           -           -           -           -       gone        spawn
+ *   FAILED     -           -       -           -           -           -           -       -           -
  *
+ * `broken` is a worker whose ring fails its checks: it stays down until the supervisor has made the rings anew.
  * `left` is `gone` for a worker that was asked to drain, else `died`. The first restart is at once; while the worker
  * dies again without having moved a record, the delay doubles, with jitter, up to restart.backoff_max. restart.limit
  * such deaths within restart.window end in FAILED. Deaths on one and the same record are counted apart (poison). */
@@ -36,6 +37,7 @@ enum child_event {
     EVENT_LEFT,    /* exited 0 */
     EVENT_DIED,    /* exited otherwise or was killed */
     EVENT_REFUSED, /* exited EXIT_DONT_RESTART */
+    EVENT_BROKEN,  /* exited EXIT_RING_BROKEN */
     EVENT_HUNG,    /* no heartbeat for heartbeat_timeout */
     EVENT_STOP,    /* no longer wanted */
     EVENT_DUE,     /* its deadline has passed */
@@ -75,6 +77,7 @@ struct child {
     struct child_poison poison;
     char failure[STATS_TEXT_BYTES]; /* why it is FAILED */
     bool refused;                   /* FAILED because it asked not to be restarted */
+    bool broken;                    /* FAILED because of a ring that fails its checks */
 };
 
 struct child_context {
@@ -84,6 +87,7 @@ struct child_context {
     struct stats_local *local;  /* the supervisor's counters */
 };
 
+/* child_init makes a child that was not started yet; what the plumbing's block says of earlier starts goes on. */
 void child_init(struct child *c, const struct plumbing *p, enum role role, uint32_t lane);
 
 /* child_handle runs the table for one event. */

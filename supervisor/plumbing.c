@@ -83,21 +83,42 @@ static int control_make(struct plumbing *p, struct err *err) {
     p->control = workspace_map(fd, sizeof *p->control, true, NULL, err);
     if (p->control == NULL) return -1;
     p->control->version = CONTROL_VERSION;
+    p->control->lives = p->lives;
     atomic_store_explicit(&p->control->magic, CONTROL_MAGIC, memory_order_release);
     p->control_ro = workspace_reopen_readonly(fd, err);
     close(fd); /* the supervisor writes through its mapping */
     return p->control_ro < 0 ? -1 : 0;
 }
 
-int plumbing_create(struct plumbing *p, const struct config *config, struct err *err) {
-    memset(p, 0, sizeof *p);
+static void ring_unset(struct plumbing_ring *r) { r->rw = r->ro = (struct ring_fds){-1, -1, -1}; }
+
+/* Nothing is open yet; the statistics are left alone. */
+static void unset(struct plumbing *p, const struct config *config) {
     p->config = config;
-    if (stats_create(&p->stats, config, &p->stats_fd, err) != 0) return -1;
+    p->control = NULL;
+    p->ledger = NULL;
+    p->lanes = config->lanes;
+    p->control_ro = p->ledger_rw = p->ledger_ro = p->attention = -1;
+    for (int role = 0; role < ROLE_COUNT; role++) p->config_fd[role] = -1;
+    for (uint32_t i = 0; i <= WORKERS_MAX; i++) p->doorbell[i] = -1;
+    for (uint32_t i = 0; i < LANES_MAX; i++) {
+        struct plumbing_lane *l = &p->lane[i];
+        ring_unset(&l->to_transform);
+        ring_unset(&l->to_sink);
+        ring_unset(&l->rejects);
+        l->sink_ledger_rw = l->sink_ledger_ro = -1;
+    }
+}
+
+/* All but the statistics, which are made last: once they are seen under their name, everything else is there. */
+static int make(struct plumbing *p, const struct config *config, struct err *err) {
+    unset(p, config);
     if (control_make(p, err) != 0) return -1;
     for (int role = ROLE_INGEST; role < ROLE_COUNT; role++)
         if ((p->config_fd[role] = config_copy(config, (enum role)role, err)) < 0) return -1;
     if ((p->ledger_rw = ledger_ingest_create(err)) < 0) return -1;
     if ((p->ledger_ro = workspace_reopen_readonly(p->ledger_rw, err)) < 0) return -1;
+    if ((p->ledger = ledger_ingest_map(p->ledger_ro, false, err)) == NULL) return -1;
     p->attention = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     for (uint32_t i = 1; i < 2 + 2 * config->lanes; i++) {
         p->doorbell[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -121,6 +142,60 @@ uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge) {
         }
     }
     return total;
+}
+
+int plumbing_create(struct plumbing *p, const struct config *config, struct err *err) {
+    memset(p, 0, sizeof *p);
+    p->stats_fd = -1;
+    return make(p, config, err) != 0 ? -1 : stats_create(&p->stats, config, &p->stats_fd, err);
+}
+
+/* -- making anew ------------------------------------------------------------------------------- */
+
+static void close_one(int fd) {
+    if (fd >= 0) close(fd);
+}
+
+static void ring_close(const struct plumbing_ring *r) {
+    const int fds[] = {r->rw.constants, r->rw.producer, r->rw.consumer,
+                       r->ro.constants, r->ro.producer, r->ro.consumer};
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) close_one(fds[i]);
+}
+
+/* The rings' memory goes with the last descriptor: no worker is attached. */
+static void unmake(struct plumbing *p) {
+    if (p->control != NULL) munmap(p->control, sizeof *p->control);
+    if (p->ledger != NULL) munmap((void *)(uintptr_t)p->ledger, sizeof *p->ledger);
+    close_one(p->control_ro);
+    close_one(p->ledger_rw);
+    close_one(p->ledger_ro);
+    close_one(p->attention);
+    for (int role = 0; role < ROLE_COUNT; role++) close_one(p->config_fd[role]);
+    for (uint32_t i = 0; i <= WORKERS_MAX; i++) close_one(p->doorbell[i]);
+    for (uint32_t i = 0; i < p->lanes; i++) {
+        ring_close(&p->lane[i].to_transform);
+        ring_close(&p->lane[i].to_sink);
+        ring_close(&p->lane[i].rejects);
+        close_one(p->lane[i].sink_ledger_rw);
+        close_one(p->lane[i].sink_ledger_ro);
+    }
+}
+
+int plumbing_remake(struct plumbing *p, const struct config *config, struct err *err) {
+    struct stats stats;
+    int stats_fd;
+    unmake(p);
+    p->lives++;
+    if (make(p, config, err) == 0 && stats_replace(&stats, &p->stats, config, &stats_fd, err) == 0) {
+        stats_close(&p->stats);
+        close_one(p->stats_fd);
+        p->stats = stats;
+        p->stats_fd = stats_fd;
+        return 0;
+    }
+    unmake(p);
+    unset(p, config);
+    return -1;
 }
 
 /* -- inheritance: the same order as the numbers in shm/worker.h -------------------------------- */

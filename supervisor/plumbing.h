@@ -1,5 +1,4 @@
-/* Plumbing: all memory and descriptors of one instance, made once by the supervisor, and the list each worker inherits.
- */
+/* Plumbing: all memory and descriptors of one instance, made by the supervisor, and the list each worker inherits. */
 #ifndef MILLRACE_SUPERVISOR_PLUMBING_H
 #define MILLRACE_SUPERVISOR_PLUMBING_H
 
@@ -23,6 +22,9 @@ struct plumbing {
     const struct config *config;
     struct stats stats;
     struct control *control;
+    const struct ledger_ingest *ledger; /* read-only */
+    uint32_t lanes;                     /* that there are descriptors of */
+    uint32_t lives;                     /* how often it was made anew */
     int stats_fd, control_ro, ledger_rw, ledger_ro, attention;
     int config_fd[ROLE_COUNT];
     int doorbell[WORKERS_MAX + 1]; /* by stats block index; [0] unused */
@@ -32,6 +34,12 @@ struct plumbing {
 /* plumbing_create makes everything for config (which must outlive it). Returns 0, or -1 with err. Nothing is undone on
  * failure: the caller exits. */
 int plumbing_create(struct plumbing *p, const struct config *config, struct err *err);
+
+/* plumbing_remake gives back everything and makes it anew for config, which may have other lanes and topics but not
+ * another name: empty rings of a new incarnation, an empty ledger, a control page at rest; the counters go on. No
+ * worker is attached any more. Returns 0, or -1 with err: then only the statistics are left, and it may be called again
+ * with another configuration. */
+int plumbing_remake(struct plumbing *p, const struct config *config, struct err *err);
 
 /* plumbing_ring_bytes returns the memory of all rings, and in *huge how much of it is in huge pages. */
 uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge);

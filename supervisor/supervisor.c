@@ -15,9 +15,12 @@
 #include "base/log.h"
 #include "base/tune.h"
 #include "shm/stats_render.h"
+#include "supervisor/phase.h"
+#include "supervisor/reload.h"
+#include "supervisor/requests.h"
 
-enum { TICK_MS = 50, FORGIVE_MS = 1000, LEAVE_MS = 15000, EVENTS_MAX = 16 };
-enum { TAG_SIGNAL = 1000, TAG_TIMER, TAG_ATTENTION }; /* epoll tags; below: index of a child */
+enum { TICK_MS = 50, FORGIVE_MS = 1000, EVENTS_MAX = 16 };
+enum { TAG_SIGNAL = 1000, TAG_TIMER, TAG_ATTENTION, TAG_CONTROL }; /* epoll tags; below: index of a child */
 
 /* -- start ------------------------------------------------------------------------------------- */
 
@@ -59,6 +62,32 @@ static int loop_make(struct supervisor *s, struct err *err) {
     struct itimerspec tick = {{0, TICK_MS * 1000000L}, {0, TICK_MS * 1000000L}};
     if (s->timer_fd >= 0) timerfd_settime(s->timer_fd, 0, &tick, NULL);
     if (watch(s, s->signal_fd, TAG_SIGNAL, err) != 0 || watch(s, s->timer_fd, TAG_TIMER, err) != 0) return -1;
+    return watch(s, s->control_socket.ready_fd, TAG_CONTROL, err);
+}
+
+static void rings_report(struct supervisor *s) {
+    uint64_t huge, bytes = plumbing_ring_bytes(&s->plumbing, &huge);
+    stats_set(&s->local, M_supervisor_ring_memory, bytes);
+    stats_set(&s->local, M_supervisor_ring_memory_huge, huge);
+    log_info("supervisor.ring_memory", "%llu KiB of rings, %llu KiB of it in huge pages%s",
+             (unsigned long long)bytes / 1024, (unsigned long long)huge / 1024,
+             s->config.memory.prefault ? "; allocated" : "");
+}
+
+int supervisor_populate(struct supervisor *s, struct err *err) {
+    struct stats_block *block = stats_block(&s->plumbing.stats, 0);
+    stats_local_init(&s->local, block);
+    atomic_store_explicit(&block->pid, (uint32_t)getpid(), memory_order_relaxed);
+    atomic_store_explicit(&block->state, STATE_STARTING, memory_order_relaxed);
+    rings_report(s);
+    s->context = (struct child_context){&s->plumbing, &clock_real, s->program_folder, &s->local};
+    s->child_count = 0;
+    child_init(&s->child[s->child_count++], &s->plumbing, ROLE_INGEST, 0);
+    for (uint32_t lane = 0; lane < s->config.lanes; lane++) {
+        child_init(&s->child[s->child_count++], &s->plumbing, ROLE_TRANSFORM, lane);
+        child_init(&s->child[s->child_count++], &s->plumbing, ROLE_SINK, lane);
+    }
+    for (uint32_t i = 0; i < WORKERS_MAX; i++) s->watched[i] = -1;
     return watch(s, s->plumbing.attention, TAG_ATTENTION, err);
 }
 
@@ -69,15 +98,6 @@ static void host_report(const struct config *c) {
     tune_check(&t, "", c);
     log_info("supervisor.tuning", "%s%s", tune_summary(&t, text, sizeof text),
              tune_count(&t, TUNE_WARNING) > 0 ? " (`millrace tune check` tells more)" : "");
-}
-
-static void rings_report(struct supervisor *s) {
-    uint64_t huge, bytes = plumbing_ring_bytes(&s->plumbing, &huge);
-    stats_set(&s->local, M_supervisor_ring_memory, bytes);
-    stats_set(&s->local, M_supervisor_ring_memory_huge, huge);
-    log_info("supervisor.ring_memory", "%llu KiB of rings, %llu KiB of it in huge pages%s",
-             (unsigned long long)bytes / 1024, (unsigned long long)huge / 1024,
-             s->config.memory.prefault ? "; allocated" : "");
 }
 
 int supervisor_init(struct supervisor *s, const char *program_folder, struct err *err) {
@@ -91,100 +111,10 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
         return -1;
     }
     snprintf(s->program_folder, sizeof s->program_folder, "%s", program_folder);
-    struct stats_block *block = stats_block(&s->plumbing.stats, 0);
-    stats_local_init(&s->local, block);
-    atomic_store_explicit(&block->pid, (uint32_t)getpid(), memory_order_relaxed);
-    atomic_store_explicit(&block->state, STATE_STARTING, memory_order_relaxed);
-    rings_report(s);
-    s->context = (struct child_context){&s->plumbing, &clock_real, s->program_folder, &s->local};
-    child_init(&s->child[s->child_count++], &s->plumbing, ROLE_INGEST, 0);
-    for (uint32_t lane = 0; lane < c->lanes; lane++) {
-        child_init(&s->child[s->child_count++], &s->plumbing, ROLE_TRANSFORM, lane);
-        child_init(&s->child[s->child_count++], &s->plumbing, ROLE_SINK, lane);
-    }
-    return loop_make(s, err);
-}
-
-/* -- phases ------------------------------------------------------------------------------------ */
-
-static void phase_enter(struct supervisor *s, enum phase phase, enum worker_state shown, uint32_t due_ms) {
-    s->phase = phase;
-    s->phase_due_ns = due_ms == 0 ? 0 : clock_ns(&clock_real) + due_ms * NS_PER_MS;
-    atomic_store_explicit(&stats_block(&s->plumbing.stats, 0)->state, shown, memory_order_release);
-    s->status.looked_ns = 0; /* told on the next tick */
-}
-
-static void stop_roles(struct supervisor *s, bool ingest) {
-    for (uint32_t i = 0; i < s->child_count; i++)
-        if ((s->child[i].role == ROLE_INGEST) == ingest) child_handle(&s->child[i], EVENT_STOP, &s->context);
-}
-
-static void drain(struct supervisor *s) {
-    if (s->phase >= PHASE_DRAINING) return;
-    log_info("supervisor.draining", "ingest stops reading; waiting up to %u ms until all it has read is applied",
-             s->config.drain_timeout_ms);
-    notify_stopping(&s->notify, s->config.drain_timeout_ms + LEAVE_MS);
-    child_drain(&s->child[0], &s->context);
-    phase_enter(s, PHASE_DRAINING, STATE_DRAINING, s->config.drain_timeout_ms);
-}
-
-/* Ingest leaves first: it commits what is released, which the others may still advance. */
-static void leave(struct supervisor *s, int status) {
-    if (s->phase >= PHASE_LEAVING) return;
-    if (s->exit_status == 0) s->exit_status = status;
-    notify_stopping(&s->notify, LEAVE_MS);
-    stop_roles(s, true);
-    phase_enter(s, PHASE_LEAVING, s->exit_status == EX_OK ? STATE_DRAINING : STATE_FAILED, 0);
-}
-
-static const struct child *failed_child(const struct supervisor *s) {
-    for (uint32_t i = 0; i < s->child_count; i++)
-        if (s->child[i].state == CHILD_FAILED) return &s->child[i];
-    return NULL;
-}
-
-static bool all_in(const struct supervisor *s, enum child_state state) {
-    for (uint32_t i = 0; i < s->child_count; i++)
-        if (s->child[i].state != state && s->child[i].state != CHILD_FAILED) return false;
-    return true;
-}
-
-static bool ingest_gone(const struct supervisor *s) {
-    return s->child[0].state == CHILD_DOWN || s->child[0].state == CHILD_FAILED;
-}
-
-static void failure_look(struct supervisor *s) {
-    const struct child *c = failed_child(s);
-    if (c == NULL || s->phase >= PHASE_LEAVING) return;
-    log_error("supervisor.failed", "stopping: %s[%d] %s", role_name(c->role),
-              c->role == ROLE_INGEST ? -1 : (int)c->lane, c->failure);
-    stats_text_set(&stats_block(&s->plumbing.stats, 0)->reason, c->failure);
-    leave(s, c->refused ? EX_CONFIG : EX_SOFTWARE);
-}
-
-static void phase_look(struct supervisor *s) {
-    bool due = s->phase_due_ns != 0 && clock_ns(&clock_real) >= s->phase_due_ns;
-    failure_look(s);
-    switch (s->phase) {
-    case PHASE_STARTING:
-        if (!all_in(s, CHILD_UP)) return;
-        log_info("supervisor.ready", "every worker is attached");
-        notify_ready(&s->notify);
-        phase_enter(s, PHASE_RUNNING, STATE_RUNNING, 0);
-        break;
-    case PHASE_RUNNING: break;
-    case PHASE_DRAINING:
-        if (ingest_gone(s)) leave(s, EX_OK);
-        if (!due) return;
-        log_warn("supervisor.drain_timeout", "not drained in time: what is not released will be delivered again");
-        leave(s, EX_TEMPFAIL);
-        break;
-    case PHASE_LEAVING:
-        if (ingest_gone(s)) stop_roles(s, false);
-        if (all_in(s, CHILD_DOWN)) phase_enter(s, PHASE_DONE, STATE_DOWN, 0);
-        break;
-    case PHASE_DONE: break;
-    }
+    s->files = reload_files(c);
+    s->reload.result = "none";
+    if (control_socket_open(&s->control_socket, c->run_dir, c->name, requests_answer, s, err) != 0) return -1;
+    return loop_make(s, err) != 0 ? -1 : supervisor_populate(s, err);
 }
 
 /* -- the loop ---------------------------------------------------------------------------------- */
@@ -193,13 +123,11 @@ static void signals_read(struct supervisor *s) {
     struct signalfd_siginfo info;
     while (read(s->signal_fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo == SIGHUP) {
-            log_warn("supervisor.reload_unavailable",
-                     "SIGHUP ignored: restart the instance to change its configuration");
-        } else if (s->phase >= PHASE_DRAINING) {
-            log_info("supervisor.signal", "asked to stop again: draining already");
+            log_info("supervisor.signal", "asked to reload by a hangup signal");
+            phase_reload(s);
         } else {
             log_info("supervisor.signal", "asked to stop by signal %u", info.ssi_signo);
-            drain(s);
+            phase_stop(s);
         }
     }
 }
@@ -243,33 +171,32 @@ static void tick(struct supervisor *s) {
     atomic_store_explicit(&block->heartbeat_ns, now, memory_order_relaxed);
     stats_set(&s->local, M_supervisor_log_line_drop, log_dropped());
     stats_flush(&s->local);
+    control_socket_serve(&s->control_socket, now);
     service_tell(s, now);
     textfile_write(s);
 }
 
 /* A child's pidfd changes with every start: watch the one it has now. */
-static void pidfds_watch(struct supervisor *s, int watched[WORKERS_MAX]) {
+static void pidfds_watch(struct supervisor *s) {
     struct err err;
     for (uint32_t i = 0; i < s->child_count; i++) {
-        if (s->child[i].pidfd < 0 || s->child[i].pidfd == watched[i]) continue;
-        if (watch(s, s->child[i].pidfd, i, &err) == 0) watched[i] = s->child[i].pidfd;
+        if (s->child[i].pidfd < 0 || s->child[i].pidfd == s->watched[i]) continue;
+        if (watch(s, s->child[i].pidfd, i, &err) == 0) s->watched[i] = s->child[i].pidfd;
     }
 }
 
-static void child_ended(struct supervisor *s, uint32_t i, int watched[WORKERS_MAX]) {
-    epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, watched[i], NULL);
-    watched[i] = -1;
+static void child_ended(struct supervisor *s, uint32_t i) {
+    epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->watched[i], NULL);
+    s->watched[i] = -1;
     child_reap(&s->child[i], &s->context);
 }
 
 int supervisor_run(struct supervisor *s) {
-    int watched[WORKERS_MAX];
-    for (uint32_t i = 0; i < WORKERS_MAX; i++) watched[i] = -1;
     log_info("supervisor.started", "%u lane%s, %u workers, pid %d", s->config.lanes, s->config.lanes == 1 ? "" : "s",
              s->child_count, (int)getpid());
-    for (uint32_t i = 0; i < s->child_count; i++) child_handle(&s->child[i], EVENT_START, &s->context);
+    phase_start(s);
     while (s->phase != PHASE_DONE) {
-        pidfds_watch(s, watched);
+        pidfds_watch(s);
         struct epoll_event events[EVENTS_MAX];
         int n = epoll_wait(s->epoll_fd, events, EVENTS_MAX, 1000);
         for (int i = 0; i < n; i++) {
@@ -277,12 +204,14 @@ int supervisor_run(struct supervisor *s) {
             if (tag == TAG_SIGNAL) signals_read(s);
             if (tag == TAG_TIMER) counter_reset(s->timer_fd);
             if (tag == TAG_ATTENTION) counter_reset(s->plumbing.attention);
-            if (tag < WORKERS_MAX) child_ended(s, tag, watched);
+            if (tag == TAG_CONTROL) control_socket_serve(&s->control_socket, clock_ns(&clock_real));
+            if (tag < WORKERS_MAX) child_ended(s, tag);
         }
         tick(s);
         phase_look(s);
     }
     stats_flush(&s->local);
+    control_socket_close(&s->control_socket, s->config.run_dir, s->config.name);
     log_info("supervisor.stopped", "%s", s->exit_status == EX_OK ? "drained, everything read is committed" : "stopped");
     return s->exit_status;
 }

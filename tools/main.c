@@ -16,6 +16,7 @@ static const struct {
     {"check", command_check, "validate a configuration and say what would run"},
     {"stats", command_stats, "what a running pipeline is doing, as a table, JSON or Prometheus text"},
     {"ring", command_ring, "what is in the rings between the processes, alive or saved"},
+    {"ctl", command_ctl, "ask a running pipeline to reload, to stop, or to give up lost offsets"},
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},

@@ -12,6 +12,8 @@ static const char run_help[] =
     "becomes millrace-supervisor, which starts and replaces the workers. Logs go to standard error.\n"
     "\n"
     "SIGTERM or SIGINT drains: reading stops, what has been read is applied and committed.\n"
+    "SIGHUP reloads FILE, as `millrace ctl reload` does: what has been read is applied, then everything goes on with\n"
+    "the new configuration; a file that is refused changes nothing, and the log says why.\n"
     "Kafka or Redis being away is a state (see `millrace stats`), not a failure to start.\n"
     "\n"
     "exit status: 0 drained; 75 drain_timeout passed first, or an instance of this name runs already; 78 the\n"

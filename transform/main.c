@@ -12,7 +12,7 @@ static struct transform transform;
 
 static int ring_refused(const char *which, enum ring_grade grade, const struct err *err) {
     worker_fail(&worker, "transform.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
-    return EXIT_DONT_RESTART;
+    return ring_grade_exit(grade);
 }
 
 /* Descriptors of a lane, in the order of shm/worker.h. Returns 0 or an exit status. */

@@ -305,7 +305,7 @@ static void flush(struct transform *t) {
 
 static enum step broken(struct transform *t, const char *event, const struct err *err) {
     flush(t);
-    return worker_fail(t->port.worker, event, "%s", err->text);
+    return worker_broken(t->port.worker, event, "%s", err->text);
 }
 
 /* One record from the ring. *pass says what became of it. */

@@ -425,6 +425,55 @@ Test(stats, a_text_without_an_end_in_the_segment_still_ends_for_the_reader) {
     cr_assert_eq(strlen(out), STATS_TEXT_BYTES - 1);
 }
 
+/* -- replaced ---------------------------------------------------------------------------------- */
+
+Test(stats, what_was_counted_goes_on_in_the_segment_that_takes_its_place, .init = folder_make, .fini = folder_drop) {
+    int fd, next_fd;
+    struct err err = {0};
+    struct stats old = {0}, next = {0}, reader = {0};
+    cr_assert_eq(stats_create(&old, &config, &fd, &err), 0);
+    struct stats_local local;
+    stats_local_init(&local, stats_block(&old, stats_block_index(ROLE_SINK, 1)));
+    stats_add(&local, M_sink_record_applied, 42);
+    stats_observe(&local, H_sink_ingest_to_redis, 5000);
+    stats_flush(&local);
+    atomic_store(&local.block->starts, 7);
+    atomic_store(&local.block->published, 99);
+    old.header->started_wall_ms = 123;
+    config.lanes = 3;
+    cr_assert_eq(stats_replace(&next, &old, &config, &next_fd, &err), 0, "%s", err.text);
+    const struct stats_block *b = stats_block(&next, stats_block_index(ROLE_SINK, 1));
+    cr_assert_eq(atomic_load(&b->value[M_sink_record_applied]), 42);
+    cr_assert_eq(atomic_load(&b->histogram[H_sink_ingest_to_redis][histogram_bucket(5000)]), 1);
+    cr_assert_eq(atomic_load(&b->histogram_sum_ns[H_sink_ingest_to_redis]), 5000);
+    cr_assert_eq(atomic_load(&b->starts), 7);
+    cr_assert_eq(atomic_load(&b->published), 0, "the numbers begin again with the rings");
+    cr_assert_eq(atomic_load(&stats_block(&next, stats_block_index(ROLE_SINK, 2))->starts), 0);
+    cr_assert_eq(next.header->started_wall_ms, 123);
+    cr_assert_eq(atomic_load(&old.header->superseded), 1);
+    cr_assert_eq(stats_open(&reader, folder, "cards", &err), 0);
+    cr_assert_eq(reader.header->lanes, 3);
+    cr_assert_eq(atomic_load(&reader.header->superseded), 0);
+    stats_close(&reader);
+    config.lanes = 1; /* what is beyond the new lanes ends */
+    struct stats last = {0};
+    cr_assert_eq(stats_replace(&last, &next, &config, &fd, &err), 0);
+    cr_assert_eq(atomic_load(&stats_block(&last, stats_block_index(ROLE_SINK, 0))->starts), 0);
+    config.lanes = 2;
+}
+
+Test(stats, that_cannot_be_replaced_stay_in_force, .init = folder_make, .fini = folder_drop) {
+    int fd, next_fd;
+    struct err err = {0};
+    struct stats old = {0}, next = {0};
+    cr_assert_eq(stats_create(&old, &config, &fd, &err), 0);
+    snprintf(config.run_dir, sizeof config.run_dir, "/nonexistent");
+    cr_assert_eq(stats_replace(&next, &old, &config, &next_fd, &err), -1);
+    snprintf(config.run_dir, sizeof config.run_dir, "%s", folder);
+    cr_assert_eq(atomic_load(&old.header->superseded), 0);
+    cr_assert_null(next.header);
+}
+
 #endif
 
 struct race {

@@ -291,7 +291,7 @@ __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) 
 /* One step, and a nap when it found nothing to do. */
 __attribute__((unused)) static enum step rig_step(struct rig *r) {
     r->last = sink_step(&r->sink);
-    if (r->last == STEP_BUSY || r->last == STEP_DONE || r->last == STEP_FAILED) return r->last;
+    if (r->last != STEP_IDLE && r->last != STEP_BLOCKED) return r->last;
     struct pollfd fds[2];
     int timeout_ms = 10;
     if (!sink_arm(&r->sink)) {

@@ -317,7 +317,7 @@ Test(sink, what_is_not_a_record_stops_the_lane) {
     memset(at, 0x55, 200);
     ring_stage(&rig.producer, 200, RECORD_DATA);
     ring_publish(&rig.producer);
-    RIG_UNTIL(&rig, 5000, rig.last == STEP_FAILED);
+    RIG_UNTIL(&rig, 5000, rig.last == STEP_BROKEN);
     cr_assert_eq(rig.ring.number_released, 0);
 }
 

@@ -74,7 +74,7 @@ static int expect_all(const struct plumbing *p, enum role role, uint32_t lane, s
     n = expect(e, n, p->attention, true);
     n = expect(e, n, p->ledger_rw, role == ROLE_INGEST);
     if (role != ROLE_INGEST) return expect_lane(p, role, lane, e, n);
-    for (uint32_t i = 0; i < LANES; i++) n = expect_lane(p, role, i, e, n);
+    for (uint32_t i = 0; i < p->config->lanes; i++) n = expect_lane(p, role, i, e, n);
     return n;
 }
 
@@ -402,5 +402,95 @@ Test(plumbing, that_cannot_be_made_says_why) {
     snprintf(config.run_dir, sizeof config.run_dir, "%s/missing", folder);
     cr_assert_eq(plumbing_create(&p, &config, &err), -1);
     cr_assert_not_null(strstr(err.text, "missing"));
+    folder_remove(folder);
+}
+
+/* -- made anew --------------------------------------------------------------------------------- */
+
+static int lines_of(const char *path) {
+    int n = 0;
+    FILE *f = fopen(path, "re");
+    cr_assert_not_null(f);
+    for (int c; (c = getc(f)) != EOF;) n += c == '\n';
+    fclose(f);
+    return n;
+}
+
+static int descriptors_open(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (readdir(d) != NULL) n++;
+    closedir(d);
+    return n;
+}
+
+Test(plumbing, made_anew_a_thousand_times_leaves_nothing_behind, .timeout = 120) {
+    static struct config config, next;
+    char folder[64];
+    struct err err = {0};
+    struct plumbing *p = make(&config, folder);
+    int fds = 0, maps = 0;
+    for (int i = 0; i < 1000; i++) {
+        next = config;
+        next.lanes = 1 + (uint32_t)i % 3;
+        cr_assert_eq(plumbing_remake(p, &next, &err), 0, "%s", err.text);
+        if (i == 3) {
+            fds = descriptors_open();
+            maps = lines_of("/proc/self/maps");
+        }
+    }
+    cr_assert_eq(descriptors_open(), fds, "%d descriptors, %d at first", descriptors_open(), fds);
+    cr_assert_eq(lines_of("/proc/self/maps"), maps, "%d mappings, %d at first", lines_of("/proc/self/maps"), maps);
+    cr_assert_eq(p->control->lives, 1000);
+    folder_remove(folder);
+}
+
+Test(plumbing, made_anew_is_empty_and_another_incarnation) {
+    static struct config config, next;
+    char folder[64];
+    struct err err = {0};
+    struct plumbing *p = make(&config, folder);
+    struct ring_snapshot before, after;
+    struct ring_producer producer;
+    cr_assert_eq(ring_producer_attach(&producer, &p->lane[0].to_sink.rw, -1, &err), RING_ATTACHED);
+    cr_assert_not_null(ring_reserve(&producer, 16));
+    ring_stage(&producer, 16, RECORD_DATA);
+    ring_publish(&producer);
+    ring_producer_detach(&producer);
+    cr_assert_eq(ring_observe(&p->lane[0].to_sink.ro, &before, &err), RING_ATTACHED);
+    cr_assert_eq(before.published, 1);
+    atomic_store(&p->control->mode[1], CONTROL_LEAVE);
+    atomic_store(&p->control->accept_loss, 5);
+    next = config;
+    next.lanes = 2;
+    next.ring_bytes = 2 * config.ring_bytes;
+    cr_assert_eq(plumbing_remake(p, &next, &err), 0, "%s", err.text);
+    cr_assert_eq(ring_observe(&p->lane[0].to_sink.ro, &after, &err), RING_ATTACHED);
+    cr_assert_eq(after.published, 0);
+    cr_assert_eq(after.capacity, next.ring_bytes);
+    cr_assert_neq(after.incarnation, before.incarnation);
+    cr_assert_eq(ring_observe(&p->lane[1].rejects.ro, &after, &err), RING_ATTACHED);
+    cr_assert_eq(atomic_load(&p->control->mode[1]), CONTROL_RUN);
+    cr_assert_eq(atomic_load(&p->control->accept_loss), 0);
+    cr_assert_eq(atomic_load(&p->ledger->count), 0);
+    inheritance_check(p, ROLE_INGEST, 0);
+    inheritance_check(p, ROLE_SINK, 1);
+    folder_remove(folder);
+}
+
+Test(plumbing, that_cannot_be_made_anew_can_be_made_with_another_configuration) {
+    static struct config config, bad;
+    char folder[64];
+    struct err err = {0};
+    struct plumbing *p = make(&config, folder);
+    struct ring_snapshot s;
+    bad = config;
+    bad.ring_bytes = 12345; /* no power of two */
+    int fds = descriptors_open();
+    cr_assert_eq(plumbing_remake(p, &bad, &err), -1);
+    cr_assert_lt(descriptors_open(), fds, "what was made before the failure is given back");
+    cr_assert_eq(plumbing_remake(p, &config, &err), 0, "%s", err.text);
+    cr_assert_eq(ring_observe(&p->lane[0].to_sink.ro, &s, &err), RING_ATTACHED);
+    cr_assert_eq(descriptors_open(), fds);
     folder_remove(folder);
 }

@@ -34,6 +34,16 @@ enum step worker_fail(struct worker *w, const char *event, const char *format, .
     return STEP_FAILED;
 }
 
+enum step worker_broken(struct worker *w, const char *event, const char *format, ...) {
+    (void)w;
+    (void)event;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(failure, sizeof failure, format, args);
+    va_end(args);
+    return STEP_BROKEN;
+}
+
 enum control_mode worker_mode(const struct worker *w) {
     (void)w;
     return mode_now;
@@ -652,7 +662,7 @@ static void broken_input(void (*spoil)(struct record *), uint32_t len, uint16_t 
     if (spoil != NULL) spoil(body);
     ring_stage(&ingest, len != 0 ? len : (uint32_t)given_bytes(&g), type);
     ring_publish(&ingest);
-    cr_assert_eq(transform_step(&transform), STEP_FAILED);
+    cr_assert_eq(transform_step(&transform), STEP_BROKEN);
     cr_assert_neq(failure[0], '\0');
     cr_assert_eq(take(&sink).number, 1, "what came before it goes out");
     cr_assert_eq(in.number_released, 1);
@@ -680,6 +690,6 @@ Test(transform, stops_when_numbers_do_not_follow) {
     out_fds = fresh.out; /* a ring that knows nothing of them */
     give_of(.value = "{\"id\":4}", .offset = 4);
     transform_start();
-    cr_assert_eq(transform_step(&transform), STEP_FAILED);
+    cr_assert_eq(transform_step(&transform), STEP_BROKEN);
     cr_assert_not_null(strstr(failure, "4"), "%s", failure);
 }

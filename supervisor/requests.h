@@ -1,0 +1,17 @@
+/* Requests: what the control socket can be asked for, one word and its arguments:
+ *
+ *   status                         how the instance is, and what became of the last reload
+ *   reload                         as SIGHUP; the reply tells at once when the file is refused
+ *   stop                           as SIGTERM
+ *   accept-loss [TOPIC [PARTITION]]  offsets that Kafka no longer has are given up; ingest carries it out
+ *
+ * Every reply has "ok" and "message"; the others are in supervisor/requests.c and docs/operations.md. */
+#ifndef MILLRACE_SUPERVISOR_REQUESTS_H
+#define MILLRACE_SUPERVISOR_REQUESTS_H
+
+#include "supervisor/control_socket.h"
+
+/* A control_answer; context is the struct supervisor. */
+void requests_answer(void *context, char *line, uid_t uid, struct control_reply *r);
+
+#endif

@@ -1,0 +1,363 @@
+/* millrace ctl: asks the supervisor of a running instance for something, over its control socket. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "shm/stats.h"
+#include "tools/command.h"
+
+static const char help[] =
+    "usage: millrace ctl COMMAND [-c FILE | --name NAME [--run-dir DIR]] [--format text|json] [OPTION]...\n"
+    "\n"
+    "Asks a running instance for something. It is found by its configuration FILE (default ./millrace.yaml, then\n"
+    "/etc/millrace/millrace.yaml) or by its NAME in DIR (default /run/millrace).\n"
+    "\n"
+    "  status                  how it is, and what became of the last reload\n"
+    "  reload [--wait]         read the configuration file again and go over to it, losing nothing; with --wait come\n"
+    "                          back when it is in force (at most --timeout SECONDS, default 120)\n"
+    "  stop                    drain and stop, as SIGTERM does\n"
+    "  accept-loss [--topic TOPIC [--partition N]]\n"
+    "                          give up offsets that Redis needs again and Kafka no longer has, so that blocked\n"
+    "                          partitions go on; says which. Without options: of all partitions\n"
+    "\n"
+    "exit status: 0 done, or nothing to do; 69 there is no such instance, or it ended meanwhile; 75 it cannot do that\n"
+    "now, or was asked and is not done in time; 78 the configuration was refused, and stays as it was; 77 no\n"
+    "permission for its socket; 66 or 78 FILE cannot be read or is refused.\n";
+
+enum { REPLY_BYTES = 4096, ANSWER_S = 10, POLL_MS = 100, ACCEPT_S = 15, RELOAD_S = 120 };
+
+struct ctl {
+    const char *run_dir, *name;
+    bool json;
+    bool wait;
+    unsigned timeout_s;
+    const char *topic, *partition;
+};
+
+/* -- one request ------------------------------------------------------------------------------- */
+
+/* The path of a unix socket is short, that of a folder may be long: the folder goes by its descriptor. */
+static int connect_to(const struct ctl *c, char *why, size_t room) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct timeval patience = {.tv_sec = ANSWER_S};
+    int folder = open(c->run_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d/%.63s.sock", folder, c->name);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    int status = EX_OK;
+    if (folder < 0 || fd < 0 || connect(fd, (const struct sockaddr *)&at, sizeof at) != 0) {
+        status = errno == EACCES ? EX_NOPERM : EX_UNAVAILABLE;
+        snprintf(why, room, "%.400s/%.63s.sock: %s%s", c->run_dir, c->name, strerror(errno),
+                 status == EX_UNAVAILABLE ? " (is millrace running?)" : "");
+    }
+    if (folder >= 0) close(folder);
+    if (status == EX_OK) return fd;
+    if (fd >= 0) close(fd);
+    return -status;
+}
+
+/* Sends one line, reads one. 0, or a status of sysexits.h with the reason in reply. */
+static int ask(const struct ctl *c, const char *request, char reply[REPLY_BYTES]) {
+    size_t len = 0;
+    int fd = connect_to(c, reply, REPLY_BYTES);
+    if (fd < 0) return -fd;
+    bool sent = send(fd, request, strlen(request), MSG_NOSIGNAL) == (ssize_t)strlen(request);
+    for (ssize_t n = 1; sent && n > 0 && len < REPLY_BYTES - 1 && memchr(reply, '\n', len) == NULL;) {
+        n = recv(fd, reply + len, REPLY_BYTES - 1 - len, 0);
+        if (n > 0) len += (size_t)n;
+    }
+    close(fd);
+    reply[len] = 0;
+    char *end = strchr(reply, '\n');
+    if (end != NULL) {
+        *end = 0;
+        return 0;
+    }
+    snprintf(reply, REPLY_BYTES, "the instance has not answered");
+    return EX_UNAVAILABLE;
+}
+
+/* -- replies: one flat object of our own making ------------------------------------------------ */
+
+/* Where the value of a field begins; NULL: there is no such field. Names of fields do not occur in values unescaped,
+ * for a quote in a value has a backslash before it. */
+static const char *field(const char *reply, const char *name) {
+    char wanted[48];
+    snprintf(wanted, sizeof wanted, "\"%s\":", name);
+    const char *at = strstr(reply, wanted);
+    return at == NULL ? NULL : at + strlen(wanted);
+}
+
+static bool reply_ok(const char *reply) {
+    const char *at = field(reply, "ok");
+    return at != NULL && strncmp(at, "true", 4) == 0;
+}
+
+static unsigned long long reply_number(const char *reply, const char *name) {
+    const char *at = field(reply, name);
+    return at == NULL ? 0 : strtoull(at, NULL, 10);
+}
+
+static const char *reply_text(const char *reply, const char *name, char out[REPLY_BYTES]) {
+    const char *at = field(reply, name);
+    size_t n = 0;
+    if (at != NULL && *at == '"')
+        for (at++; *at != 0 && *at != '"' && n < REPLY_BYTES - 1; at++) {
+            unsigned code;
+            if (*at != '\\') {
+                out[n++] = *at;
+            } else if (at[1] == 'u' && sscanf(at + 2, "%4x", &code) == 1) {
+                out[n++] = ' '; /* a control character */
+                at += 5;
+            } else if (at[1] != 0) {
+                out[n++] = *++at;
+            }
+        }
+    out[n] = 0;
+    return out;
+}
+
+static int complain(const char *text, int status) {
+    fprintf(stderr, "millrace ctl: %s\n", text);
+    return status;
+}
+
+static int written(int status) {
+    if (fflush(stdout) == 0) return status;
+    fprintf(stderr, "millrace ctl: standard output: %s\n", strerror(errno));
+    return EX_IOERR;
+}
+
+static void pause_ms(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
+
+/* -- commands ---------------------------------------------------------------------------------- */
+
+static int run_status(const struct ctl *c) {
+    char reply[REPLY_BYTES], text[REPLY_BYTES];
+    int status = ask(c, "status\n", reply);
+    if (status != 0) return complain(reply, status);
+    if (c->json) {
+        puts(reply);
+        return written(EX_OK);
+    }
+    printf("%s/", reply_text(reply, "name", text));
+    printf("%s, pid %llu: ", reply_text(reply, "instance", text), reply_number(reply, "pid"));
+    printf("%s", reply_text(reply, "phase", text));
+    if (reply_text(reply, "reason", text)[0] != 0) printf(" (%s)", text);
+    printf("\nconfiguration %s, %llu lanes\n", reply_text(reply, "file", text), reply_number(reply, "lanes"));
+    if (reply_number(reply, "reload_done") > 0) {
+        printf("last reload: %s", reply_text(reply, "reload_result", text));
+        printf(": %s\n", reply_text(reply, "message", text));
+    }
+    return written(EX_OK);
+}
+
+/* Prints the end of a reload. result: one of supervisor_reload.result. */
+static int reload_tell(const struct ctl *c, const char *reply, const char *result) {
+    char text[REPLY_BYTES];
+    bool good = strcmp(result, "refused") != 0 && strcmp(result, "undone") != 0;
+    reply_text(reply, "message", text);
+    if (c->json)
+        puts(reply);
+    else if (good)
+        printf("%s: %s\n", result, text);
+    if (good) return written(EX_OK);
+    return complain(text, strstr(text, "is stopping") != NULL ? EX_TEMPFAIL : EX_CONFIG);
+}
+
+static int reload_wait(const struct ctl *c, unsigned long long number) {
+    char reply[REPLY_BYTES], result[REPLY_BYTES];
+    uint64_t until = clock_ns(&clock_real) + c->timeout_s * NS_PER_S;
+    for (;;) {
+        int status = ask(c, "status\n", reply);
+        if (status != 0) return complain("the instance has ended: its log says why", EX_UNAVAILABLE);
+        if (reply_number(reply, "reload_done") >= number)
+            return reload_tell(c, reply, reply_text(reply, "reload_result", result));
+        if (clock_ns(&clock_real) >= until) return complain("the reload is not done yet", EX_TEMPFAIL);
+        pause_ms(POLL_MS);
+    }
+}
+
+static int run_reload(const struct ctl *c) {
+    char reply[REPLY_BYTES], result[REPLY_BYTES];
+    int status = ask(c, "reload\n", reply);
+    if (status != 0) return complain(reply, status);
+    reply_text(reply, "result", result);
+    bool begun = strcmp(result, "started") == 0 || strcmp(result, "queued") == 0;
+    return begun && c->wait ? reload_wait(c, reply_number(reply, "reload")) : reload_tell(c, reply, result);
+}
+
+static int run_stop(const struct ctl *c) {
+    char reply[REPLY_BYTES], text[REPLY_BYTES];
+    int status = ask(c, "stop\n", reply);
+    if (status != 0) return complain(reply, status);
+    puts(c->json ? reply : reply_text(reply, "message", text));
+    return written(EX_OK);
+}
+
+/* -- accept-loss ------------------------------------------------------------------------------- */
+
+struct lost {
+    char topic[TOPIC_BYTES];
+    int32_t partition;
+    int64_t from, to;
+};
+
+static bool chosen(const struct ctl *c, const struct lost *l) {
+    return (c->topic == NULL || strcmp(c->topic, l->topic) == 0) &&
+           (c->partition == NULL || strtol(c->partition, NULL, 10) == l->partition);
+}
+
+/* The chosen partitions with lost offsets, as the segment under the instance's name shows them now. -1: no segment. */
+static int lost_read(const struct ctl *c, struct lost out[PARTITIONS_MAX], struct err *err) {
+    struct stats s = {0};
+    if (stats_open(&s, c->run_dir, c->name, err) != 0) return -1;
+    uint32_t count = atomic_load_explicit(&s.header->partition_count, memory_order_acquire);
+    int n = 0;
+    for (uint32_t i = 0; i < count && i < PARTITIONS_MAX; i++) {
+        const struct stats_partition *p = stats_partition(&s, i);
+        struct lost *l = &out[n];
+        *l = (struct lost){.partition = p->partition,
+                           .from = atomic_load_explicit(&p->lost_from, memory_order_acquire),
+                           .to = atomic_load_explicit(&p->lost_to, memory_order_acquire)};
+        if (p->topic >= s.header->topic_count) continue;
+        memcpy(l->topic, (const char *)s.header + s.header->topic_at + (size_t)p->topic * TOPIC_BYTES, TOPIC_BYTES - 1);
+        if (l->from < l->to && chosen(c, l)) n++;
+    }
+    stats_close(&s);
+    return n;
+}
+
+static void lost_print(const struct ctl *c, const struct lost *l, int n) {
+    if (c->json) fputs("{\"ok\":true,\"accepted\":[", stdout);
+    for (int i = 0; i < n; i++)
+        printf(c->json ? "%s{\"topic\":\"%s\",\"partition\":%d,\"from\":%lld,\"to\":%lld}"
+                       : "%.0s%s[%d]: offsets [%lld,%lld) accepted as lost\n",
+               i > 0 ? "," : "", l[i].topic, l[i].partition, (long long)l[i].from, (long long)l[i].to);
+    if (c->json) puts("]}");
+    if (!c->json && n == 0) puts("no partition is blocked by lost offsets: nothing to accept");
+}
+
+/* Whether one of before is still as it was. */
+static bool stands(const struct lost *before, int n, const struct lost *now, int now_n) {
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < now_n; k++)
+            if (strcmp(before[i].topic, now[k].topic) == 0 && before[i].partition == now[k].partition) return true;
+    return false;
+}
+
+static int run_accept(const struct ctl *c) {
+    static struct lost before[PARTITIONS_MAX], now[PARTITIONS_MAX];
+    char reply[REPLY_BYTES], text[REPLY_BYTES], request[TOPIC_BYTES + 64];
+    struct err err = {0};
+    int n = lost_read(c, before, &err);
+    if (n < 0) return complain(err.text, err.code);
+    snprintf(request, sizeof request, "accept-loss%s%s%s%s\n", c->topic != NULL ? " " : "",
+             c->topic != NULL ? c->topic : "", c->partition != NULL ? " " : "",
+             c->partition != NULL ? c->partition : "");
+    int status = n > 0 ? ask(c, request, reply) : ask(c, "status\n", reply); /* is anybody there? */
+    if (status != 0) return complain(reply, status);
+    if (!reply_ok(reply)) return complain(reply_text(reply, "message", text), EX_TEMPFAIL);
+    uint64_t until = clock_ns(&clock_real) + ACCEPT_S * NS_PER_S;
+    for (int left = n; n > 0 && left != 0; pause_ms(POLL_MS)) {
+        left = lost_read(c, now, &err);
+        if (left < 0) return complain(err.text, err.code);
+        if (!stands(before, n, now, left)) break;
+        if (clock_ns(&clock_real) >= until) return complain("asked, but not carried out yet: see its log", EX_TEMPFAIL);
+    }
+    lost_print(c, before, n);
+    return written(EX_OK);
+}
+
+/* -- arguments --------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *word;
+    int (*run)(const struct ctl *c);
+} commands[] = {{"status", run_status}, {"reload", run_reload}, {"stop", run_stop}, {"accept-loss", run_accept}};
+
+struct arguments {
+    const char *file, *format, *timeout;
+    struct ctl ctl;
+};
+
+/* EX_OK, or the status to return. */
+static int arguments_check(const struct arguments *a, const char *word) {
+    const struct ctl *c = &a->ctl;
+    bool reload = strcmp(word, "reload") == 0, accept = strcmp(word, "accept-loss") == 0;
+    if (a->file != NULL && c->name != NULL) return command_misuse("ctl", "-c and --name say the same thing twice");
+    if (c->run_dir != NULL && c->name == NULL) return command_misuse("ctl", "--run-dir goes with --name");
+    if (a->format != NULL && strcmp(a->format, "text") != 0 && strcmp(a->format, "json") != 0)
+        return command_misuse("ctl", "unknown format %s: text or json", a->format);
+    if ((c->wait || a->timeout != NULL) && !reload) return command_misuse("ctl", "--wait and --timeout go with reload");
+    if ((c->topic != NULL || c->partition != NULL) && !accept)
+        return command_misuse("ctl", "--topic and --partition go with accept-loss");
+    if (c->partition != NULL && c->topic == NULL) return command_misuse("ctl", "--partition goes with --topic");
+    if (c->topic != NULL && (strlen(c->topic) >= TOPIC_BYTES || strpbrk(c->topic, " \t\r\n") != NULL))
+        return command_misuse("ctl", "this cannot be the name of a topic");
+    if (c->partition != NULL && (c->partition[0] == 0 || strspn(c->partition, "0123456789") != strlen(c->partition) ||
+                                 strlen(c->partition) > 9))
+        return command_misuse("ctl", "a partition is a number");
+    if (a->timeout != NULL && (c->timeout_s == 0 || c->timeout_s > 86400))
+        return command_misuse("ctl", "--timeout is a number of seconds");
+    return EX_OK;
+}
+
+static int find_and_run(struct arguments *a, const char *word) {
+    int status = arguments_check(a, word);
+    if (status != EX_OK) return status;
+    if (a->ctl.name == NULL) {
+        const struct config *config = command_config(a->file, &status);
+        if (config == NULL) return status;
+        a->ctl.name = config->name;
+        a->ctl.run_dir = config->run_dir;
+    }
+    if (a->ctl.run_dir == NULL) a->ctl.run_dir = "/run/millrace";
+    a->ctl.json = a->format != NULL && strcmp(a->format, "json") == 0;
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(word, commands[i].word) == 0) return commands[i].run(&a->ctl);
+    return command_misuse("ctl", "unknown command %s: status, reload, stop or accept-loss", word);
+}
+
+int command_ctl(int argc, char **argv) {
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'},  {"name", required_argument, NULL, 'n'},
+        {"run-dir", required_argument, NULL, 'd'}, {"format", required_argument, NULL, 'f'},
+        {"wait", no_argument, NULL, 'w'},          {"timeout", required_argument, NULL, 't'},
+        {"topic", required_argument, NULL, 'T'},   {"partition", required_argument, NULL, 'P'},
+        {"help", no_argument, NULL, 'h'},          {0}};
+    struct arguments a = {.ctl = {.timeout_s = RELOAD_S}};
+    int o;
+    opterr = 0;
+    while ((o = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+        switch (o) {
+        case 'c': a.file = optarg; break;
+        case 'n': a.ctl.name = optarg; break;
+        case 'd': a.ctl.run_dir = optarg; break;
+        case 'f': a.format = optarg; break;
+        case 'w': a.ctl.wait = true; break;
+        case 't':
+            a.timeout = optarg;
+            a.ctl.timeout_s = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case 'T': a.ctl.topic = optarg; break;
+        case 'P': a.ctl.partition = optarg; break;
+        case 'h': return fputs(help, stdout) < 0 ? EX_IOERR : EX_OK;
+        default: return command_misuse(argv[0], "unknown option or missing argument: %s", argv[optind - 1]);
+        }
+    }
+    if (optind == argc) return command_misuse(argv[0], "which command? status, reload, stop or accept-loss");
+    if (optind + 1 < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind + 1]);
+    return find_and_run(&a, argv[optind]);
+}
