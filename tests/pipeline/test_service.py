@@ -42,6 +42,10 @@ class Manager(threading.Thread):
             return None
         return wait_until(look, seconds, lambda: f"{beginning}; last: {self.messages[-10:]}", 0.01)
 
+    def beside(self, beginning):
+        """The line that begins so in the message that wait_line has found."""
+        return next(line for line in self.messages[self.looked - 1][1] if line.startswith(beginning))
+
     def times(self, line):
         return [at for at, lines in self.messages if line in lines]
 
@@ -84,6 +88,16 @@ def test_service_manager_is_told_ready_status_watchdog_and_stopping(space):
     space.redis.start()
     manager.wait_line("STATUS=running; ", 15)
 
+    # A reload is told from its beginning to its end.
+    m.write_config(redis={"batch": 50})
+    m.process.signal(signal.SIGHUP)
+    at, _ = manager.wait_line("RELOADING=1", 5)
+    line = manager.beside("MONOTONIC_USEC=")
+    assert abs(int(line.split("=")[1]) / 1e6 - at) < 1, line
+    ready, _ = manager.wait_line("READY=1", 20)
+    assert ready - at > SLOW_S
+    manager.wait_line("STATUS=running; ", 15)
+
     # Fed at less than half of the interval, whatever happened meanwhile.
     wait_until(lambda: len(manager.times("WATCHDOG=1")) > 4, 3 * WATCHDOG_S, "the watchdog to be fed")
     fed = manager.times("WATCHDOG=1")
@@ -102,10 +116,10 @@ def test_service_manager_is_told_ready_status_watchdog_and_stopping(space):
     m.remember_pids()
     m.process.signal(signal.SIGTERM)
     manager.wait_line("STOPPING=1", 5)
-    assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in manager.messages[manager.looked - 1][1])
+    assert int(manager.beside("EXTEND_TIMEOUT_USEC=").split("=")[1]) > 30_000_000
     manager.wait_line("STATUS=draining; ", 5)
     assert m.wait_exit(40) == 0
-    assert len(manager.times("READY=1")) == 1 and len(manager.times("STOPPING=1")) == 1
+    assert len(manager.times("READY=1")) == 2 and len(manager.times("STOPPING=1")) == 1
     space.judge(produced=2000)
 
 
