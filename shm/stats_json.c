@@ -1,5 +1,6 @@
 /* The stats segment as JSON. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -48,6 +49,17 @@ static void json_rejects(const struct stats *s, FILE *out) {
     fputs("},\n", out);
 }
 
+/* JSON has no infinity: what lies beyond every bucket is null. */
+static void json_quantile(const char *name, const struct merged *m, double q, const char *end, FILE *out) {
+    double ms = view_quantile_ms(m, q);
+    fprintf(out, "\"%s\": ", name);
+    if (isinf(ms))
+        fputs("null", out);
+    else
+        fprintf(out, "%.3f", ms);
+    fputs(end, out);
+}
+
 static void json_histograms(const struct stats *s, FILE *out) {
     const char *comma = "";
     struct merged m;
@@ -58,8 +70,9 @@ static void json_histograms(const struct stats *s, FILE *out) {
         view_histogram(s, row, NULL, &m);
         fprintf(out, "%s\n    \"%.*s_%.*s\": {\"count\": %" PRIu64 ", \"sum_ms\": %.3f, ", comma, (int)sizeof row->role,
                 row->role, (int)sizeof row->name, row->name, m.count, (double)m.sum_ns / 1e6);
-        fprintf(out, "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"p99.9_ms\": %.3f}", view_quantile_ms(&m, 0.5),
-                view_quantile_ms(&m, 0.99), view_quantile_ms(&m, 0.999));
+        json_quantile("p50_ms", &m, 0.5, ", ", out);
+        json_quantile("p99_ms", &m, 0.99, ", ", out);
+        json_quantile("p99.9_ms", &m, 0.999, "}", out);
         comma = ",";
     }
     fputs("\n  },\n", out);

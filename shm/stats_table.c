@@ -1,5 +1,6 @@
 /* The stats segment as a table for people, at most 80 columns wide. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -117,6 +118,13 @@ static void lost_put(const struct stats *s, FILE *out) {
     }
 }
 
+static void quantile_put(const struct merged *m, double q, FILE *out) {
+    char text[32];
+    double ms = view_quantile_ms(m, q);
+    snprintf(text, sizeof text, isinf(ms) ? ">%.0f" : "%.3f", isinf(ms) ? VIEW_QUANTILE_MS_MOST : ms);
+    fprintf(out, " %12s", text);
+}
+
 static void latency_put(const struct stats *s, FILE *out) {
     struct merged m;
     bool first = true;
@@ -127,8 +135,11 @@ static void latency_put(const struct stats *s, FILE *out) {
         if (m.count == 0) continue;
         if (first) fprintf(out, "\n%-40s %12s %12s %12s\n", "MILLISECONDS", "P50", "P99", "P99.9");
         first = false;
-        fprintf(out, "%-40.*s %12.3f %12.3f %12.3f\n", (int)sizeof row->name, row->name, view_quantile_ms(&m, 0.5),
-                view_quantile_ms(&m, 0.99), view_quantile_ms(&m, 0.999));
+        fprintf(out, "%-40.*s", (int)sizeof row->name, row->name);
+        quantile_put(&m, 0.5, out);
+        quantile_put(&m, 0.99, out);
+        quantile_put(&m, 0.999, out);
+        fputc('\n', out);
     }
 }
 

@@ -1,6 +1,7 @@
 #include "shm/stats_view.h"
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -184,15 +185,13 @@ void view_histogram(const struct stats *s, const struct stats_metric *row, const
     }
 }
 
-/* Upper bound of the bucket that holds the quantile, in ms; the last bucket counts as its lower bound. -1 when empty.
- * */
 double view_quantile_ms(const struct merged *m, double q) {
     uint64_t seen = 0, rank = (uint64_t)(q * (double)m->count);
     if (m->count == 0) return -1;
     for (uint32_t k = 0; k < HISTOGRAM_BUCKETS; k++) {
         seen += m->bucket[k];
         if (seen > rank || seen == m->count)
-            return (double)histogram_bound_ns(k < HISTOGRAM_BUCKETS - 1 ? k : k - 1) / 1e6;
+            return k < HISTOGRAM_BUCKETS - 1 ? (double)histogram_bound_ns(k) / 1e6 : INFINITY;
     }
     return -1;
 }

@@ -29,8 +29,9 @@ struct merged { /* one histogram of one block, or of all that have it */
 void view_histogram(const struct stats *s, const struct stats_metric *row, const struct stats_block *only,
                     struct merged *m);
 
-/* Upper bound of the bucket that holds the quantile, in ms; the open last bucket counts as its lower bound. -1:
- * empty. */
+/* Upper bound of the bucket that holds the quantile, in ms; INFINITY when that is the last one, which has no bound: all
+ * that is known is "more than VIEW_QUANTILE_MS_MOST". -1: empty. */
+#define VIEW_QUANTILE_MS_MOST ((double)(1ULL << HISTOGRAM_HIGH_BITS) / 1e6)
 double view_quantile_ms(const struct merged *m, double q);
 
 struct lane_numbers { /* numbers of the last record that each stage has passed on */
