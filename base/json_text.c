@@ -1,26 +1,12 @@
 #include "base/json_text.h"
 
-#include <stdbool.h>
+#include "base/utf8.h"
 
-/* Bytes of the UTF-8 character at p, 0 when it is none or is overlong beyond doubt: a reason is text of Redis or
- * Kafka. */
-static size_t utf8_bytes(const unsigned char *p) {
-    size_t n = p[0] < 0x80                   ? 1
-               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
-               : (p[0] & 0xf0) == 0xe0       ? 3
-               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
-                                             : 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0; /* also the final NUL */
-    bool overlong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90);
-    bool outside = (p[0] == 0xed && p[1] >= 0xa0) || (p[0] == 0xf4 && p[1] >= 0x90);
-    return overlong || outside ? 0 : n;
-}
-
-void json_text_put(const char *text, FILE *out) {
+void json_text_put(const void *text, size_t len, FILE *out) {
+    const uint8_t *p = text;
     fputc('"', out);
-    for (const unsigned char *p = (const unsigned char *)text; *p != 0;) {
-        size_t n = utf8_bytes(p);
+    while (len > 0) {
+        size_t n = utf8_bytes(p, len);
         if (n == 0)
             fputs("\\ufffd", out);
         else if (*p < 0x20 || *p == 0x7f)
@@ -29,7 +15,9 @@ void json_text_put(const char *text, FILE *out) {
             fprintf(out, "\\%c", *p);
         else
             fwrite(p, 1, n, out);
-        p += n == 0 ? 1 : n;
+        n += n == 0;
+        p += n;
+        len -= n;
     }
     fputc('"', out);
 }

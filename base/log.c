@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/utf8.h"
 
 /* How a line gets out without ever waiting. */
 enum way {
@@ -62,27 +63,10 @@ __attribute__((format(printf, 2, 3))) static void put(struct line *l, const char
     if (n > 0) l->len += (size_t)n < l->limit - l->len ? (size_t)n : l->limit - l->len;
 }
 
-/* Bytes of the UTF-8 character at p[0, left): 0 when it is not one (RFC 3629). */
-static size_t utf8_bytes(const unsigned char *p, size_t left) {
-    size_t n = p[0] < 0x80                   ? 1
-               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
-               : (p[0] & 0xf0) == 0xe0       ? 3
-               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
-                                             : 0;
-    if (n > left) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if (p[0] == 0xe0 && p[1] < 0xa0) return 0; /* longer than needed */
-    if (p[0] == 0xf0 && p[1] < 0x90) return 0;
-    if (p[0] == 0xed && p[1] >= 0xa0) return 0; /* surrogates */
-    if (p[0] == 0xf4 && p[1] >= 0x90) return 0; /* beyond U+10FFFF */
-    return n;
-}
-
 /* Text of others (Redis, Kafka, the system) must neither end the line nor steer a terminal: control characters, C1
  * ones included, and bytes that are not UTF-8 appear as \xNN. */
 static void put_escaped(struct line *l, const char *text) {
-    const unsigned char *p = (const unsigned char *)text;
+    const uint8_t *p = (const uint8_t *)text;
     size_t left = strlen(text);
     while (left > 0) {
         size_t n = utf8_bytes(p, left);

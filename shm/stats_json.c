@@ -11,7 +11,7 @@
 
 static void json_member(const char *name, const char *text, const char *end, FILE *out) {
     fprintf(out, "\"%s\": ", name);
-    json_text_put(text, out);
+    json_text_put(text, strlen(text), out);
     fputs(end, out);
 }
 

@@ -10,12 +10,12 @@
 #include <sysexits.h>
 #include <time.h>
 
+#include "base/json_text.h"
 #include "base/keys.h"
 #include "base/rejects_read.h"
 #include "shm/record.h"
 #include "tools/command.h"
 #include "transform/seal.h"
-#include "transform/utf8.h"
 
 static_assert((int)REJECT_KEY_NULL == (int)RECORD_KEY_NULL && (int)REJECT_VALUE_NULL == (int)RECORD_VALUE_NULL &&
                   (int)REJECT_SEALED == (int)RECORD_SEALED && (int)REJECT_CONTENT_ABSENT == (int)RECORD_CONTENT_ABSENT,
@@ -98,21 +98,6 @@ static bool seen_before(struct seen *s, const struct rejects_record *r) {
 
 /* -- printing ---------------------------------------------------------------------------------- */
 
-static void json_text(const void *text, size_t len) {
-    const uint8_t *p = text;
-    bool valid = utf8_valid(p, len);
-    putchar('"');
-    for (size_t i = 0; i < len; i++) {
-        if (p[i] < 0x20 || p[i] == '"' || p[i] == '\\' || p[i] == 0x7f)
-            printf("\\u%04x", p[i]);
-        else if (p[i] >= 0x80 && !valid)
-            fputs("\\ufffd", stdout);
-        else
-            putchar(p[i]);
-    }
-    putchar('"');
-}
-
 static void json_base64(const uint8_t *bytes, size_t len) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if (bytes == NULL) {
@@ -138,7 +123,7 @@ static void json_headers(const uint8_t *headers, size_t len) {
     putchar('[');
     for (int n = 0; record_header_next(headers, len, &at, &h) == 1; n++) {
         fputs(n > 0 ? ",{\"name\":" : "{\"name\":", stdout);
-        json_text(h.name, h.name_bytes);
+        json_text_put(h.name, h.name_bytes, stdout);
         fputs(",\"value\":", stdout);
         json_base64(h.value, h.value_bytes);
         putchar('}');
@@ -179,7 +164,7 @@ static void metadata_print(const struct rejects_record *r) {
     record_id_format(r->head.id, id);
     time_text(stored, r->head.stored_ms);
     printf("{\"id\":\"%s\",\"topic\":", id);
-    json_text(r->topic, strlen(r->topic));
+    json_text_put(r->topic, strlen(r->topic), stdout);
     printf(",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"timestamp_ms\":%" PRId64 ",\"stored\":\"%s\","
            "\"reason\":\"%s\",\"size\":%zu,\"content\":\"%s\"",
            r->head.partition, r->head.offset, r->head.timestamp_ms, stored, record_reason_name(r->head.reason),

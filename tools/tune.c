@@ -35,7 +35,7 @@ static void table_put(const struct tune *t) {
 
 static void member_put(const char *name, const char *text, const char *end) {
     printf("\"%s\": ", name);
-    json_text_put(text, stdout);
+    json_text_put(text, strlen(text), stdout);
     fputs(end, stdout);
 }
 

@@ -6,7 +6,7 @@
 #include <sysexits.h>
 #include <yajl/yajl_parse.h>
 
-#include "transform/utf8.h"
+#include "base/utf8.h"
 
 enum { ARENA_ALIGN = 16, ARENA_FIXED_BYTES = 1 << 16, ARENA_KEEP_BYTES = 1 << 20 };
 enum { COPY_BYTES = REDIS_KEY_BYTES_MAX + 1 };

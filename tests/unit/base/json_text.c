@@ -3,12 +3,13 @@
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void becomes(const char *text, const char *json) {
     char *out = NULL;
     size_t len;
     FILE *f = open_memstream(&out, &len);
-    json_text_put(text, f);
+    json_text_put(text, strlen(text), f);
     fclose(f);
     cr_assert_str_eq(out, json);
     free(out);

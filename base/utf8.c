@@ -1,9 +1,8 @@
-#include "transform/utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 
-/* Length of the sequence at p, 0 when it is none. */
-static size_t utf8_sequence(const uint8_t *p, size_t len) {
+size_t utf8_bytes(const uint8_t *p, size_t len) {
     uint8_t a = p[0], low = 0x80, high = 0xbf;
     size_t n = a < 0x80 ? 1 : a >= 0xc2 && a <= 0xdf ? 2 : (a & 0xf0) == 0xe0 ? 3 : a >= 0xf0 && a <= 0xf4 ? 4 : 0;
     if (n == 0 || n > len) return 0;
@@ -29,7 +28,7 @@ bool utf8_valid(const uint8_t *text, size_t len) {
                 continue;
             }
         }
-        size_t n = utf8_sequence(text + i, len - i);
+        size_t n = utf8_bytes(text + i, len - i);
         if (n == 0) return false;
         i += n;
     }
