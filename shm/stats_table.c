@@ -5,36 +5,23 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/grouped.h"
 #include "shm/stats_render.h"
 #include "shm/stats_view.h"
 
-enum { NUMBER_BYTES = 32 };
-
-/* 1234567 as 1,234,567. */
-static const char *grouped(uint64_t value, char out[NUMBER_BYTES]) {
-    char digits[NUMBER_BYTES];
-    int n = snprintf(digits, sizeof digits, "%" PRIu64, value), k = 0;
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && (n - i) % 3 == 0) out[k++] = ',';
-        out[k++] = digits[i];
-    }
-    out[k] = 0;
-    return out;
-}
-
 /* Two units are enough: 3d 4h, 12m 5s, 1.2s, 40ms. */
-static const char *spell_ms(uint64_t ms, char out[NUMBER_BYTES]) {
+static const char *spell_ms(uint64_t ms, char out[GROUPED_BYTES]) {
     uint64_t s = ms / 1000;
     if (ms < 1000)
-        snprintf(out, NUMBER_BYTES, "%" PRIu64 "ms", ms);
+        snprintf(out, GROUPED_BYTES, "%" PRIu64 "ms", ms);
     else if (s < 60)
-        snprintf(out, NUMBER_BYTES, "%" PRIu64 ".%" PRIu64 "s", s, ms % 1000 / 100);
+        snprintf(out, GROUPED_BYTES, "%" PRIu64 ".%" PRIu64 "s", s, ms % 1000 / 100);
     else if (s < 3600)
-        snprintf(out, NUMBER_BYTES, "%" PRIu64 "m %" PRIu64 "s", s / 60, s % 60);
+        snprintf(out, GROUPED_BYTES, "%" PRIu64 "m %" PRIu64 "s", s / 60, s % 60);
     else if (s < 86400)
-        snprintf(out, NUMBER_BYTES, "%" PRIu64 "h %" PRIu64 "m", s / 3600, s % 3600 / 60);
+        snprintf(out, GROUPED_BYTES, "%" PRIu64 "h %" PRIu64 "m", s / 3600, s % 3600 / 60);
     else
-        snprintf(out, NUMBER_BYTES, "%" PRIu64 "d %" PRIu64 "h", s / 86400, s % 86400 / 3600);
+        snprintf(out, GROUPED_BYTES, "%" PRIu64 "d %" PRIu64 "h", s / 86400, s % 86400 / 3600);
     return out;
 }
 
@@ -46,7 +33,7 @@ static void safe_put(const char *text, FILE *out) {
 
 static void head_put(const struct stats *s, FILE *out) {
     const struct stats_header *h = s->header;
-    char reason[STATS_TEXT_BYTES], up[NUMBER_BYTES];
+    char reason[STATS_TEXT_BYTES], up[GROUPED_BYTES];
     const char *state = stats_state(s, reason);
     int64_t age_ms = clock_wall_ms(&clock_real) - h->started_wall_ms;
     fprintf(out, "%s/%s  %s", h->name, h->instance, state);
@@ -57,7 +44,7 @@ static void head_put(const struct stats *s, FILE *out) {
 }
 
 static void worker_put(const struct stats *s, const struct stats_block *b, FILE *out) {
-    char name[24], alive[NUMBER_BYTES], cpu[NUMBER_BYTES], pid[16] = "-", reason[STATS_TEXT_BYTES] = "";
+    char name[24], alive[GROUPED_BYTES], cpu[GROUPED_BYTES], pid[16] = "-", reason[STATS_TEXT_BYTES] = "";
     snprintf(name, sizeof name, b->lane >= 0 ? "%s[%d]" : "%s", view_role(b), b->lane);
     if (view_pid(b) != 0) snprintf(pid, sizeof pid, "%u", view_pid(b));
     spell_ms(view_value_named(s, b, "worker", "cpu") / NS_PER_MS, cpu);
@@ -73,7 +60,7 @@ static void worker_put(const struct stats *s, const struct stats_block *b, FILE 
 }
 
 static void lanes_put(const struct stats *s, FILE *out) {
-    char read[NUMBER_BYTES], changed[NUMBER_BYTES], applied[NUMBER_BYTES], waiting[NUMBER_BYTES];
+    char read[GROUPED_BYTES], changed[GROUPED_BYTES], applied[GROUPED_BYTES], waiting[GROUPED_BYTES];
     fprintf(out, "\n%-6s %16s %16s %16s %16s\n", "LANE", "READ", "TRANSFORMED", "IN REDIS", "ON THE WAY");
     for (uint32_t lane = 0; lane < view_lane_count(s); lane++) {
         struct lane_numbers n = view_lane(s, lane);
@@ -84,7 +71,7 @@ static void lanes_put(const struct stats *s, FILE *out) {
 
 /* Partitions may be a thousand: one line a topic, with the partition that is furthest behind. */
 static void topic_put(const struct stats *s, uint32_t topic, FILE *out) {
-    char lag_text[NUMBER_BYTES], most_text[NUMBER_BYTES];
+    char lag_text[GROUPED_BYTES], most_text[GROUPED_BYTES];
     uint32_t assigned = 0, unknown = 0;
     int64_t lag = 0, most = -1;
     int32_t behind = -1;
@@ -159,7 +146,7 @@ static void troubles_put(const struct stats *s, FILE *out) {
         {"sink", "record_resent", "records sent again"},
         {"sink", "mark_mismatch", "marks that differ"},
     };
-    char number[NUMBER_BYTES];
+    char number[GROUPED_BYTES];
     const char *lead = "\nsince start: ";
     for (size_t i = 0; i < sizeof troubles / sizeof troubles[0]; i++) {
         uint64_t n = view_sum_named(s, troubles[i].role, troubles[i].name);

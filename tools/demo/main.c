@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/grouped.h"
 #include "tools/demo/broker.h"
 #include "tools/demo/cache.h"
 #include "tools/demo/cards.h"
@@ -85,18 +86,6 @@ static int programs_find(struct demo *d, struct err *err) {
 
 static uint64_t now_ns(void) { return clock_ns(&clock_real); }
 
-/* 20000 as 20,000. */
-static const char *thousands(uint64_t n, char out[32]) {
-    char digits[24];
-    int len = snprintf(digits, sizeof digits, "%" PRIu64, n), used = 0;
-    for (int i = 0; i < len; i++) {
-        if (i > 0 && (len - i) % 3 == 0) out[used++] = ',';
-        out[used++] = digits[i];
-    }
-    out[used] = 0;
-    return out;
-}
-
 static void progress(struct demo *d, bool last) {
     uint64_t now = now_ns();
     uint64_t every = (d->terminal ? PROGRESS_TERMINAL_MS : PROGRESS_LINE_MS) * NS_PER_MS;
@@ -106,8 +95,8 @@ static void progress(struct demo *d, bool last) {
     uint64_t n = pipeline_applied(&d->pipeline);
     double seconds = (double)(now - d->start_ns) / (double)NS_PER_S;
     printf("%s  %4.1f s   published %6s   applied %6s   %s records/s%s", d->terminal ? "\r" : "", seconds,
-           thousands(d->published, published), thousands(n, applied),
-           thousands(seconds > 0.1 ? (uint64_t)((double)n / seconds) : 0, rate), d->terminal ? "\033[K" : "\n");
+           grouped(d->published, published), grouped(n, applied),
+           grouped(seconds > 0.1 ? (uint64_t)((double)n / seconds) : 0, rate), d->terminal ? "\033[K" : "\n");
     if (d->terminal && last) putchar('\n');
     fflush(stdout);
     d->shown_ns = now;
@@ -181,8 +170,8 @@ static int run(struct demo *d, struct fold *fold, struct err *err) {
     char all[32], rate[32], bulk[32], changes[32];
     printf("Publishing %s card records, %s a second: a bulk load of %s, then %s changes\n"
            "(new values, new keys, deletes).\n",
-           thousands(CARDS_RECORDS, all), thousands(CARDS_RECORDS * 1000 / PUBLISH_MS, rate),
-           thousands(CARDS_BULK, bulk), thousands(CARDS_RECORDS - CARDS_BULK, changes));
+           grouped(CARDS_RECORDS, all), grouped(CARDS_RECORDS * 1000 / PUBLISH_MS, rate), grouped(CARDS_BULK, bulk),
+           grouped(CARDS_RECORDS - CARDS_BULK, changes));
     cards_init(&cards, d->seed);
     d->start_ns = d->shown_ns = now_ns();
     /* Between topics there is no order: the changes begin when the load is in the cache. */
@@ -197,7 +186,7 @@ static int run(struct demo *d, struct fold *fold, struct err *err) {
 
 static void row(const char *name, uint64_t n) {
     char text[32];
-    printf("  %-16s %8s\n", name, thousands(n, text));
+    printf("  %-16s %8s\n", name, grouped(n, text));
 }
 
 static int judge(struct demo *d, struct fold *fold, struct err *err) {
@@ -208,7 +197,7 @@ static int judge(struct demo *d, struct fold *fold, struct err *err) {
     uint64_t restarts = pipeline_restarts(&d->pipeline);
     if (pipeline_stop(&d->pipeline, err) != 0 || broker_check(&d->producer, err) != 0) return -1;
     printf("Drained and stopped. Comparing %s keys and their values in Redis with what was published.\n\n",
-           thousands(fold->count, keys_there));
+           grouped(fold->count, keys_there));
     struct keys *keys = keys_load(path, err);
     if (keys == NULL) return -1;
     int r = cache_compare(d->folder, keys, fold, &difference, err);
