@@ -131,8 +131,10 @@ def test_unit_fits_the_product(units):
     # What the example asks of the credentials folder is what the drop-in puts there.
     example = (ROOT / "deploy/examples/production.yaml").read_text(encoding="utf-8")
     drop_in = (units / "millrace@cards.service.d/credentials.conf").read_text(encoding="ascii")
-    wanted = set(re.findall(r"\$\{CREDENTIALS_DIRECTORY\}/([\w.-]+)", example))
-    assert wanted == {value.split(":")[0] for value in setting(drop_in, "LoadCredential")}
+    for mark in ("", "#"):  # what the example has, and what it shows as a comment
+        wanted = re.findall(rf"(?m)^ *{mark} *[a-z_.]+: \$\{{CREDENTIALS_DIRECTORY\}}/([\w.-]+)", example)
+        assert wanted and sorted(wanted) == sorted(
+            value.split(":")[0] for value in setting(drop_in, f"{mark}LoadCredential"))
     assert "data_dir: /var/lib/millrace/cards" in example and setting(text, "StateDirectory") == ["millrace/%i"]
 
 
