@@ -56,9 +56,7 @@ static void epoch_raise(struct ingest *g, uint32_t slot, int64_t start) {
     struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     struct partition *p = &g->partition[slot];
     p->epoch++;
-    p->next = start;
-    p->refetches = 0;
-    p->refetch_ns = 0;
+    read_from(p, start);
     atomic_store_explicit(&s->start, start, memory_order_release);
     atomic_store_explicit(&s->epoch, p->epoch,
                           memory_order_release); /* E1, pairs with the loads in transform and sink */
@@ -170,9 +168,10 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     note_take(g, slot, at, start, first);
     epoch_raise(g, slot, start);
     flags_set(g, slot,
-              LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
+              LEDGER_ASSIGNED | (first || at->note.first || at->note.rewound ? LEDGER_FIRST_START : 0) |
                   (at->note.rewound ? LEDGER_REWOUND : 0));
     commit_known(g, slot, at->offset, &at->note);
+    p->gone = loss_stands(g, slot); /* whether more than is noted is lost is found out at once */
     struct log_at where = {g->config->topic[at->topic].name, at->partition, start};
     log_info_at("ingest.partition_begin", &where, "epoch %u, lane %u%s", p->epoch, p->lane,
                 first ? ", first start" : "");
@@ -226,9 +225,27 @@ static int cluster_check(struct ingest *g, struct err *err) {
     return 0;
 }
 
+bool assignment_again(struct ingest *g, struct err *err) {
+    static struct kafka_partition list[PARTITIONS_MAX];
+    static uint32_t slot[PARTITIONS_MAX];
+    static void *handle[PARTITIONS_MAX];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        const struct partition *p = &g->partition[i];
+        if (!p->assigned) continue;
+        slot[n] = i;
+        list[n++] = (struct kafka_partition){p->topic, p->partition, p->next, {0}};
+    }
+    if (g->kafka.assign(g->kafka.self, list, n, handle, err) != 0) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        g->partition[slot[i]].handle = handle[i];
+        g->partition[slot[i]].refetch_ns = 0;
+    }
+    return true;
+}
+
 static enum step assign_carry_out(struct ingest *g) {
     static struct kafka_event asked; /* with the broker's offsets, until all is decided */
-    static void *handle[PARTITIONS_MAX];
     struct err err = {0};
     int r = 1;
     if (clock_ns(g->clock) < g->retry_ns) return STEP_IDLE;
@@ -243,10 +260,9 @@ static enum step assign_carry_out(struct ingest *g) {
     if (more < 0) return assign_fail(g, r, &err);
     if (more > 0) return STEP_BUSY;
     if (g->first_assignment) others_give_up(g);
-    for (uint32_t i = 0; i < asked.count; i++) asked.list[i].offset = g->partition[slot_get(g, &asked.list[i])].next;
-    if (g->kafka.assign(g->kafka.self, asked.list, asked.count, handle, &err) != 0) return assign_fail(g, 1, &err);
-    for (uint32_t i = 0; i < asked.count; i++) g->partition[slot_get(g, &asked.list[i])].handle = handle[i];
+    if (!assignment_again(g, &err)) return assign_fail(g, 1, &err);
     lanes_fill(g);
+    loss_show(g);
     lease_begin(g);
     g->commit_due_ns = 0; /* the first one brings the lease */
     g->confirmed = false;
@@ -263,7 +279,12 @@ static enum step assign_carry_out(struct ingest *g) {
 bool assignment_drained(const struct ingest *g) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
         const struct partition *p = &g->partition[i];
+        uint64_t what;
         if (!p->assigned) continue;
+        if (commit_lost_found(g, i, &what)) { /* it is to be rewound; offsets that are lost are not waited for */
+            if (!loss_stands(g, i)) return false;
+            continue;
+        }
         int64_t released = commit_released(g, i);
         int64_t start = atomic_load_explicit(&g->ledger->slot[i].start, memory_order_relaxed);
         if (released != p->next && !(released < 0 && p->next == start)) return false;
@@ -281,6 +302,7 @@ static void revoke_finish(struct ingest *g, const char *how) {
         g->partition[i].handle = NULL;
     }
     lanes_fill(g);
+    loss_show(g);
     lease_end(g, "the group has taken all partitions back");
     if (g->kafka.unassign(g->kafka.self, &err) != 0) log_warn("ingest.unassign_failed", "%s", err.text);
     g->committing = false;

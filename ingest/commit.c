@@ -43,10 +43,11 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     }
 }
 
-/* Whether what is released may not be committed: Redis has lost some of it, or Kafka what Redis needs. */
-static bool held(const struct ingest *g, uint32_t slot) {
-    uint64_t what;
-    return loss_stands(g, slot) || commit_lost_found(g, slot, &what);
+int64_t commit_cap(struct ingest *g, uint32_t slot) {
+    static int64_t cap[PARTITIONS_MAX];
+    for (uint32_t i = 0; i < g->partition_count; i++) cap[i] = INT64_MAX;
+    hold_back(g, cap);
+    return cap[slot];
 }
 
 /* What may be committed now, -1 nothing. Where nothing is released yet in this epoch: after a rewind the offset it went
@@ -59,8 +60,9 @@ static int64_t commit_target(const struct ingest *g, uint32_t slot) {
     if (!p->assigned) return -1;
     int64_t released = commit_released(g, slot), start = atomic_load_explicit(&s->start, memory_order_relaxed);
     uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
-    if (released >= 0 && !held(g, slot)) return released;
-    if (released < 0 && (flags & LEDGER_REWOUND) != 0) return start;
+    uint64_t what;
+    if (released >= 0 && !commit_lost_found(g, slot, &what)) return released; /* found: some of it is not there */
+    if ((flags & LEDGER_REWOUND) != 0) return start;
     if (p->committed >= 0) return p->committed;
     bool latest = (flags & LEDGER_FIRST_START) != 0 && g->config->start == START_LATEST;
     return latest || loss_stands(g, slot) ? start : -1;

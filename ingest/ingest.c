@@ -47,7 +47,9 @@ static bool holds_any(const struct ingest *g) {
 /* What an operator should see. Only a state that somebody has to mend is called blocked; a full ring is not. */
 static void state_show(struct ingest *g, enum control_mode mode) {
     bool waiting = g->membership == MEMBER_WAITING || g->membership == MEMBER_ASSIGNING;
-    if (g->trouble[0] != 0)
+    if (g->lost_text[0] != 0)
+        worker_state(g->worker, STATE_BLOCKED, "%s", g->lost_text);
+    else if (g->trouble[0] != 0)
         worker_state(g->worker, STATE_BLOCKED, "%s", g->trouble);
     else if (g->rejects_blocked)
         worker_state(g->worker, STATE_BLOCKED, "%s", g->rejects_full ? "rejects full" : "rejects cannot be stored");
@@ -86,6 +88,8 @@ enum step ingest_step(void *self) {
     if (step == STEP_FAILED) return step;
     bool busy = keep_step(g);
     if (g->broken) return STEP_BROKEN;
+    rewind_step(g);
+    loss_step(g);
     if (mode == CONTROL_RUN && g->membership == MEMBER_READING) busy |= read_step(g, &blocked);
     uint64_t now = clock_ns(g->clock);
     commit_step(g, false);

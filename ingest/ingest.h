@@ -20,6 +20,11 @@ struct partition {
     struct note noted;   /* and what its commit says beside */
     uint32_t refetches;  /* in a row: how often what comes next could not be read; 0: all is well */
     uint64_t refetch_ns; /* when to seek to `next` again; 0: nothing is being fetched again */
+    bool waits;          /* not read: offsets are lost, or it is about to be rewound */
+    bool gone;           /* Kafka said that it does not have `next` */
+    bool judged;         /* and found lost in this epoch: what the sink had noted then */
+    uint64_t judged_what;
+    uint64_t judge_ns; /* the broker is not asked about it before */
 };
 
 struct lane {
@@ -74,7 +79,9 @@ struct ingest {
     uint64_t rejects_retry_ns;
     char kafka_error[STATS_TEXT_BYTES]; /* what Kafka said last while there are no partitions; "" nothing */
     bool kafka_denied;                  /* … and only a person can mend it */
-    char trouble[STATS_TEXT_BYTES]; /* why it is BLOCKED: an offset that Kafka no longer has; "" none */
+    char trouble[STATS_TEXT_BYTES];   /* why it is BLOCKED: something that cannot be read; "" none */
+    char lost_text[STATS_TEXT_BYTES]; /* … offsets that are lost; "" none */
+    uint64_t accept_ns;               /* no new attempt to carry out control.accept_loss before */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
@@ -93,19 +100,29 @@ int ingest_wants(void *self, struct pollfd *fds, int max, int *timeout_ms);
 
 /* assignment.c: events of the consumer group, and where each partition begins. STEP_FAILED when it cannot go on. */
 enum step assignment_step(struct ingest *g);
-void assignment_restore(struct ingest *g);       /* partitions as a predecessor left them in the ledger */
-bool assignment_drained(const struct ingest *g); /* everything read of assigned partitions is released */
+bool assignment_again(struct ingest *g, struct err *err); /* the client begins every partition anew, where we are */
+void assignment_restore(struct ingest *g);                /* partitions as a predecessor left them in the ledger */
+bool assignment_drained(const struct ingest *g);          /* everything read of assigned partitions is released */
 
 /* read.c: from the partitions' queues to the rings. True when something moved; *blocked when a ring has no room. */
 bool read_step(struct ingest *g, bool *blocked);
-void read_drop_held(struct ingest *g); /* before the partitions change */
+void read_drop_held(struct ingest *g);              /* before the partitions change */
+void read_from(struct partition *p, int64_t next);  /* nothing of what went wrong before counts any more */
+void read_again(struct partition *p, uint64_t now); /* from `next`, after a pause */
 
 /* commit.c: what is released, to the broker; on a timer, or at once. */
 void commit_step(struct ingest *g, bool at_once);
 void commit_result(struct ingest *g, const struct kafka_event *e);
 bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing released that is not committed */
 
+/* rewind.c: what Redis has lost is read again; or it is found that Kafka has not got it either. */
+void rewind_step(struct ingest *g);
+void rewind_to(struct ingest *g, uint32_t slot, int64_t target); /* a new epoch from target on */
+
 /* loss.c: offsets that Redis needs and Kafka no longer has, until an operator accepts that. */
+void loss_step(struct ingest *g); /* carries out control.accept_loss */
+void loss_show(struct ingest *g); /* after any change: what the state says */
+void loss_note(struct ingest *g, uint32_t slot, int64_t from, int64_t to);
 void loss_store(struct ingest *g, uint32_t slot, int64_t from, int64_t to); /* 0, 0: none */
 static inline bool loss_stands(const struct ingest *g, uint32_t slot) {
     const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
@@ -133,6 +150,8 @@ void report_step(struct ingest *g, uint64_t now);
 
 /* Next offset that may be committed for a partition, or -1 when there is none in its present epoch. */
 int64_t commit_released(const struct ingest *g, uint32_t slot);
+/* Offset of the partition's first reject in its present epoch that is not durable; INT64_MAX: none. */
+int64_t commit_cap(struct ingest *g, uint32_t slot);
 /* Whether the sink has found writes of the present epoch, or before it, gone from Redis; *what as in shm/ledger.h. */
 bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what);
 

@@ -75,7 +75,8 @@ struct kafka_port {
      * 0, or -1 with err. */
     int (*ends)(void *self, struct kafka_partition *list, uint32_t n, struct err *err);
     /* Reads one partition from offset on; what was fetched of it before is dropped. Blocks at most KAFKA_CALL_MS.
-     * 0, or -1 with err: call again. */
+     * 0, or -1 with err: call again (code 1: the client has stopped reading it, for its offset was gone; only assign()
+     * begins it anew). */
     int (*seek)(void *self, void *handle, int64_t offset, struct err *err);
     /* Whether the group has given this member's partitions to others already. */
     bool (*lost)(void *self);

@@ -378,7 +378,10 @@ static int client_seek(void *self, void *handle, int64_t offset, struct err *err
     rd_kafka_resp_err_t code = e != NULL ? rd_kafka_error_code(e) : l->elems[0].err;
     if (e != NULL) rd_kafka_error_destroy(e);
     rd_kafka_topic_partition_list_destroy(l);
-    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "seek", code);
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR) return 0;
+    library_error(err, "seek", code);
+    if (code == RD_KAFKA_RESP_ERR__STATE) err->code = 1;
+    return -1;
 }
 
 static bool client_lost(void *self) { return rd_kafka_assignment_lost(((struct client *)self)->rk) != 0; }

@@ -119,10 +119,18 @@ static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int6
     advance(l, p, slot, end);
 }
 
-static void offset_gone(struct ingest *g, const struct log_at *at, const struct err *err) {
-    snprintf(g->trouble, sizeof g->trouble, "offsets lost: %.120s[%d] at offset %lld is no longer in Kafka", at->topic,
-             at->partition, (long long)at->offset);
-    log_warn_at("ingest.offset_lost", at, "Kafka no longer has this offset (%s); the partition waits", err->text);
+void read_from(struct partition *p, int64_t next) {
+    p->next = next;
+    p->refetches = 0;
+    p->refetch_ns = 0;
+    p->gone = p->judged = false;
+    p->judge_ns = 0;
+}
+
+void read_again(struct partition *p, uint64_t now) {
+    uint64_t pause_ms = REFETCH_MS << (p->refetches < REFETCH_DOUBLINGS ? p->refetches : REFETCH_DOUBLINGS);
+    p->refetch_ns = now + pause_ms * NS_PER_MS;
+    p->refetches++;
 }
 
 /* What comes next could not be read (a batch with a wrong checksum, say). The client would go on behind it; so the
@@ -130,28 +138,30 @@ static void offset_gone(struct ingest *g, const struct log_at *at, const struct 
 static void failed(struct ingest *g, struct partition *p, const struct err *err, uint64_t now) {
     struct log_at at = {g->config->topic[p->topic].name, p->partition, p->next};
     stats_add(g->stats, M_ingest_kafka_error, 1);
-    if (err->code == 1) {
-        offset_gone(g, &at, err);
+    if (err->code == 1) { /* rewind.c asks what the partition has */
+        p->gone = p->waits = true;
         return;
     }
-    uint64_t pause_ms = REFETCH_MS << (p->refetches < REFETCH_DOUBLINGS ? p->refetches : REFETCH_DOUBLINGS);
-    p->refetch_ns = now + pause_ms * NS_PER_MS;
-    p->refetches++;
-    log_warn_at("ingest.fetch_failed", &at, "%s; reading it again in %llu ms", err->text, (unsigned long long)pause_ms);
+    read_again(p, now);
+    log_warn_at("ingest.fetch_failed", &at, "%s; reading it again in %llu ms", err->text,
+                (unsigned long long)((p->refetch_ns - now) / NS_PER_MS));
     if (p->refetches >= REFETCH_BLOCKED)
         snprintf(g->trouble, sizeof g->trouble, "%.120s[%d] cannot be read at offset %lld: %.80s", at.topic,
                  p->partition, (long long)p->next, err->text);
 }
 
-/* True when the partition may be read: nothing is amiss, or the client has gone back to where it was. */
+/* True when the partition may be read: nothing is amiss, or the client has gone back to where it was. A client that has
+ * stopped reading it, for its offset was gone, begins with all partitions anew. */
 static bool readable(struct ingest *g, struct partition *p, uint64_t now) {
     struct err err;
     if (p->refetch_ns == 0) return true;
     if (now < p->refetch_ns) return false;
     p->refetch_ns = now + REFETCH_MS * NS_PER_MS;
-    if (g->kafka.seek(g->kafka.self, p->handle, p->next, &err) != 0) return false;
-    p->refetch_ns = 0;
-    return true;
+    if (g->kafka.seek(g->kafka.self, p->handle, p->next, &err) == 0)
+        p->refetch_ns = 0;
+    else if (err.code == 1 && !assignment_again(g, &err))
+        log_warn("ingest.assign_waits", "%s", err.text);
+    return p->refetch_ns == 0;
 }
 
 static void refetched(struct ingest *g, struct partition *p) {
@@ -177,14 +187,14 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
     struct kafka_message m;
     struct err err;
     uint32_t n = 0;
-    if (!readable(g, p, now)) return 0;
+    if (p->waits || !readable(g, p, now)) return 0;
     while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
         enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
         if (f == KAFKA_NOTHING) break;
         n++;
         if (f == KAFKA_END) end_reached(l, p, slot, m.offset, now);
         if (f == KAFKA_FAILED) failed(g, p, &err, now);
-        if (p->refetch_ns != 0) break;
+        if (p->refetch_ns != 0 || p->gone) break;
         if (f != KAFKA_MESSAGE) continue;
         if (p->refetches > 0) refetched(g, p);
         if (m.offset < p->next || take(g, l, p, slot, &m, now, wall_ms)) { /* below: librdkafka repeated itself */

@@ -1,9 +1,10 @@
 /* Deaths of ingest at any point: before every store to shared memory, and before and after every call to Kafka and the
  * clock; then a successor. A model follows the records on the rings and what the broker was told: no record is skipped
  * or repeated, no commit runs ahead of Redis or of a reject that is not durable, nothing is written for a partition
- * that belongs to somebody else.
+ * that belongs to somebody else. Redis loses writes now and then: what the model's sink finds is written again, and
+ * nothing above it before.
  *
- * The sources of the ring and of two parts of ingest belong to this program, with a place to die before each store. */
+ * The sources of the ring and of some parts of ingest belong to this program, with a place to die before each store. */
 #include <setjmp.h>
 
 #include "tests/unit/ingest/help.h"
@@ -37,6 +38,7 @@ static void place_to_die(void) {
 #include "ingest/commit.c"
 #include "ingest/lease.c"
 #include "ingest/loss.c"
+#include "ingest/rewind.c"
 
 enum { LANES = 2, RING = 8192, PARTITIONS = 5, REJECTS_MAX = 20000, OVERSIZE = 3000 };
 
@@ -46,6 +48,10 @@ struct flow {        /* one partition */
     uint32_t epoch;  /* of its last record on the ring */
     int64_t next;    /* what has to come next in that epoch */
     int64_t covered; /* all before it is in Redis, by us or by somebody else */
+    uint32_t first;  /* epoch of its first record */
+    uint32_t losses; /* how often Redis lost some of it */
+    bool went_back;  /* Redis did, and nobody has committed since: the broker may be ahead of it */
+    bool accepted;   /* an operator was asked about offsets that are lost, and has accepted that */
 };
 
 struct original { /* a reject on its way */
@@ -62,7 +68,7 @@ static struct {
     struct flow flow[PARTITIONS];
     struct original original[REJECTS_MAX];
     uint32_t original_count;
-    uint64_t deaths, records, takeovers, largest_life;
+    uint64_t deaths, records, takeovers, forgotten, largest_life;
 } w;
 
 static struct flow *flow_of(const struct sim_partition *p) { return &w.flow[p - w.b->kafka.partition]; }
@@ -74,7 +80,13 @@ static void flow_check(const struct sim_partition *p, const struct taken *t) {
     struct flow *f = flow_of(p);
     cr_assert_geq(t->head.epoch, f->epoch, "an older epoch came after a newer one");
     if (t->head.epoch > f->epoch) {
-        cr_assert(!w.solo || f->epoch == 0, "nobody else was there, and yet it began anew at %lld",
+        if (f->epoch == 0) f->first = t->head.epoch;
+        cr_assert(!w.solo || f->accepted || t->head.epoch <= f->first + f->losses,
+                  "nobody else was there, and yet it began anew at %lld", (long long)t->head.offset);
+        const struct ledger_ingest_slot *s = &w.b->ledger->slot[t->head.slot];
+        const struct sim_message *m = sim_first_from(p, atomic_load(&s->start));
+        cr_assert(t->head.epoch != atomic_load(&s->epoch) || m == NULL || t->head.offset <= m->offset,
+                  "the epoch begins at %lld, its first record is %lld", (long long)atomic_load(&s->start),
                   (long long)t->head.offset);
         f->epoch = t->head.epoch;
     } else {
@@ -95,14 +107,15 @@ static void applied(const struct sim_partition *p, const struct taken *t) {
     bool known = g != NULL && !g->first_assignment && !p->assigned;
     cr_assert(!known, "%u[%d] was given up, and offset %lld is written", p->topic, p->partition,
               (long long)t->head.offset);
-    bool ours = p->assigned && !w.b->kafka.fenced && g != NULL && g->membership == MEMBER_READING;
+    bool ours = p->assigned && !w.b->kafka.fenced && g != NULL && g->membership == MEMBER_READING && !f->went_back;
     cr_assert(!ours || t->head.offset >= p->committed,
               "%u[%d]: %lld is written, committed is %lld: a key goes back in time", p->topic, p->partition,
               (long long)t->head.offset, (long long)p->committed);
     const struct sim_message *missing = sim_first_from(p, f->covered);
     cr_assert(missing == NULL || missing->offset >= t->head.offset, "%u[%d]: %lld is applied, %lld was skipped",
               p->topic, p->partition, (long long)t->head.offset, (long long)missing->offset);
-    cr_assert(!w.solo || t->head.offset >= f->covered, "%lld is applied twice", (long long)t->head.offset);
+    cr_assert(!w.solo || t->head.offset >= f->covered || f->losses > 0, "%lld is applied twice",
+              (long long)t->head.offset);
     if (t->head.offset + 1 > f->covered) f->covered = t->head.offset + 1;
 }
 
@@ -116,15 +129,21 @@ static uint64_t rejects_released(uint32_t lane) {
 static void commit_check(void *context, struct sim_partition *p, int64_t offset) {
     (void)context;
     cr_assert(p->assigned, "%u[%d] is committed and not ours", p->topic, p->partition);
-    cr_assert_leq(offset, flow_of(p)->covered, "%u[%d]: committed %lld, in Redis up to %lld", p->topic, p->partition,
-                  (long long)offset, (long long)flow_of(p)->covered);
-    cr_assert_geq(offset, p->committed, "%u[%d]: taken back from %lld to %lld", p->topic, p->partition,
-                  (long long)p->committed, (long long)offset);
-    uint32_t epoch = epoch_of(w.b, p->topic, p->partition);
+    if (offset == p->committed) return; /* the same again says nothing new */
+    const struct ledger_ingest_slot *s = ledger_of(w.b, p->topic, p->partition);
+    uint32_t epoch = atomic_load(&s->epoch);
+    struct flow *f = flow_of(p);
+    cr_assert(offset <= f->covered || (f->went_back && offset < p->committed),
+              "%u[%d]: committed %lld, in Redis up to %lld", p->topic, p->partition, (long long)offset,
+              (long long)f->covered);
+    cr_assert(offset > p->committed || f->went_back, "%u[%d]: taken back from %lld to %lld", p->topic, p->partition,
+              (long long)p->committed, (long long)offset);
+    if (offset <= f->covered) f->went_back = false;
     uint64_t released[LANES] = {rejects_released(0), rejects_released(1)};
     for (uint32_t i = 0; i < w.original_count; i++) {
         const struct original *o = &w.original[i];
-        if (o->partition != p || o->epoch != epoch || o->number <= released[o->lane]) continue;
+        if (o->partition != p || o->number <= released[o->lane]) continue;
+        if (o->epoch != epoch && (!w.solo || o->offset >= atomic_load(&s->start))) continue; /* it was read again */
         cr_assert_leq(offset, o->offset, "%u[%d]: committed %lld, the reject of %lld is not durable", p->topic,
                       p->partition, (long long)offset, (long long)o->offset);
     }
@@ -139,9 +158,67 @@ static void reject_some(uint32_t lane, const struct sim_partition *p, const stru
     w.original[w.original_count++] = (struct original){lane, t->head.epoch, number, p, t->head.offset};
 }
 
+static void loss_found(uint32_t slot, const struct sim_partition *p, bool all) {
+    struct ledger_sink_slot *s = &w.b->sink[ledger_lane(p->partition, LANES)]->slot[slot];
+    uint64_t what = all ? LEDGER_LOST_ALL : (uint64_t)flow_of(p)->covered;
+    twin_store(&s->lost, atomic_load(&w.b->ledger->slot[slot].epoch), what);
+    flow_of(p)->losses++;
+    flow_of(p)->went_back = true;
+}
+
+/* A partition whose epoch is new to the sink: the mark, which says what is covered, is set back or compared. */
+static void mark_judge(uint32_t slot, const struct sim_partition *p) {
+    const struct ledger_ingest_slot *s = &w.b->ledger->slot[slot];
+    int64_t start = atomic_load(&s->start);
+    struct flow *f = flow_of(p);
+    bool rewound = (atomic_load(&s->flags) & LEDGER_REWOUND) != 0;
+    if (rewound && f->accepted && start == p->low && start > f->covered) f->covered = start;
+    if (f->covered < start) {
+        loss_found(slot, p, false);
+        return;
+    }
+    twin_store(&w.b->sink[ledger_lane(p->partition, LANES)]->slot[slot].released, atomic_load(&s->epoch),
+               (uint64_t)start);
+}
+
+/* Looks at the marks of a lane as the sink does. False: a loss waits for its answer, and the lane with it. */
+static bool marks_judge(uint32_t lane) {
+    bool good = true;
+    for (uint32_t i = 0; i < atomic_load(&w.b->ledger->count); i++) {
+        const struct ledger_ingest_slot *s = &w.b->ledger->slot[i];
+        uint64_t epoch = atomic_load(&s->epoch), released, lost, value;
+        bool ours = (atomic_load(&s->flags) & LEDGER_ASSIGNED) != 0 && epoch != 0;
+        if (!ours || ledger_lane(s->partition, LANES) != lane) continue;
+        twin_load(&w.b->sink[lane]->slot[i].released, &released, &value);
+        twin_load(&w.b->sink[lane]->slot[i].lost, &lost, &value);
+        if (released != epoch && lost != epoch) mark_judge(i, sim_at(&w.b->kafka, s->topic, s->partition));
+        twin_load(&w.b->sink[lane]->slot[i].lost, &lost, &value);
+        good &= lost != epoch;
+    }
+    return good;
+}
+
+/* Redis goes back in time, or is emptied; the sink finds out, for it had everything acknowledged that it released. */
+static void redis_forgets(void) {
+    uint32_t slot = dice(PARTITIONS);
+    if (slot >= atomic_load(&w.b->ledger->count)) return;
+    const struct ledger_ingest_slot *s = &w.b->ledger->slot[slot];
+    struct sim_partition *p = sim_at(&w.b->kafka, s->topic, s->partition);
+    uint64_t released, value;
+    twin_load(&w.b->sink[ledger_lane(s->partition, LANES)]->slot[slot].released, &released, &value);
+    if ((atomic_load(&s->flags) & LEDGER_ASSIGNED) == 0 || released != atomic_load(&s->epoch) || released == 0) return;
+    if (w.b->kafka.fenced || !p->assigned) return; /* another member would have to find out */
+    bool all = dice(4) == 0;
+    int64_t covered = all ? 0 : flow_of(p)->covered - dice(40);
+    flow_of(p)->covered = covered > 0 ? covered : 0;
+    loss_found(slot, p, all);
+    w.forgotten++;
+}
+
 static uint32_t consume(uint32_t lane, uint32_t n) {
     struct taken t;
     uint32_t i = 0;
+    if (!marks_judge(lane)) return 0;
     for (; i < n && take_next(w.b, lane, &t); i++) {
         const struct sim_partition *p = sim_at(&w.b->kafka, t.head.topic, t.head.partition);
         flow_check(p, &t);
@@ -179,6 +256,7 @@ static void others_work(void) {
         if (from >= p->end) continue;
         p->committed = from + 1 + dice((uint32_t)(p->end - from));
         if (p->committed > flow_of(p)->covered) flow_of(p)->covered = p->committed;
+        flow_of(p)->went_back = false;
         w.takeovers++;
     }
 }
@@ -210,6 +288,7 @@ static void happen(void) {
     if (dice(4) == 0) publish_some(6);
     for (uint32_t lane = 0; lane < LANES; lane++)
         if (dice(3) != 0) consume(lane, dice(25));
+    if (dice(30) == 0) redis_forgets();
     if (dice(25) == 0) rebalance();
     if (s->fenced) others_work();
     if (!anything_assigned() && s->event_count == 0 && w.b->g->membership == MEMBER_WAITING) sim_give(s, membership());
@@ -346,6 +425,7 @@ static void die_many_times(bool solo, uint64_t seed, int deaths) {
     cr_assert_gt(hit, deaths / 2, "only %d of %d died on the way", hit, deaths);
     world_end();
     cr_assert_gt(w.records, (uint64_t)deaths);
+    cr_assert_gt(w.forgotten, (uint64_t)deaths / 10);
 }
 
 /* Deaths while partitions are given up, at every place of it. Then one of them comes back, and the others stay away. */

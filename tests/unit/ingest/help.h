@@ -55,6 +55,7 @@ struct sim_partition {
     bool assigned;     /* to the member under test, by assign() */
     int64_t position;  /* of its fetcher */
     bool end_told;
+    bool stopped;   /* the fetcher, at an offset that is not there: only assign() starts it again */
     int fail_code;  /* the next fetch fails once with this code; 0 none */
     int fail_skips; /* and the client goes on so many offsets behind it, as it does behind a batch with a wrong checksum
                      */
@@ -245,6 +246,7 @@ static inline int sim_seek(void *self, void *handle, int64_t offset, struct err 
     struct sim_partition *p = handle;
     sim_call(s, "seek");
     if (s->seek_fails > 0 && s->seek_fails--) return err_set(err, 2, "no answer");
+    if (p->stopped) return err_set(err, 1, "stopped");
     p->position = offset;
     p->end_told = false;
     p->seeks++;
@@ -279,7 +281,7 @@ static inline int sim_assign(void *self, const struct kafka_partition *list, uin
         cr_assert_geq(list[i].offset, 0, "a partition is read from offset %lld", (long long)list[i].offset);
         p->assigned = true;
         p->position = list[i].offset;
-        p->end_told = false;
+        p->end_told = p->stopped = false;
         handle[i] = p;
     }
     s->assigns++;
@@ -311,9 +313,9 @@ static inline enum kafka_fetch sim_fetch(void *self, void *handle, struct kafka_
         p->fail_skips = 0;
         return KAFKA_FAILED;
     }
-    if (p->position < p->low) {
-        if (p->end_told) return KAFKA_NOTHING;
-        p->end_told = true;
+    if (p->stopped) return KAFKA_NOTHING;
+    if (p->position < p->low || p->position > p->end) {
+        p->stopped = true;
         err_set(err, 1, "offset out of range");
         return KAFKA_FAILED;
     }

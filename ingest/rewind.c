@@ -1,0 +1,89 @@
+#include "base/log.h"
+#include "ingest/ingest.h"
+
+enum { JUDGE_AGAIN_MS = 500 };
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static struct log_at log_place(const struct ingest *g, const struct partition *p, int64_t offset) {
+    return (struct log_at){g->config->topic[p->topic].name, p->partition, offset};
+}
+
+/* Where Redis has to be written from again: where its mark is, or where the group began when there is none; never above
+ * what is released, read, or rejected and not durable yet. */
+static int64_t rewind_target(struct ingest *g, uint32_t slot, uint64_t what) {
+    int64_t released = commit_released(g, slot);
+    int64_t target = (what & LEDGER_LOST_ALL) != 0
+                         ? atomic_load_explicit(&g->ledger->slot[slot].origin, memory_order_relaxed)
+                         : (int64_t)(what & LEDGER_LOST_OFFSET);
+    int64_t start = atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed);
+    target = least(target, released >= 0 ? released : start);
+    return least(least(target, g->partition[slot].next), commit_cap(g, slot));
+}
+
+/* The epoch is raised first, and its start lowered then: until it is, a sink that looks finds its mark behind the start
+ * or no worse than it, and a successor reads from the start of before, which is asked about again. REWOUND comes last,
+ * for it has the sink set the mark to the start that it finds; that of an earlier rewind is taken back before. */
+void rewind_to(struct ingest *g, uint32_t slot, int64_t target) {
+    struct ledger_ingest_slot *s = &g->ledger->slot[slot];
+    struct partition *p = &g->partition[slot];
+    struct log_at at = log_place(g, p, target);
+    if (g->holding && g->held_slot == slot) read_drop_held(g);
+    log_info_at("ingest.rewound", &at, "read again from here; %lld was next", (long long)p->next);
+    atomic_store_explicit(&s->flags, LEDGER_ASSIGNED, memory_order_release);
+    p->epoch++;
+    atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform, sink */
+    atomic_store_explicit(&s->start, target, memory_order_release);
+    atomic_store_explicit(&s->flags, LEDGER_ASSIGNED | LEDGER_REWOUND, memory_order_release);
+    read_from(p, target);
+    p->refetch_ns = clock_ns(g->clock); /* a seek first */
+    stats_add(g->stats, M_ingest_partition_rewind, 1);
+}
+
+/* What is gone from Redis, or from Kafka, against what Kafka has. found: the sink has noted *what*; else the offset
+ * that comes next could not be read. */
+static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, uint64_t now) {
+    struct partition *p = &g->partition[slot];
+    struct kafka_partition at = {p->topic, p->partition, -1, {0}};
+    struct err err;
+    int64_t low, high, from = 0, to = 0;
+    if (g->kafka.watermarks(g->kafka.self, &at, &low, &high, &err) != 0) {
+        p->judge_ns = now + JUDGE_AGAIN_MS * NS_PER_MS;
+        log_warn("ingest.rewind_waits", "%s", err.text);
+        return false;
+    }
+    int64_t target = found ? rewind_target(g, slot, what) : p->next;
+    if (found && (what & LEDGER_LOST_OTHER) != 0)
+        to = (int64_t)(what & LEDGER_LOST_OFFSET);
+    else if (low > target)
+        from = target, to = low;
+    else if (high < target)
+        from = high, to = target;
+    if (to > from)
+        loss_note(g, slot, from, to);
+    else if (found)
+        rewind_to(g, slot, target);
+    else
+        read_again(p, now); /* it is there after all */
+    p->gone = false;
+    p->judged = found && to > from;
+    p->judged_what = what;
+    return true;
+}
+
+void rewind_step(struct ingest *g) {
+    if (g->membership != MEMBER_READING && g->membership != MEMBER_REVOKING) return;
+    uint64_t now = clock_ns(g->clock), what = 0;
+    bool changed = false;
+    for (uint32_t i = 0; i < g->partition_count; i++) {
+        struct partition *p = &g->partition[i];
+        if (!p->assigned) continue;
+        bool found = commit_lost_found(g, i, &what);
+        bool known = found && p->judged && p->judged_what == what && loss_stands(g, i);
+        if (((found && !known) || p->gone) && now >= p->judge_ns) changed |= judge(g, i, found, what, now);
+        p->waits = loss_stands(g, i) || p->gone || commit_lost_found(g, i, &what);
+    }
+    if (!changed) return;
+    g->commit_due_ns = 0; /* and again as soon as one that is under way is answered */
+    commit_step(g, true);
+}
