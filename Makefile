@@ -43,9 +43,9 @@ LIBS_supervisor := -lyaml
 LIBS_ingest     := -lrdkafka
 LIBS_transform  := -lyajl -llz4 -lcrypto
 LIBS_sink       := -lhiredis -lssl -lcrypto
-LIBS_tools      := -lhiredis -lssl -llz4 -lcrypto -lyaml
+LIBS_tools      := -lhiredis -lssl -llz4 -lcrypto -lyaml -lncurses -ltinfo -lm
 LIBS_demo       := -lrdkafka -lhiredis -llz4 -lcrypto
-LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lcrypto -lyaml
+LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lcrypto -lyaml -lncurses -ltinfo -lm
 
 FOLDERS  := base shm supervisor ingest transform sink tools
 PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-demo
@@ -165,10 +165,10 @@ uninstall: ## remove what install has put there; configurations, data and the us
 
 # -- packages of Debian 12 ---------------------------------------------------------------------------------------------
 BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
-                  libyajl-dev redis-server
+                  libyajl-dev libncurses-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
                   python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools \
-                  systemd
+                  systemd tmux
 
 .PHONY: deps deps-build demo
 deps: ## install the packages for building and testing (apt-get, with sudo when not root)

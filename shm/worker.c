@@ -236,6 +236,7 @@ int worker_run(struct worker *w, const struct worker_body *body) {
         uint64_t now = clock_ns(w->clock);
         atomic_store_explicit(&w->block->heartbeat_ns, now, memory_order_relaxed);
         if (now - flushed >= FLUSH_NS) {
+            usage_account(w); /* here too: a worker that never rests is the one to look at */
             stats_flush(&w->local);
             flushed = now;
         }

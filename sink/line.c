@@ -316,8 +316,9 @@ static void observe_latency(struct line *l, const struct batch *b) {
         if (sample->ingest_ns < 0) continue;
         int64_t age_ns = now_ns - sample->ingest_ns, age_ms = now_ms - sample->timestamp_ms;
         stats_observe(local, H_sink_ingest_to_redis, age_ns > 0 ? (uint64_t)age_ns : 0);
-        if (sample->timestamp_ms >= 0)
-            stats_observe(local, H_sink_kafka_to_redis, age_ms > 0 ? (uint64_t)age_ms * NS_PER_MS : 0);
+        if (sample->timestamp_ms < 0) continue;
+        stats_observe(local, H_sink_kafka_to_redis, age_ms > 0 ? (uint64_t)age_ms * NS_PER_MS : 0);
+        stats_set(local, M_sink_record_timestamp, (uint64_t)sample->timestamp_ms * NS_PER_MS);
     }
 }
 

@@ -19,6 +19,7 @@ int command_tune(int argc, char **argv);
 int command_ctl(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_ring(int argc, char **argv);
+int command_top(int argc, char **argv);
 
 /* command_config loads the configuration file (NULL: the one config_find finds).
  * Returns it (static storage, one at a time), or NULL after printing what is wrong, with *status to return. */

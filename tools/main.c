@@ -15,6 +15,7 @@ static const struct {
     {"run", command_run, "run the pipeline of a configuration"},
     {"check", command_check, "validate a configuration and say what would run"},
     {"stats", command_stats, "what a running pipeline is doing, as a table, JSON or Prometheus text"},
+    {"top", command_top, "the same live, on a screen"},
     {"ring", command_ring, "what is in the rings between the processes, alive or saved"},
     {"ctl", command_ctl, "ask a running pipeline to reload, to stop, or to give up lost offsets"},
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},

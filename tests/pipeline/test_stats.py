@@ -185,7 +185,7 @@ def test_metrics_page_is_fresh():
 
 
 def test_every_command_has_help():
-    for name in ("run", "check", "stats", "ring", "get", "keygen", "rejects", "demo"):
+    for name in ("run", "check", "stats", "top", "ring", "get", "keygen", "rejects", "demo"):
         done = command(name, "--help")
         assert done.returncode == 0 and name in done.stdout, (name, done.stdout, done.stderr)
     done = command("--help")
