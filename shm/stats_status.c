@@ -26,7 +26,9 @@ bool stats_status(const struct stats *s, struct stats_status *line, uint64_t now
     if (strcmp(state, line->state) == 0 && since_ns < STATS_STATUS_MS * NS_PER_MS) return false;
     memcpy(line->state, state, sizeof state);
     uint64_t applied = view_sum_named(s, "sink", "record_applied");
-    uint64_t rate = line->told_ns == 0 || since_ns == 0 ? 0 : (applied - line->applied) * NS_PER_S / since_ns;
+    /* Fewer than before: the segment was made anew, with fewer lanes perhaps. */
+    bool comparable = line->told_ns != 0 && since_ns != 0 && applied >= line->applied;
+    uint64_t rate = comparable ? (applied - line->applied) * NS_PER_S / since_ns : 0;
     line->applied = applied;
     line->told_ns = now_ns;
     int64_t behind = lag_sum(s);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds docs/operations.md against the sources: every log event and every state has its row there, and no other has.
+"""Holds docs/operations.md against the sources: every log event and every state has its row there, and no other has;
+and the metrics it names exist.
 
 An event is a string `component.what_happened` in a product folder, `component` being the folder's name (`worker` in
 shm, which all workers share). Prints each offence; exit 1 when there is one."""
@@ -62,6 +63,10 @@ def main():
         offences.append(f"only {len(found)} events and {len(states())} states were found: is this script out of date?")
     offences += compare("event", found, rows(page, "## Log events"))
     offences += compare("state", states(), rows(page, "## States"))
+    metrics = set(re.findall(r"`(millrace_[a-z0-9_]+)`", (ROOT / "docs/metrics.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"\bmillrace_[a-z0-9_]+", page))
+    offences += [f"there is no metric {name}" for name in sorted(named - metrics)
+                 if name.removesuffix("_bucket") not in metrics]
     for offence in offences:
         print(f"docs/operations.md: {offence}")
     return 1 if offences else 0

@@ -448,3 +448,14 @@ Test(stats_status, lag_is_of_what_this_instance_reads, .init = instance_make, .f
     cr_assert(stats_status(&s, &line, 21 * NS_PER_S));
     cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag unknown");
 }
+
+Test(stats_status, a_counter_that_began_anew_is_no_rate, .init = instance_make, .fini = instance_drop) {
+    static struct stats_status line;
+    cr_assert(stats_status(&s, &line, NS_PER_S));
+    count(ROLE_SINK, 0, M_sink_record_applied, 0);
+    cr_assert(stats_status(&s, &line, 11 * NS_PER_S));
+    cr_assert_str_eq(line.text, "running; 0 records/s to Redis, lag 50");
+    count(ROLE_SINK, 0, M_sink_record_applied, 1000);
+    cr_assert(stats_status(&s, &line, 21 * NS_PER_S));
+    cr_assert_str_eq(line.text, "running; 100 records/s to Redis, lag 50");
+}
