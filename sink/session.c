@@ -297,7 +297,7 @@ static enum greeting answer_info(struct session *s, struct failure *f) {
     if (s->aof[0] == '0' && !s->warned_aof) {
         log_warn("sink.redis_appendonly_off",
                  "appendonly is off: what Redis acknowledged since its last snapshot is lost "
-                 "when it crashes; the marks will tell, and the lane will stop");
+                 "when it crashes; the marks will tell, and it is written again");
         s->warned_aof = true;
     }
     return GREETING_NEXT;
