@@ -374,17 +374,21 @@ static void halt(struct line *l, const struct failure *f) {
 static void mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict) {
     struct log_at at = at_slot(l, slot, marks_floor(&l->marks, slot));
     struct failure f;
+    bool known = l->bad_slot == slot && l->bad_epoch == epoch_of(l, slot); /* said once */
     l->bad_slot = slot;
     l->bad_epoch = epoch_of(l, slot);
-    stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
+    stats_add(&l->worker->local, M_sink_mark_mismatch, !known);
     if (verdict == MARK_FOREIGN) {
-        LOG_LINE(LOG_ERROR, "sink.mark_foreign", &at, "the key of this partition's mark holds something else");
+        if (!known)
+            LOG_LINE(LOG_ERROR, "sink.mark_foreign", &at, "the key of this partition's mark holds something else");
         failure_set(&f, REPLY_HALT, "the mark of %s/%d holds something else: is the key used by others?", at.topic,
                     at.partition);
     } else {
-        LOG_LINE(LOG_ERROR, "sink.mark_missing", &at,
-                 "the group has commits and Redis has no mark: is this the Redis that was written? docs/redis.md says "
-                 "what the choices are");
+        if (!known)
+            LOG_LINE(
+                LOG_ERROR, "sink.mark_missing", &at,
+                "the group has commits and Redis has no mark: is this the Redis that was written? docs/redis.md says "
+                "what the choices are");
         failure_set(&f, REPLY_HALT, "no mark for %s/%d in Redis, see redis.when_marks_missing", at.topic, at.partition);
     }
     halt(l, &f);

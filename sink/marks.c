@@ -132,7 +132,11 @@ static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, con
     int64_t start = marks_floor(m, slot);
     if (found->next == start && !found->foreign) return MARK_GOOD; /* written by us already, or as good */
     twin_load(&m->ledger->slot[slot].lost, &noted, &what);
-    if (noted == 0) return found->next < 0 ? judge_nil(m, slot) : found->foreign ? MARK_LOST : MARK_SET;
+    if (noted == 0 && found->next < 0) { /* noted by an instance before this one: its ingest says so in the commit */
+        int64_t origin = atomic_load_explicit(&m->plan->slot[slot].origin, memory_order_acquire);
+        return start <= origin ? MARK_SET : judge_nil(m, slot);
+    }
+    if (noted == 0) return found->foreign ? MARK_LOST : MARK_SET;
     if ((what & LEDGER_LOST_ALL) != 0) return MARK_SET;
     if (found->next < 0) return MARK_LOST;
     if ((what & LEDGER_LOST_OTHER) != 0) return MARK_SET;

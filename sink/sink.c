@@ -10,6 +10,7 @@
 #define LOOK_NS (1 * NS_PER_S)               /* how often marks are read while the line is idle */
 #define FIRST_LEASE_NS (2 * NS_PER_S)        /* how long the first lease after an assignment may take */
 #define SHOW_NS (100 * NS_PER_MS)            /* how often the state is looked at while a loss is mended */
+#define BAD_MARK_NS (2 * NS_PER_S)           /* how often a lane that is blocked by a mark looks again */
 #define LEAVE_NS (2 * NS_PER_S)              /* how long answers under way are waited for when asked to leave */
 
 int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
@@ -84,6 +85,7 @@ static enum step stand_still(struct sink *s, const struct failure *f) {
     }
     if (f->class == REPLY_HALT) {
         s->halt = *f;
+        s->retry_at_ns = now_ns(s) + BAD_MARK_NS;
         drop(s, SINK_HALTED);
         show_halted(s);
         return STEP_BLOCKED;
@@ -275,11 +277,12 @@ static enum step step_open(struct sink *s) {
     return flight_asking(&l->flight) ? STEP_BUSY : STEP_IDLE;
 }
 
-/* A bad mark concerns whoever reads the partition, and a loss is mended by reading again in another epoch. Once that
- * has come for every partition, the lane looks again. */
+/* A loss is mended by reading again in another epoch, or by others. Once that has come for every partition, the lane
+ * looks again; at a mark that an operator has to put right also now and then. */
 static enum step step_halted(struct sink *s) {
     uint32_t slot;
-    if (line_bad_mark_stands(&s->line) || line_losses(&s->line, false, &slot) > 0) {
+    bool bad = line_bad_mark_stands(&s->line) && now_ns(s) < s->retry_at_ns;
+    if (bad || line_losses(&s->line, false, &slot) > 0) {
         show_halted(s);
         return STEP_BLOCKED;
     }

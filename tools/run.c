@@ -18,8 +18,7 @@ static const char run_help[] =
     "\n"
     "exit status: 0 drained; 75 drain_timeout passed first, or an instance of this name runs already; 78 the\n"
     "configuration, or what it asks of Kafka or Redis, was refused, or a worker cannot go on; 70 a worker kept\n"
-    "dying, or rings kept breaking; 71 the system refused memory, descriptors or processes; 73 run_dir or data_dir\n"
-    "cannot be made; 66 FILE cannot be read; 69 millrace-supervisor is not where it should be; 64 wrong arguments.\n";
+    "dying; 73 run_dir or data_dir cannot be made; 66 FILE cannot be read.\n";
 
 int command_run(int argc, char **argv) {
     static const struct option options[] = {

@@ -1,13 +1,9 @@
 #include "tools/top_frame.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
-
-#include "base/grouped.h"
-#include "shm/stats_view.h"
 
 void frame_clear(struct frame *f, int rows, int columns) {
     f->rows = rows < 1 ? 1 : rows > FRAME_ROWS_MAX ? FRAME_ROWS_MAX : rows;
@@ -62,12 +58,21 @@ void frame_print(const struct frame *f, FILE *out) {
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
-static_assert((int)FRAME_NUMBER_BYTES >= (int)GROUPED_BYTES, "room for the longest number");
+static int grouped(uint64_t value, char out[FRAME_NUMBER_BYTES]) {
+    char digits[24];
+    int n = snprintf(digits, sizeof digits, "%" PRIu64, value), k = 0;
+    for (int i = 0; i < n; i++) {
+        if (i > 0 && (n - i) % 3 == 0) out[k++] = ',';
+        out[k++] = digits[i];
+    }
+    out[k] = 0;
+    return k;
+}
 
 const char *frame_number(double value, int width, char out[FRAME_NUMBER_BYTES]) {
     static const char units[] = "kMGTPE";
     if (!(value > 0)) value = 0;
-    if (value < 1e15 && strlen(grouped((uint64_t)llround(value), out)) <= (size_t)width) return out;
+    if (value < 1e15 && grouped((uint64_t)llround(value), out) <= width) return out;
     int unit = -1;
     while (value >= 999.5 && units[unit + 1] != 0) {
         value /= 1000;
@@ -108,8 +113,6 @@ const char *frame_duration(int64_t ms, char out[FRAME_NUMBER_BYTES]) {
 const char *frame_latency(double ms, char out[FRAME_NUMBER_BYTES]) {
     if (ms < 0)
         snprintf(out, FRAME_NUMBER_BYTES, "-");
-    else if (isinf(ms)) /* beyond the last bucket of the histograms */
-        snprintf(out, FRAME_NUMBER_BYTES, ">%.0f min", VIEW_QUANTILE_MS_MOST / 60000);
     else if (ms < 1000)
         snprintf(out, FRAME_NUMBER_BYTES, ms < 10 ? "%.2f ms" : "%.0f ms", ms);
     else

@@ -36,6 +36,6 @@ void frame_print(const struct frame *f, FILE *out);
 const char *frame_number(double value, int width, char out[FRAME_NUMBER_BYTES]);
 const char *frame_bytes(double bytes, char out[FRAME_NUMBER_BYTES]);  /* 512 B, 10.3 MB */
 const char *frame_duration(int64_t ms, char out[FRAME_NUMBER_BYTES]); /* 0.8s 12s 2m 5s 3h 4m 2d 3h; "-" below 0 */
-const char *frame_latency(double ms, char out[FRAME_NUMBER_BYTES]);   /* 0.35 ms, 12 ms, 1.5 s, >18 min; "-" below 0 */
+const char *frame_latency(double ms, char out[FRAME_NUMBER_BYTES]);   /* 0.35 ms, 12 ms, 1.5 s; "-" below 0 */
 
 #endif

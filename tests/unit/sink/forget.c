@@ -271,7 +271,9 @@ Test(forget, loss_behind_one_connection_is_noted_for_every_partition_from_the_an
         cr_assert_eq(released(p), 100);
     }
     crash();
-    PLAY_UNTIL(3000, recovering_on("redis lost writes: 3 partitions"));
+    rig_for(&rig, 300);
+    cr_assert(recovering_on("redis lost writes: 3 partitions"), "%s", rig_reason(&rig));
+    for (uint32_t p = 0; p < PARTITIONS; p++) cr_assert(note(p, &what) && what == 80 + p, "partition %u", p);
     hold = false;
     expect_recovered();
     cr_assert_eq(lost_in_all(), writes(80, 100) + writes(81, 100) + writes(82, 100));
@@ -481,6 +483,9 @@ Test(forget, key_of_a_mark_that_holds_something_else_stops_the_lane) {
     rig_for(&rig, 200);
     redis_is(&redis, "mine", "GET " RIG_MARK(0));
     cr_assert_eq(rig.ring.number_released, 0);
+    redis_is(&redis, "1", "DEL " RIG_MARK(0));
+    PLAY_UNTIL(5000, settled());
+    cr_assert_eq(rig_count(&rig, M_sink_mark_mismatch), 1, "said once, not at every look");
 }
 
 Test(forget, mark_ahead_of_the_ledger_is_what_a_crash_leaves) {

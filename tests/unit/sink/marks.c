@@ -255,6 +255,8 @@ Test(marks, rewound_epoch_behind_offsets_that_were_given_up_takes_what_is_there)
     cr_assert_eq(read_as(NULL), MARK_MISSING);
     twin_store(&ledger.slot[3].released, 7, 100);
     cr_assert_eq(read_as(NULL), MARK_LOST);
+    atomic_store(&plan.slot[3].origin, 80);
+    cr_assert_eq(read_as(NULL), MARK_SET, "nothing has to be there before the origin");
 }
 
 Test(marks, rewound_epoch_takes_the_place_of_another_cluster) {

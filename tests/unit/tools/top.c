@@ -189,8 +189,6 @@ Test(top, numbers_fit_their_width) {
     cr_assert_str_eq(frame_duration(-1, text), "-");
     cr_assert_str_eq(frame_latency(0.354, text), "0.35 ms");
     cr_assert_str_eq(frame_latency(1500, text), "1.5 s");
-    cr_assert_str_eq(frame_latency(1099000, text), "1099 s");
-    cr_assert_str_eq(frame_latency(INFINITY, text), ">18 min", "what view_quantile_ms says of the last bucket");
     cr_assert_str_eq(frame_latency(-1, text), "-");
 }
 
