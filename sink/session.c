@@ -373,6 +373,7 @@ static int greeting_answer(struct session *s, struct failure *f) {
     r = session_reply(s, f);
     if (r <= 0) return r < 0 ? -1 : 1;
     s->asked = false;
+    s->answered = true;
     switch (greeting_steps[s->step].answer(s, f)) {
     case GREETING_FAILED: return -1;
     case GREETING_NEXT: s->step++; break;
@@ -393,7 +394,7 @@ int session_connect(struct session *s, struct failure *f) {
     s->step = 0;
     s->asked = false;
     s->cut_short = false;
-    s->peer_gone = false;
+    s->peer_gone = s->answered = false;
     s->id = 0;
     s->kill_count = s->kill_at = 0;
     s->started_ns = s->progress_ns = clock_ns(s->clock);
@@ -403,6 +404,12 @@ int session_connect(struct session *s, struct failure *f) {
     }
     s->phase = SESSION_CONNECTING;
     return 0;
+}
+
+/* The first word of the other side was none of Redis: a port for TLS hangs up, or answers in its own tongue. */
+static void hint_at_tls(struct failure *f) {
+    size_t n = strlen(f->text);
+    snprintf(f->text + n, sizeof f->text - n, "; is it a port for TLS (rediss://)?");
 }
 
 int session_greet(struct session *s, struct failure *f) {
@@ -416,6 +423,7 @@ int session_greet(struct session *s, struct failure *f) {
         }
     } else {
         int r = s->asked ? greeting_answer(s, f) : greeting_ask(s, f);
+        if (r < 0 && !s->answered && s->config->redis.scheme == REDIS_TCP) hint_at_tls(f);
         if (r != 0) return r;
     }
     if (clock_ns(s->clock) - s->started_ns < s->config->redis.connect_timeout_ms * NS_PER_MS) return 0;

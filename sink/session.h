@@ -41,6 +41,7 @@ struct session {
     uint32_t step;                 /* of the greeting */
     bool asked;                    /* the step's command is sent and not answered */
     uint64_t id, id_before;        /* CLIENT ID of this connection and of the last one that was open; 0 unknown */
+    bool answered;                 /* something of this connection was a reply of Redis */
     bool peer_gone;                /* the other side ended this connection */
     bool ended_by_peer;            /* … or the open one before it */
     uint64_t kill[SESSION_KILLS_MAX];

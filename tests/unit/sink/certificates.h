@@ -75,7 +75,8 @@ __attribute__((unused)) static void certificate_put(const char *where, const cha
 }
 
 /* What the tests have in a folder: ca and other-ca, and, signed by ca unless the name says otherwise: server (localhost
- * and 127.0.0.1), expired, early, wrong-name, foreign (by other-ca), client, client-expired, client-foreign. */
+ * and 127.0.0.1), expired, early, wrong-name, wildcard
+ * (*.wild.test), foreign (by other-ca), client, client-expired, client-foreign. */
 __attribute__((unused)) static void certificates_make(const char *where) {
     static const char here[] = "DNS:localhost,DNS:redis.test,IP:127.0.0.1";
     struct certificate ca = certificate_make("ca", "", NULL, -DAYS(400), DAYS(800)),
@@ -86,6 +87,7 @@ __attribute__((unused)) static void certificates_make(const char *where) {
     certificate_put(where, "expired", here, &ca, -DAYS(30), DAYS(29));
     certificate_put(where, "early", here, &ca, DAYS(1), DAYS(29));
     certificate_put(where, "wrong-name", "DNS:elsewhere.test", &ca, -60, DAYS(1));
+    certificate_put(where, "wildcard", "DNS:*.wild.test,DNS:r*.partial.test", &ca, -60, DAYS(1));
     certificate_put(where, "foreign", here, &other, -60, DAYS(1));
     certificate_put(where, "client", "DNS:client.test", &ca, -60, DAYS(1));
     certificate_put(where, "client-expired", "DNS:client.test", &ca, -DAYS(30), DAYS(29));

@@ -266,6 +266,17 @@ Test(outage_tls, certificate_that_expires_later_blocks_without_a_storm_and_recov
 
 /* -- the wrong port ---------------------------------------------------------------------------- */
 
+Test(outage_tls, port_for_tls_is_named_as_a_cause_when_a_plain_client_is_turned_away) {
+    start_redis("server", "no");
+    start_rig();
+    rig.config.redis.scheme = REDIS_TCP;
+    rig_crash(&rig);
+    rig_attach(&rig);
+    RIG_UNTIL(&rig, 5000, rig_count(&rig, M_sink_redis_connect_fail) > 0);
+    cr_assert_eq(rig_state(&rig), STATE_CONNECTING);
+    cr_assert(strstr(rig_reason(&rig), "; is it a port for TLS (rediss://)?") != NULL, "%s", rig_reason(&rig));
+}
+
 Test(outage_tls, plain_port_is_waited_for_with_a_hint_and_never_sent_anything_in_the_clear) {
     start_redis("server", "no");
     start_rig();

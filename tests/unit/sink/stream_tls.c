@@ -445,6 +445,8 @@ Test(stream_tls, certificates_of_the_server_that_are_refused) {
         {"wrong-name", "", "the certificate of Redis is not for localhost: set redis.tls.server_name"},
         {"server", "127.0.0.2", "is not for 127.0.0.2"},
         {"server", "elsewhere.test", "is not for elsewhere.test"},
+        {"wildcard", "deeper.redis.wild.test", "is not for deeper.redis.wild.test"},
+        {"wildcard", "redis.partial.test", "is not for redis.partial.test"},
         {"foreign", "", "comes from an authority that is not trusted: redis.tls.ca_file does not hold"},
         {"other-ca", "", "comes from an authority that is not trusted"},
     };
@@ -457,6 +459,9 @@ Test(stream_tls, certificates_of_the_server_that_are_refused) {
         config.redis.tls.server_name[0] = 0;
         server_with("wrong-name", version);
         snprintf(config.redis.tls.server_name, sizeof config.redis.tls.server_name, "elsewhere.test");
+        connected();
+        server_with("wildcard", version);
+        snprintf(config.redis.tls.server_name, sizeof config.redis.tls.server_name, "redis.wild.test");
         connected();
     }
 }
