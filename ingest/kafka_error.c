@@ -54,7 +54,7 @@ bool kafka_error_explain(const struct kafka_error *e, char *out, size_t size) {
                      certificate_meaning(e->certificate));
         else
             snprintf(out, size, "%.*s", part, said);
-        return true;
+        return strstr(said, "Disconnected") == NULL; /* as a broker does that is being started */
     default: break;
     }
     if (strstr(said, "SSL alert number") != NULL) { /* the other side's word on our certificate, or on its absence */

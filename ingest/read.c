@@ -146,7 +146,7 @@ static void failed(struct ingest *g, struct partition *p, const struct err *err,
     log_warn_at("ingest.fetch_failed", &at, "%s; reading it again in %llu ms", err->text,
                 (unsigned long long)((p->refetch_ns - now) / NS_PER_MS));
     if (p->refetches >= REFETCH_BLOCKED)
-        snprintf(g->trouble, sizeof g->trouble, "%.120s[%d] cannot be read at offset %lld: %.80s", at.topic,
+        snprintf(g->trouble, sizeof g->trouble, "%.100s[%d] cannot be read at offset %lld: %.100s", at.topic,
                  p->partition, (long long)p->next, err->text);
 }
 

@@ -139,3 +139,34 @@ def test_permission_that_is_given_later_lets_the_instance_go_on(space, secure):
     assert m.worker("ingest")["state"] == "running"
     no_secret(m)
     assert m.drain() == 0
+
+
+def test_password_that_changes_while_running(space, secure):
+    """The brokers come back with another password: the partitions are lost, the reason is shown, and all goes on with
+    the right one."""
+    space.broker = secure
+    space.start_redis()
+    space.topic(partitions=2)
+    m = space.millrace(kafka={**login(space, secure, "alice", "PLAIN"), "session.timeout.ms": 4000}).start_ready()
+    load = space.load(200, keys=20)
+    load.start()
+    load.finish()
+    m.wait_drained(load.next_offset, 30)
+    properties = secure.folder / "more.properties"
+    right = properties.read_text()
+
+    def restart(text):
+        secure.stop()
+        properties.write_text(text)
+        secure.start()
+        secure.process.shared = True
+    restart(right.replace(USERS["alice"], "another"))
+    m.wait_for(lambda s: m.worker("ingest", stats=s)["state"] == "blocked" and
+               "Invalid username or password" in m.worker("ingest", stats=s)["reason"], 20, "blocked for the password")
+    lines = len(m.log_text().splitlines())
+    time.sleep(5)
+    assert len(m.log_text().splitlines()) - lines <= 6, m.process.tail(20)
+    restart(right)
+    m.wait_for(lambda s: m.worker("ingest", stats=s)["state"] == "running", 30, "ingest to go on")
+    no_secret(m)
+    assert m.drain() == 0

@@ -40,6 +40,14 @@ Test(kafka_error, trouble_of_tls_without_a_verdict_keeps_the_librarys_words) {
     cr_assert_str_eq(text, "k: SSL handshake failed: wrong version number");
 }
 
+Test(kafka_error, broker_that_hangs_up_in_the_handshake_may_just_be_starting) {
+    cr_assert(!explain(RD_KAFKA_RESP_ERR__SSL,
+                       "sasl_ssl://k:9093/1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker "
+                       "listener? (after 4ms in state SSL_HANDSHAKE)",
+                       0, false, 0));
+    cr_assert_not_null(strstr(text, "connecting to a PLAINTEXT broker listener?"));
+}
+
 Test(kafka_error, refused_password_is_for_a_person_and_the_same_text_every_time) {
     static const char first[] = "sasl_ssl://k:9093/bootstrap: SASL authentication error: Authentication failed during "
                                 "authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 (after "
