@@ -138,6 +138,40 @@ def test_unit_fits_the_product(units):
     assert "data_dir: /var/lib/millrace/cards" in example and setting(text, "StateDirectory") == ["millrace/%i"]
 
 
+def call_groups():
+    """{@group: its members, calls and other groups} as systemd knows them."""
+    groups, members = {}, set()
+    for line in run("systemd-analyze", "syscall-filter", env={**os.environ, "SYSTEMD_COLORS": "0"}).splitlines():
+        if line.startswith("@"):
+            members = groups.setdefault(line.split()[0], set())
+        elif line.startswith("    ") and "#" not in line:
+            members.add(line.strip())
+    return groups
+
+
+def calls_of(names, groups):
+    """The system calls that names stand for, groups taken apart."""
+    out = set()
+    for name in names:
+        out |= calls_of(groups[name], groups) if name in groups else {name}
+    return out
+
+
+def test_programs_call_nothing_that_the_unit_forbids(units, installed):
+    groups = call_groups()
+    allowed = set()
+    for line in re.findall(r"(?m)^SystemCallFilter=(.*)$", (units / "millrace@.service").read_text(encoding="ascii")):
+        named = calls_of(line.lstrip("~").split(), groups)
+        allowed = allowed - named if line.startswith("~") else allowed | named
+    forbidden = calls_of(set(groups) - {"@known"}, groups) - allowed
+    assert {"read", "memfd_create", "sched_setaffinity", "mlockall"} <= allowed and {"setuid", "chown"} <= forbidden
+    forbidden -= {"setrlimit"}  # the C library calls prlimit64
+    for program in [installed / "usr/local/libexec/millrace" / p for p in sorted(PROGRAMS - {"millrace-demo"})]:
+        wanted = {line.split()[-1].split("@")[0] for line in run("nm", "-D", "--undefined-only", program).splitlines()}
+        assert "read" in wanted or "write" in wanted, "the list of what it calls is empty"
+        assert not wanted & forbidden, f"{program.name} calls {wanted & forbidden}"
+
+
 def test_user_and_folders_are_made(installed, tmp_path):
     lib = installed / "usr/local/lib"
     out = run("systemd-sysusers", "--dry-run", f"--root={tmp_path}", lib / "sysusers.d/millrace.conf")
