@@ -187,6 +187,24 @@ __attribute__((format(printf, 4, 5))) static void doubt(const struct reader *r, 
     fputc('\n', out);
 }
 
+/* Files that librdkafka reads when ingest starts, perhaps as another user: what is wrong with them is said here. */
+static void kafka_files_warn(const struct reader *r, FILE *out) {
+    static const struct {
+        const char *name;
+        bool secret;
+    } files[] = {{"ssl.certificate.location", false},
+                 {"ssl.key.location", true},
+                 {"ssl.keystore.location", true},
+                 {"ssl.crl.location", false}};
+    uint32_t at;
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        struct err err = {0};
+        const char *path = property_value(&r->draft->config, files[i].name, &at);
+        if (path != NULL && config_file_check(path, files[i].secret, &err) != 0)
+            doubt(r, out, r->property_where[at], "kafka.%s: %s", files[i].name, err.text);
+    }
+}
+
 static void kafka_warn(const struct reader *r, FILE *out) {
     static const struct {
         const char *name, *value, *text;
@@ -207,6 +225,7 @@ static void kafka_warn(const struct reader *r, FILE *out) {
         if (r->property_inline[i])
             doubt(r, out, r->property_where[i], "kafka.%s stands in the file or the environment; %s_file is safer",
                   c->kafka.property[i].name, c->kafka.property[i].name);
+    kafka_files_warn(r, out);
 }
 
 /* With fixed lists it is known which lanes get work. */

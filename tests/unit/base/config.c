@@ -778,6 +778,27 @@ Test(config_file, weakened_checks_are_warned_about, .init = make_folder, .fini =
         "%s", text);
 }
 
+Test(config_file, files_of_kafka_that_ingest_could_not_use_are_warned_about, .init = make_folder,
+     .fini = remove_folder) {
+    char text[1024], expected[512];
+    file("key", "x", 0644);
+    snprintf(text, sizeof text,
+             HEAD "kafka:\n  bootstrap.servers: a\n  ssl.certificate.location: /nonexistent/c\n  ssl.key.location: "
+                  "%s/key\n" REDIS TOPICS,
+             folder);
+    const char *said = warnings_of(text);
+    cr_assert_not_null(strstr(said,
+                              "w.yaml:6:29: warning: kafka.ssl.certificate.location: /nonexistent/c: No such file "
+                              "or directory\n"),
+                       "%s", said);
+    snprintf(expected, sizeof expected,
+             "w.yaml:7:21: warning: kafka.ssl.key.location: %s/key: mode 0644 lets every user of the machine at it",
+             folder);
+    cr_assert_not_null(strstr(said, expected), "%s", said);
+    file("key", "x", 0600);
+    cr_assert_null(strstr(warnings_of(text), "ssl.key.location"));
+}
+
 Test(config_file, lanes_without_partitions_are_warned_about, .init = make_folder, .fini = remove_folder) {
     const char *text = warnings_of(HEAD "lanes: 4\n" KAFKA REDIS TOPICS "    partitions: [0, 4, 1]\n");
     cr_assert_not_null(strstr(text, "w.yaml:4:8: warning: lanes: of 4 only 2 have a partition in the lists\n"), "%s",
