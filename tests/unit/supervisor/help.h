@@ -170,7 +170,9 @@ static void plan_word(struct plan_worker *p, const char *word) {
     } else if (WORD("refuse")) {
         worker_fail(&p->w, "test.refused", "%s", "the reason why");
         _exit(EXIT_DONT_RESTART);
-    } else if (WORD("panic"))
+    } else if (WORD("blocked"))
+        worker_state(&p->w, STATE_BLOCKED, "%s", "something is wrong");
+    else if (WORD("panic"))
         CHECK(!"a broken promise");
     else if (WORD("hold"))
         ring_in_hand(plan_input(p), n);

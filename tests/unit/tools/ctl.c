@@ -1,0 +1,202 @@
+/* millrace ctl, against a socket that answers what the test says. */
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "base/limits.h"
+#include "shm/stats.h"
+#include "tests/unit/tools/command.h"
+
+static pid_t server;
+
+/* A supervisor that answers each connection with the next of replies (NULL: none), the last one again and again, and
+ * notes what it was asked. */
+static void serve(const char *const *replies) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s/cards.sock", folder);
+    cr_assert_eq(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    cr_assert_eq(listen(fd, 8), 0);
+    server = fork();
+    if (server != 0) {
+        close(fd);
+        return;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int k = 0;; k += replies[k + 1] != NULL) {
+        char line[256];
+        int client = accept(fd, NULL, NULL);
+        ssize_t n = recv(client, line, sizeof line, 0);
+        int asked = open(in_folder("asked"), O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (n < 0 || write(asked, line, (size_t)n) != n) _exit(1);
+        close(asked);
+        if (send(client, replies[k], strlen(replies[k]), MSG_NOSIGNAL) < 0) _exit(1);
+        close(client);
+    }
+}
+
+static void end(void) {
+    if (server > 0) {
+        kill(server, SIGKILL);
+        waitpid(server, NULL, 0);
+    }
+    folder_remove();
+}
+
+TestSuite(ctl, .init = folder_make, .fini = end, .timeout = 60);
+
+#define CTL(...) run_command(command_ctl, (char *[]){"ctl", __VA_ARGS__, "--name", "cards", "--run-dir", folder, NULL})
+#define SERVE(...) serve((const char *const[]){__VA_ARGS__, NULL})
+
+static const char *asked(void) {
+    static char text[1024];
+    file_get("asked", text, sizeof text);
+    return text;
+}
+
+Test(ctl, status_is_for_people_and_for_programs) {
+    SERVE("{\"ok\":true,\"name\":\"cards\",\"instance\":\"n1\",\"phase\":\"running\",\"reason\":\"\",\"pid\":77,"
+          "\"lanes\":2,\"file\":\"/etc/m.yaml\",\"reload_asked\":1,\"reload_done\":1,\"reload_result\":\"refused\","
+          "\"message\":\"a \\\"quoted\\\" word\"}\n");
+    cr_assert_eq(CTL("status"), 0, "%s", done.err);
+    cr_assert_str_eq(done.out, "cards/n1, pid 77: running\nconfiguration /etc/m.yaml, 2 lanes\n"
+                               "last reload: refused: a \"quoted\" word\n");
+    cr_assert_eq(CTL("status", "--format", "json"), 0);
+    cr_assert_eq(strncmp(done.out, "{\"ok\":true,", 11), 0);
+    cr_assert_str_eq(asked(), "status\nstatus\n");
+}
+
+Test(ctl, reload_tells_at_once_what_is_refused) {
+    SERVE("{\"ok\":false,\"result\":\"refused\",\"reload\":3,\"message\":\"m.yaml:4:1: unknown key\"}\n");
+    cr_assert_eq(CTL("reload", "--wait"), EX_CONFIG);
+    cr_assert_not_null(strstr(done.err, "m.yaml:4:1: unknown key"));
+    cr_assert_str_eq(asked(), "reload\n", "there is nothing to wait for");
+}
+
+Test(ctl, reload_waits_for_its_own_number) {
+    SERVE("{\"ok\":true,\"result\":\"queued\",\"reload\":4,\"message\":\"queued\"}\n",
+          "{\"ok\":true,\"reload_done\":3,\"reload_result\":\"refused\",\"message\":\"of another\"}\n",
+          "{\"ok\":true,\"reload_done\":4,\"reload_result\":\"reloaded\",\"message\":\"in force\"}\n");
+    cr_assert_eq(CTL("reload", "--wait"), 0, "%s", done.err);
+    cr_assert_str_eq(done.out, "reloaded: in force\n");
+}
+
+Test(ctl, reload_that_is_undone_is_a_refusal) {
+    SERVE("{\"ok\":true,\"result\":\"started\",\"reload\":1,\"message\":\"started\"}\n",
+          "{\"ok\":true,\"reload_done\":1,\"reload_result\":\"undone\",\"message\":\"keys are missing\"}\n");
+    cr_assert_eq(CTL("reload", "--wait"), EX_CONFIG);
+    cr_assert_not_null(strstr(done.err, "keys are missing"));
+}
+
+Test(ctl, reload_that_takes_too_long_is_left_to_itself) {
+    SERVE("{\"ok\":true,\"result\":\"started\",\"reload\":1,\"message\":\"started\"}\n",
+          "{\"ok\":true,\"reload_done\":0,\"reload_result\":\"none\",\"message\":\"\"}\n");
+    cr_assert_eq(CTL("reload", "--wait", "--timeout", "1"), EX_TEMPFAIL);
+    cr_assert_eq(CTL("reload"), 0, "without --wait it is done when it is begun");
+}
+
+Test(ctl, an_instance_that_ends_meanwhile_is_told) {
+    SERVE("{\"ok\":true,\"result\":\"started\",\"reload\":1,\"message\":\"started\"}\n", "");
+    cr_assert_eq(CTL("reload", "--wait"), EX_UNAVAILABLE);
+    cr_assert_not_null(strstr(done.err, "its log"));
+}
+
+Test(ctl, without_an_instance_says_so) {
+    cr_assert_eq(CTL("status"), EX_UNAVAILABLE);
+    cr_assert_not_null(strstr(done.err, "cards.sock"));
+    cr_assert_not_null(strstr(done.err, "is millrace running?"));
+    cr_assert_eq(CTL("accept-loss"), EX_UNAVAILABLE);
+}
+
+Test(ctl, an_answer_that_is_none_is_told) {
+    SERVE("not a line");
+    cr_assert_eq(CTL("status"), EX_UNAVAILABLE);
+    cr_assert_not_null(strstr(done.err, "not answered"));
+}
+
+/* -- accept-loss ------------------------------------------------------------------------------- */
+
+static struct stats segment;
+
+static void lose(int32_t partition, int64_t from, int64_t to) {
+    static struct config config;
+    struct err err = {0};
+    int fd;
+    if (segment.header == NULL) {
+        snprintf(config.run_dir, sizeof config.run_dir, "%s", folder);
+        snprintf(config.name, sizeof config.name, "cards");
+        config.lanes = 1;
+        config.topic_count = 1;
+        snprintf(config.topic[0].name, TOPIC_BYTES, "t");
+        cr_assert_eq(stats_create(&segment, &config, &fd, &err), 0, "%s", err.text);
+        segment.header->partition_count = 3;
+        for (int i = 0; i < 3; i++) stats_partition(&segment, (uint32_t)i)->partition = i;
+    }
+    atomic_store(&stats_partition(&segment, (uint32_t)partition)->lost_from, from);
+    atomic_store(&stats_partition(&segment, (uint32_t)partition)->lost_to, to);
+}
+
+/* Carries out what is asked for, after a while, as ingest does. */
+static void carry_out(int32_t partition) {
+    if (fork() != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 0; i < 1000 && access(in_folder("asked"), F_OK) != 0; i++) usleep(10000);
+    usleep(200000);
+    lose(partition, 0, 0);
+    _exit(0);
+}
+
+Test(ctl, accept_loss_tells_what_was_accepted_when_it_is) {
+    lose(1, 10, 25);
+    lose(2, 7, 9);
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    carry_out(1);
+    cr_assert_eq(CTL("accept-loss", "--topic", "t", "--partition", "1"), 0, "%s", done.err);
+    cr_assert_str_eq(done.out, "t[1]: offsets [10,25) accepted as lost\n");
+    cr_assert_str_eq(asked(), "accept-loss t 1\n");
+}
+
+Test(ctl, accept_loss_has_json_too) {
+    lose(1, 10, 25);
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    carry_out(1);
+    cr_assert_eq(CTL("accept-loss", "--format", "json"), 0, "%s", done.err);
+    cr_assert_str_eq(done.out,
+                     "{\"ok\":true,\"accepted\":[{\"topic\":\"t\",\"partition\":1,\"from\":10,\"to\":25}]}\n");
+    cr_assert_str_eq(asked(), "accept-loss\n");
+}
+
+Test(ctl, accept_loss_asks_for_nothing_when_nothing_is_lost) {
+    lose(1, 10, 25);
+    SERVE("{\"ok\":true,\"message\":\"\"}\n");
+    cr_assert_eq(CTL("accept-loss", "--topic", "t", "--partition", "2"), 0, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "nothing to accept"));
+    cr_assert_str_eq(asked(), "status\n");
+}
+
+Test(ctl, accept_loss_that_is_refused_is_told) {
+    lose(1, 10, 25);
+    SERVE("{\"ok\":false,\"message\":\"the instance is not running\"}\n");
+    cr_assert_eq(CTL("accept-loss"), EX_TEMPFAIL);
+    cr_assert_not_null(strstr(done.err, "not running"));
+}
+
+/* -- arguments --------------------------------------------------------------------------------- */
+
+Test(ctl, refuses_arguments_that_mean_nothing) {
+    cr_assert_eq(CTL("frobnicate"), EX_USAGE);
+    cr_assert_eq(CTL("status", "reload"), EX_USAGE);
+    cr_assert_eq(CTL("status", "--wait"), EX_USAGE);
+    cr_assert_eq(CTL("status", "--topic", "t"), EX_USAGE);
+    cr_assert_eq(CTL("status", "--format", "xml"), EX_USAGE);
+    cr_assert_eq(CTL("accept-loss", "--partition", "1"), EX_USAGE);
+    cr_assert_eq(CTL("accept-loss", "--topic", "t", "--partition", "-1"), EX_USAGE);
+    cr_assert_eq(CTL("accept-loss", "--topic", "two words"), EX_USAGE);
+    cr_assert_eq(CTL("reload", "--timeout", "soon"), EX_USAGE);
+    cr_assert_eq(CTL("status", "-c", "x.yaml"), EX_USAGE);
+    cr_assert_eq(run_command(command_ctl, (char *[]){"ctl", NULL}), EX_USAGE);
+    cr_assert_eq(run_command(command_ctl, (char *[]){"ctl", "status", "--run-dir", folder, NULL}), EX_USAGE);
+    cr_assert_eq(run_command(command_ctl, (char *[]){"ctl", "--help", NULL}), 0);
+    cr_assert_not_null(strstr(done.out, "accept-loss"));
+}
