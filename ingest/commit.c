@@ -47,7 +47,7 @@ int64_t commit_cap(struct ingest *g, uint32_t slot) {
     static int64_t cap[PARTITIONS_MAX];
     for (uint32_t i = 0; i < g->partition_count; i++) cap[i] = INT64_MAX;
     hold_back(g, cap);
-    return cap[slot];
+    return g->broken ? -1 : cap[slot];
 }
 
 /* What may be committed now, -1 nothing. Where nothing is released yet in this epoch: after a rewind the offset it went

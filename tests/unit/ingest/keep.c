@@ -212,3 +212,40 @@ Test(keep, lets_no_marker_pass_before_the_oversize_record_is_durable) {
     cr_assert_eq(disk.syncs, 3);
     bench_drop(b);
 }
+
+/* -- broken rings ------------------------------------------------------------------------------ */
+
+/* Overwrites part of the first thing on a lane's rejects ring. */
+static void damage(struct bench *b, size_t at, uint64_t value, size_t bytes) {
+    off_t place = (off_t)(ring_control_bytes(1) + at);
+    cr_assert_eq(pwrite(b->rejects[0].producer, &value, bytes, place), (ssize_t)bytes);
+}
+
+static void broken(size_t at, uint64_t value, size_t bytes) {
+    struct bench *b = bench_with(1);
+    apply_all(b);
+    rejects(b, 0, 3, 100);
+    damage(b, at, value, bytes);
+    int64_t before = b->kafka.partition[0].committed;
+    mode_set(b, CONTROL_LEAVE); /* not even then is anything committed: nobody knows what the ring has held */
+    pass_ms(b, 2000);
+    cr_assert_eq(step(b), STEP_BROKEN);
+    cr_assert_eq(step(b), STEP_BROKEN);
+    cr_assert_eq(released(b, 0), 0);
+    cr_assert_eq(kept_read(b->folder)->count, 0);
+    cr_assert_eq(b->kafka.partition[0].committed, before);
+    char reason[STATS_TEXT_BYTES];
+    stats_text_get(&b->worker.block->reason, reason);
+    cr_assert_not_null(strstr(reason, "rejects ring of lane 0"), "%s", reason);
+    bench_drop(b);
+}
+
+Test(keep, leaves_at_a_number_that_does_not_follow) { broken(8, 77, 8); }
+Test(keep, leaves_at_a_length_beyond_the_ring) { broken(0, UINT32_MAX, 4); }
+Test(keep, leaves_at_what_is_no_record) { broken(RING_HEADER_BYTES, UINT64_MAX, 8); }
+Test(keep, leaves_at_a_record_of_no_topic) {
+    broken(RING_HEADER_BYTES + offsetof(struct record, topic), UINT16_MAX, sizeof(uint16_t));
+}
+Test(keep, leaves_at_a_record_of_no_partition) {
+    broken(RING_HEADER_BYTES + offsetof(struct record, slot), UINT16_MAX, sizeof(uint16_t));
+}
