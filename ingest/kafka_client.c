@@ -64,7 +64,7 @@ struct client {
 };
 
 static const uint64_t ring_once = 1;
-enum { QUEUE_PARTS = 4 }; /* a queue is told to fill up again each time that such a part of it was taken */
+enum { QUEUE_PARTS = 2 }; /* a queue is told to fill up again each time that such a part of it was taken */
 
 /* -- configuration ----------------------------------------------------------------------------- */
 
@@ -409,7 +409,7 @@ static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_m
 
 /* The thread of librdkafka 2.0.2 that fetches from a broker and finds the queues of all its partitions full sleeps for
  * a whole second, however soon there is room again; only something to send wakes it. So it is given a question (where
- * the partition ends) whose answer nobody waits for, each time that a quarter of a queue was taken. */
+ * the partition ends) whose answer nobody waits for, each time that half of a queue was taken. */
 static void refill(struct client *c, struct handle *h) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(l, h->at->topic, h->at->partition)->offset = RD_KAFKA_OFFSET_END;
