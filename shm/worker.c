@@ -13,7 +13,7 @@
 #include "shm/place.h"
 #include "shm/workspace.h"
 
-enum { FLUSH_NS = 10 * 1000 * 1000, POLL_MAX = 8 };
+enum { FLUSH_NS = 10 * 1000 * 1000, USAGE_NS = 500 * 1000 * 1000, POLL_MAX = 8 };
 
 static struct stats_block *panic_block; /* where check_failed leaves its text; one process, one worker */
 
@@ -197,9 +197,10 @@ static void regime_account(struct worker *w, enum metric regime, uint64_t now) {
     w->regime_since_ns = now;
 }
 
-static void usage_account(struct worker *w) {
+static void usage_account(struct worker *w, uint64_t now) {
     struct rusage u;
-    if (getrusage(RUSAGE_SELF, &u) != 0) return;
+    if (now - w->usage_ns < USAGE_NS || getrusage(RUSAGE_SELF, &u) != 0) return;
+    w->usage_ns = now;
     stats_set(&w->local, M_worker_cpu,
               ((uint64_t)u.ru_utime.tv_sec + (uint64_t)u.ru_stime.tv_sec) * NS_PER_S +
                   ((uint64_t)u.ru_utime.tv_usec + (uint64_t)u.ru_stime.tv_usec) * 1000);
@@ -223,7 +224,6 @@ static void nap(const struct worker_body *body) {
 }
 
 static void sleep_unless_work(struct worker *w, const struct worker_body *body) {
-    usage_account(w);
     stats_flush(&w->local);
     if (!body->arm(body->self)) nap(body);
     body->disarm(body->self);
@@ -236,7 +236,7 @@ int worker_run(struct worker *w, const struct worker_body *body) {
         uint64_t now = clock_ns(w->clock);
         atomic_store_explicit(&w->block->heartbeat_ns, now, memory_order_relaxed);
         if (now - flushed >= FLUSH_NS) {
-            usage_account(w); /* here too: a worker that never rests is the one to look at */
+            usage_account(w, now); /* a worker that never rests is the one to look at */
             stats_flush(&w->local);
             flushed = now;
         }

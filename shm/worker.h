@@ -74,6 +74,7 @@ struct worker {
     int attention; /* WORKER_FD_ATTENTION; -1 where no supervisor listens (a body driven by a test) */
     uint64_t starts;
     uint64_t regime_since_ns;
+    uint64_t usage_ns; /* when the kernel was last asked what the process has used */
 };
 
 /* What a step found to do. */
