@@ -111,7 +111,7 @@ bool ingest_arm(void *self) {
     for (uint32_t i = 0; i < g->config->lanes; i++) {
         struct lane *l = &g->lane[i];
         if (!g->rejects_blocked) work |= ring_consumer_arm(&l->rejects);
-        if (l->full) work |= ring_producer_arm(&l->out, ring_record_max(l->out.capacity));
+        if (l->full) work |= ring_producer_arm(&l->out);
     }
     return work;
 }

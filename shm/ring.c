@@ -12,6 +12,8 @@
 #include "shm/workspace.h"
 
 enum { RING_CAPACITY_MIN = 4096 };
+enum { RING_WAKE_SHARE = 4 }; /* of the ring, that has to be free before a sleeping producer is woken */
+static_assert(RING_WAKE_SHARE * 2 <= RING_RECORD_SHARE, "any record has room there, with the padding before it");
 
 static bool power_of_two(uint64_t x) { return x != 0 && (x & (x - 1)) == 0; }
 static uint64_t align_up(uint64_t x, uint64_t to) { return (x + to - 1) & ~(to - 1); }
@@ -338,13 +340,10 @@ static void doorbell_ring(int doorbell) {
     }
 }
 
-/* Rings when the peer sleeps and this sleep was not answered yet. */
-static bool wake(const _Atomic uint64_t *waiting, uint64_t *signalled, int doorbell) {
-    uint64_t w = atomic_load_explicit(waiting, memory_order_seq_cst); /* A3, pairs with P3 */
-    if (w == 0 || w == *signalled) return false;
-    *signalled = w;
-    doorbell_ring(doorbell);
-    return true;
+/* Whether the peer sleeps and this sleep was not answered yet. */
+static bool asleep(const _Atomic uint64_t *waiting, uint64_t signalled, uint64_t *sleep) {
+    *sleep = atomic_load_explicit(waiting, memory_order_seq_cst); /* A3, pairs with P3 */
+    return *sleep != 0 && *sleep != signalled;
 }
 
 void ring_publish(struct ring_producer *p) {
@@ -357,13 +356,21 @@ void ring_publish(struct ring_producer *p) {
     p->number_published = p->number;
     /* P1, pairs with A1 in ring_peek: records, slot and aux words before it are seen by whoever sees this tail. */
     atomic_store_explicit(&p->page->tail, p->tail, memory_order_seq_cst);
-    if (wake(&p->peer->waiting, &p->signalled, p->peer_doorbell)) p->count.wakeups++;
+    uint64_t sleep;
+    if (!asleep(&p->peer->waiting, p->signalled, &sleep)) return;
+    p->signalled = sleep;
+    p->count.wakeups++;
+    doorbell_ring(p->peer_doorbell);
 }
 
-bool ring_producer_arm(struct ring_producer *p, uint32_t len) {
+bool ring_producer_arm(struct ring_producer *p) {
+    uint64_t room = p->capacity / RING_WAKE_SHARE;
+    /* Whoever sees this sleep's number sees its wake_at, or that of a later sleep, whose own look at the head counts.
+     */
+    atomic_store_explicit(&p->page->wake_at, p->cursor + room - p->capacity, memory_order_relaxed);
     atomic_store_explicit(&p->page->waiting, ++p->page->sleeps, memory_order_seq_cst); /* P3 */
     head_advance(p, atomic_load_explicit(&p->peer->head, memory_order_seq_cst));
-    return ring_has_room(p, len);
+    return room <= p->capacity - (p->cursor - p->head_seen);
 }
 
 void ring_producer_disarm(struct ring_producer *p) {
@@ -475,7 +482,13 @@ void ring_release(struct ring_consumer *c, uint64_t end, uint64_t number) {
     c->number_released = number;
     /* P2, pairs with A2 in ring_has_room: the bytes before it are no longer read when the producer sees this head. */
     atomic_store_explicit(&c->page->head, end, memory_order_seq_cst);
-    if (wake(&c->peer->waiting, &c->signalled, c->peer_doorbell)) c->count.wakeups++;
+    uint64_t sleep;
+    if (!asleep(&c->peer->waiting, c->signalled, &sleep)) return;
+    uint64_t wake_at = atomic_load_explicit(&c->peer->wake_at, memory_order_relaxed);
+    if ((int64_t)(end - wake_at) < 0) return; /* not enough yet: a later release answers this sleep */
+    c->signalled = sleep;
+    c->count.wakeups++;
+    doorbell_ring(c->peer_doorbell);
 }
 
 void ring_rewind(struct ring_consumer *c) {

@@ -36,7 +36,7 @@
 #include "base/limits.h"
 
 #define RING_MAGIC 0x676e69726c6c696dULL /* "millring" */
-enum { RING_VERSION = 1, RING_HEADER_BYTES = 16, RING_ALIGN = 16, RING_AUX_MAX = 4096, RING_PAGE = 4096 };
+enum { RING_VERSION = 2, RING_HEADER_BYTES = 16, RING_ALIGN = 16, RING_AUX_MAX = 4096, RING_PAGE = 4096 };
 
 struct ring_constants {      /* ABI: written once by ring_create, magic last */
     _Atomic uint64_t magic;  /*  0 */
@@ -60,7 +60,8 @@ struct ring_producer_page { /* ABI; followed by aux[2][aux_count], padded to who
     uint64_t gap0[15];
     _Atomic uint64_t waiting; /* 128 0: awake; else which sleep of the producer this is */
     uint64_t sleeps;          /* 136 so far, by all producers */
-    uint64_t gap1[14];
+    _Atomic uint64_t wake_at; /* 144 head from which on there is room worth waking for; set before `waiting` */
+    uint64_t gap1[13];
     struct ring_slot slot[2]; /* 256 */
     uint64_t gap2[464];       /* to 4096 */
 };
@@ -83,6 +84,7 @@ static_assert(sizeof(struct ring_slot) == 64, "ring ABI");
 static_assert(sizeof(struct ring_producer_page) == RING_PAGE, "ring ABI");
 static_assert(sizeof(struct ring_consumer_page) == RING_PAGE, "ring ABI");
 static_assert(offsetof(struct ring_producer_page, waiting) == 128, "ring ABI");
+static_assert(offsetof(struct ring_producer_page, wake_at) == 144, "ring ABI");
 static_assert(offsetof(struct ring_producer_page, slot) == 256, "ring ABI");
 static_assert(offsetof(struct ring_consumer_page, in_hand) == 384, "ring ABI");
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "positions are lock-free");
@@ -192,9 +194,10 @@ void ring_publish(struct ring_producer *p);
 /* ring_has_room: whether ring_reserve(len) would succeed now. Producer only. */
 bool ring_has_room(struct ring_producer *p, uint32_t len);
 
-/* ring_producer_arm announces that the producer will sleep until there is room for len bytes; returns true when there
- * is already (do not sleep). ring_producer_disarm after waking. Producer only. */
-bool ring_producer_arm(struct ring_producer *p, uint32_t len);
+/* ring_producer_arm announces that the producer will sleep until a quarter of the ring is free: room for any record,
+ * and enough of it that nobody is woken for each record that is given back. Returns true when it is so already (do not
+ * sleep). ring_producer_disarm after waking. Producer only. */
+bool ring_producer_arm(struct ring_producer *p);
 void ring_producer_disarm(struct ring_producer *p);
 
 /* The reading end. */
@@ -239,7 +242,7 @@ void ring_consumer_detach(struct ring_consumer *c);
 enum ring_state ring_peek(struct ring_consumer *c, struct ring_item *item, struct err *err);
 
 /* ring_release gives back everything before `end` (an item's end, ascending) whose last record has `number`; one store
- * of the head (P2); rings the producer's doorbell when it sleeps. Consumer only. */
+ * of the head (P2); rings the producer's doorbell when it sleeps and has the room it waits for. Consumer only. */
 void ring_release(struct ring_consumer *c, uint64_t end, uint64_t number);
 
 /* ring_rewind moves the cursor back to the oldest unreleased record. Consumer only. */

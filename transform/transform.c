@@ -378,8 +378,8 @@ enum step transform_step(void *self) {
 
 bool transform_arm(void *self) {
     struct transform *t = self;
-    if (t->wait == WAIT_OUT) return ring_producer_arm(t->port.out, t->wait_bytes);
-    if (t->wait == WAIT_REJECTS) return ring_producer_arm(t->port.rejects, t->wait_bytes);
+    if (t->wait == WAIT_OUT) return ring_producer_arm(t->port.out);
+    if (t->wait == WAIT_REJECTS) return ring_producer_arm(t->port.rejects);
     return ring_consumer_arm(t->port.in);
 }
 

@@ -13,8 +13,8 @@
 
 /* -- ABI --------------------------------------------------------------------------------------- */
 
-Test(ring, layout_in_shared_memory_is_what_version_1_says) {
-    cr_assert_eq(RING_VERSION, 1);
+Test(ring, layout_in_shared_memory_is_what_version_2_says) {
+    cr_assert_eq(RING_VERSION, 2);
     cr_assert_eq(sizeof(struct ring_header), 16);
     cr_assert_eq(offsetof(struct ring_header, type), 4);
     cr_assert_eq(offsetof(struct ring_header, flags), 6);
@@ -28,6 +28,7 @@ Test(ring, layout_in_shared_memory_is_what_version_1_says) {
     cr_assert_eq(offsetof(struct ring_producer_page, tail), 0);
     cr_assert_eq(offsetof(struct ring_producer_page, waiting), 128);
     cr_assert_eq(offsetof(struct ring_producer_page, sleeps), 136);
+    cr_assert_eq(offsetof(struct ring_producer_page, wake_at), 144);
     cr_assert_eq(offsetof(struct ring_producer_page, slot), 256);
     cr_assert_eq(offsetof(struct ring_consumer_page, head), 0);
     cr_assert_eq(offsetof(struct ring_consumer_page, slot), 256);
@@ -940,22 +941,44 @@ Test(ring, a_sleeping_consumer_is_rung_once_and_an_awake_one_never) {
     pair_drop(&r);
 }
 
-Test(ring, a_sleeping_producer_is_rung_when_room_is_given_back) {
-    struct pair r = pair_make(SMALL, 0);
-    while (put_len(&r.p, 240)) {
+static void release_next(struct pair *r, uint64_t number) {
+    struct ring_item item = peek_expect(&r->c, number);
+    ring_release(&r->c, item.end, number);
+}
+
+Test(ring, a_sleeping_producer_is_rung_once_when_a_quarter_of_the_ring_is_free) {
+    struct pair r = pair_make(SMALL, 0);   /* 16 records of 240 bytes and their headers */
+    for (int turn = 0; turn < 3; turn++) { /* the second and third time across the wrap */
+        uint64_t first = r.c.number_released + 1;
+        while (put_len(&r.p, 240)) {
+        }
+        ring_publish(&r.p);
+        cr_assert_not(ring_producer_arm(&r.p));
+        for (uint64_t n = first; n < first + 3; n++) release_next(&r, n);
+        cr_assert_not(rang(r.producer_bell), "woken for less than a quarter");
+        release_next(&r, first + 3);
+        cr_assert(rang(r.producer_bell));
+        release_next(&r, first + 4);
+        cr_assert_not(rang(r.producer_bell), "rung twice in one sleep");
+        ring_producer_disarm(&r.p);
+        cr_assert(ring_producer_arm(&r.p), "there is room: do not sleep");
+        ring_producer_disarm(&r.p);
+        release_next(&r, first + 5);
+        cr_assert_not(rang(r.producer_bell), "rung while awake");
     }
+    cr_assert_eq(r.c.count.wakeups, 3);
+    pair_drop(&r);
+}
+
+Test(ring, a_producer_goes_to_sleep_with_less_than_a_quarter_of_the_ring_free) {
+    struct pair r = pair_make(SMALL, 0);
+    for (int i = 0; i < 13; i++) cr_assert(put_len(&r.p, 240));
     ring_publish(&r.p);
-    struct ring_item item = peek_expect(&r.c, 1);
-    cr_assert_not(ring_producer_arm(&r.p, 240));
-    ring_release(&r.c, item.end, 1);
+    cr_assert(ring_has_room(&r.p, 240));
+    cr_assert_not(ring_producer_arm(&r.p));
+    release_next(&r, 1);
     cr_assert(rang(r.producer_bell));
     ring_producer_disarm(&r.p);
-    cr_assert(ring_producer_arm(&r.p, 240), "there is room: do not sleep");
-    ring_producer_disarm(&r.p);
-    item = peek_expect(&r.c, 2);
-    ring_release(&r.c, item.end, 2);
-    cr_assert_not(rang(r.producer_bell));
-    cr_assert_eq(r.c.count.wakeups, 1);
     pair_drop(&r);
 }
 

@@ -264,7 +264,7 @@ static void produce(struct pair *r, struct notes *notes) {
             uint8_t *body = ring_reserve(p, len);
             if (body == NULL) {
                 if (p->number != p->number_published) break;
-                if (!ring_producer_arm(p, len)) nap(r->producer_bell);
+                if (!ring_producer_arm(p)) nap(r->producer_bell);
                 ring_producer_disarm(p);
                 i--;
                 if (atomic_load(&notes->stop) != 0) break;

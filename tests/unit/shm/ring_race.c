@@ -50,7 +50,7 @@ static void *produce(void *arg) {
         uint8_t *body = ring_reserve(p, len);
         if (body == NULL) {
             ring_publish(p);
-            if (!ring_producer_arm(p, len)) {
+            if (!ring_producer_arm(p)) {
                 race->producer_sleeps++;
                 RIGHT(sleep_on(race->r.producer_bell, &race->stop));
             }
@@ -227,7 +227,7 @@ static void *fill(void *arg) {
         uint32_t looks = looks_before_sleep(&seed, two_processors);
         while (!ring_has_room(p, 240) && looks > 0) looks--;
         if (!ring_has_room(p, 240)) {
-            if (!ring_producer_arm(p, 240)) RIGHT(sleep_on(race->r.producer_bell, &race->stop));
+            if (!ring_producer_arm(p)) RIGHT(sleep_on(race->r.producer_bell, &race->stop));
             ring_producer_disarm(p);
             continue;
         }
