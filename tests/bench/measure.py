@@ -57,6 +57,12 @@ ROWS = {
 }
 
 
+def cpu_of(pid):
+    """Processor seconds of all threads of a process."""
+    return sum(int(f.read_text(encoding="ascii").split()[0]) for f in
+               pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def median(values):
     return statistics.median(values) if values else None
 
@@ -111,11 +117,19 @@ class Bench:
         server = self.redis(aof) if redis else None
         if server:
             args += ["--redis", server.port]
+        broker = cpu_of(self.broker.process.pid)
         result = self.program(name.split("-")[0], *args)
-        if server:
-            server.kill()
-        return {"rate": result["records"] / result["seconds"], "memory_mb": result["memory_kb"] / 1024,
+        return self.around(server, broker, result) | {"memory_mb": result["memory_kb"] / 1024,
                 "cpu": {"": result["cpu_s"] * 1e6 / result["records"]}}
+
+    def around(self, server, broker_cpu_s, result):
+        """The rate, and what broker and Redis have used for it. Ends the Redis."""
+        others = {"broker": cpu_of(self.broker.process.pid) - broker_cpu_s}
+        if server:
+            others["Redis"] = cpu_of(server.process.pid)
+            server.kill()
+        return {"rate": result["records"] / result["seconds"],
+                "others": {k: v * 1e6 / result["records"] for k, v in others.items()}}
 
     def key_file(self):
         path = self.folder / "keys"
@@ -149,6 +163,7 @@ class Bench:
         m = self.millrace(server, **more)
         watch = subprocess.Popen([BUILD / "bench-watch", "--run-dir", m.run_dir, "--name", m.name, "--count",
                                   str(self.records), "--seconds", "120"], stdout=subprocess.PIPE, text=True)
+        broker = cpu_of(self.broker.process.pid)
         m.start()
         out, _ = watch.communicate()
         if watch.returncode != 0:
@@ -156,11 +171,11 @@ class Bench:
         result = json.loads(out)
         stats = m.stats()
         assert m.drain() == 0, m.process.tail()
-        server.kill()
         cpu = {}
         for p in result["processes"]:
             cpu[p["role"]] = cpu.get(p["role"], 0) + p["cpu_s"] * 1e6 / result["records"]
-        return {"rate": result["records"] / result["seconds"], "cpu": cpu,
+        return self.around(server, broker, result) | {
+                "cpu": cpu,
                 "memory_mb": sum(p["memory_kb"] for p in result["processes"]) / 1024,
                 "memory_alone_mb": sum(p["memory_alone_kb"] for p in result["processes"]) / 1024,
                 "metrics": {k: v for k, v in stats["metrics"].items() if isinstance(v, (int, float))}}
