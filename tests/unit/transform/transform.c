@@ -492,7 +492,7 @@ Test(transform, sleeps_only_when_there_is_nothing) {
 Test(transform, leaves_only_when_asked_to) {
     lane_make(SMALL, SMALL, SMALL);
     transform_start();
-    mode_now = CONTROL_HOLD;
+    mode_now = CONTROL_DRAIN;
     give_of(.value = "{\"id\":1}");
     cr_assert_eq(transform_step(&transform), STEP_BUSY);
     cr_assert_eq(state_seen, STATE_RUNNING);
