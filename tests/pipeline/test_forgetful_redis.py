@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 import time
 
@@ -60,7 +61,7 @@ def expect_mended(space, m, load, lost):
     m.wait_drained(load.next_offset)
     space.judge()
     stats = m.stats()
-    assert m.metric("sink_write_lost", stats) == lost
+    assert m.metric("sink_write_lost", stats) == lost and m.metric("sink_lease_expire", stats) == 0
     assert m.metric("supervisor_child_died", stats) == 0
     assert "sink.recovered" in m.log_text() or lost == 0
     assert m.drain() == 0
@@ -205,3 +206,51 @@ def test_flushes_and_deaths_at_the_same_moment(space):
     assert executed - rounds * in_flight <= m.metric("sink_write_lost") <= executed
     assert m.metric("sink_write_lost") > 1000
     assert m.drain() == 0
+
+
+def everything(server):
+    with server.client() as client:
+        keys = sorted(client.scan_iter(count=5000))
+        return dict(zip(keys, client.mget(keys)))
+
+
+def test_machine_that_stood_still_writes_nothing_when_it_wakes(space):
+    """Its sink has records in the ring and does not know yet that another machine has had the partitions since."""
+    server = space.start_redis()
+    space.topic()
+    more = {"group": f"group{space.number}", "kafka": {"session.timeout.ms": 6000}}
+    a = space.millrace("a", instance="a", **more).start_ready()
+    load = published(space, a, 1000)
+    sink = a.kill_worker("sink", 0, signal.SIGSTOP)
+    behind = space.load(500, keys=500, history=load.history, generator=load.generator)
+    behind.next_offset = dict(load.next_offset)
+    behind.start()
+    behind.finish()
+    a.wait_for(lambda s: s["lanes"][0]["transform_published"] >= 1500, 10, "the sink's ring to hold them")
+    stopped = [a.kill_worker(role, 0, signal.SIGSTOP) for role in ("ingest", "transform")] + [a.process.pid]
+    a.process.signal(signal.SIGSTOP)
+    b = space.millrace("b", instance="b", **more).start_ready()
+    load = published(space, b, 700, before=behind)
+    before, connections = everything(server), a.metric("sink_redis_connect")
+    os.kill(sink, signal.SIGCONT)
+    time.sleep(1.5)
+    assert everything(server) == before
+    assert a.metric("sink_record_applied") == 1000 and a.metric("sink_redis_connect") == connections
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    load = published_by_two(space, a, b, 500, load)
+    space.judge(produced=2700)
+    assert b.metric("sink_mark_mismatch") == a.metric("sink_mark_mismatch") == 0
+    assert a.drain() == 0 and b.drain() == 0
+
+
+def published_by_two(space, a, b, count, before):
+    load = space.load(count, history=before.history, generator=before.generator)
+    load.next_offset = dict(before.next_offset)
+    load.start()
+    load.finish()
+    places = list(load.next_offset)
+    wait_until(lambda: {p: c for p, c in space.broker.committed(a.group, [t.name for t in space.topics],
+                                                                PARTITIONS).items() if p in places}
+               == load.next_offset, 40, "both to have committed everything")
+    return load

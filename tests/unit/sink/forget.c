@@ -346,6 +346,41 @@ Test(forget, sink_that_dies_again_and_again_counts_each_lost_write_once) {
     cr_assert_gt(lost_in_all(), 12000);
 }
 
+/* A sink in a process of its own, on the same rings and ledgers. */
+static pid_t sink_spawn(void) {
+    pid_t parent = getpid(), pid = fork();
+    if (pid != 0) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    log_init("", "sink", 0, 0, LOG_ERROR + 1);
+    rig_attach(&rig);
+    for (;;) rig_step(&rig);
+}
+
+/* … and killed at any instruction, the ones of noting a loss, counting and releasing included. */
+Test(forget, sink_that_is_killed_at_any_instruction_counts_each_lost_write_once) {
+    srand(7);
+    play(300);
+    for (int round = 0; round < 6; round++) {
+        rig_crash(&rig);
+        redis_is(&redis, "OK", "FLUSHALL");
+        for (uint32_t p = 0; p < PARTITIONS; p++) part[p].end += 50;
+        for (int death = 0; death < 15; death++) {
+            pid_t pid = sink_spawn();
+            uint64_t until = clock_ns(&clock_real) + (uint64_t)(2000 + rand() % 30000) * 1000;
+            while (clock_ns(&clock_real) < until) {
+                ingest_step();
+                usleep(200);
+            }
+            kill(pid, SIGKILL);
+            waitpid(pid, NULL, 0);
+        }
+        rig_attach(&rig);
+        expect_recovered();
+    }
+    cr_assert_gt(lost_in_all(), 6000);
+}
+
 Test(forget, count_of_a_sink_that_died_before_it_showed_it_is_not_lost) {
     play(100);
     redis_is(&redis, "OK", "FLUSHALL");
