@@ -52,6 +52,18 @@ static void expect_fd(const struct listing *l, int fd, const char *want) {
     cr_assert_eq(strncmp(l->fd[fd], want, strlen(want)), 0, "descriptor %d is `%s`, not `%s`", fd, l->fd[fd], want);
 }
 
+/* The three memory files of a ring from descriptor fd on, of which the one that this end writes is writable. */
+static void expect_ring(const struct listing *l, int fd, const char *ring, bool producer) {
+    static const char *const part[] = {"constants", "producer", "consumer"};
+    for (int k = 0; k < 3; k++) {
+        char want[64], *end;
+        snprintf(want, sizeof want, "%s /memfd:millring/%s/", k == (producer ? 1 : 2) ? "rw" : "ro", ring);
+        expect_fd(l, fd + k, want);
+        cr_assert_not_null(end = strrchr(l->fd[fd + k], '/'));
+        cr_assert_eq(strncmp(end + 1, part[k], strlen(part[k])), 0, "descriptor %d is `%s`", fd + k, l->fd[fd + k]);
+    }
+}
+
 static void expect_common(const struct listing *l, bool ingest) {
     expect_fd(l, 0, "rw /dev/null");
     cr_assert_str_eq(l->fd[1], l->fd[2]);
@@ -80,8 +92,8 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_ingest) {
     spawn_and_list(i, ROLE_INGEST, 0, &l);
     expect_common(&l, true);
     int fd = WORKER_FD_LANES;
-    for (int k = 0; k < 3; k++) expect_fd(&l, fd + k, k == 1 ? "rw /memfd:ingest[0]" : "ro /memfd:ingest[0]");
-    for (int k = 0; k < 3; k++) expect_fd(&l, fd + 3 + k, k == 2 ? "rw /memfd:rejects[0]" : "ro /memfd:rejects[0]");
+    expect_ring(&l, fd, "ingest[0]", true);
+    expect_ring(&l, fd + 3, "rejects[0]", false);
     expect_fd(&l, fd + 6, "ro /memfd:ledger-sink");
     expect_fd(&l, fd + 7, "rw anon_inode:[eventfd]");
     instance_drop(i);
@@ -94,11 +106,9 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_transform) {
     spawn_and_list(i, ROLE_TRANSFORM, 0, &l);
     expect_common(&l, false);
     int fd = WORKER_FD_LANES;
-    for (int k = 0; k < 3; k++) {
-        expect_fd(&l, fd + k, k == 2 ? "rw /memfd:ingest[0]" : "ro /memfd:ingest[0]");
-        expect_fd(&l, fd + 3 + k, k == 1 ? "rw /memfd:transform[0]" : "ro /memfd:transform[0]");
-        expect_fd(&l, fd + 6 + k, k == 1 ? "rw /memfd:rejects[0]" : "ro /memfd:rejects[0]");
-    }
+    expect_ring(&l, fd, "ingest[0]", false);
+    expect_ring(&l, fd + 3, "transform[0]", true);
+    expect_ring(&l, fd + 6, "rejects[0]", true);
     expect_fd(&l, fd + 9, "rw anon_inode:[eventfd]");
     expect_fd(&l, fd + 10, "rw anon_inode:[eventfd]");
     instance_drop(i);
@@ -111,7 +121,7 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_sink) {
     spawn_and_list(i, ROLE_SINK, 0, &l);
     expect_common(&l, false);
     int fd = WORKER_FD_LANES;
-    for (int k = 0; k < 3; k++) expect_fd(&l, fd + k, k == 2 ? "rw /memfd:transform[0]" : "ro /memfd:transform[0]");
+    expect_ring(&l, fd, "transform[0]", false);
     expect_fd(&l, fd + 3, "rw anon_inode:[eventfd]");
     expect_fd(&l, fd + 4, "rw /memfd:ledger-sink");
     instance_drop(i);
