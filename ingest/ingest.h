@@ -79,9 +79,9 @@ struct ingest {
     uint64_t rejects_retry_ns;
     char kafka_error[STATS_TEXT_BYTES]; /* what Kafka said last while there are no partitions; "" nothing */
     bool kafka_denied;                  /* … and only a person can mend it */
-    char trouble[STATS_TEXT_BYTES];   /* why it is BLOCKED: something that cannot be read; "" none */
-    char lost_text[STATS_TEXT_BYTES]; /* … offsets that are lost; "" none */
-    uint64_t accept_ns;               /* no new attempt to carry out control.accept_loss before */
+    char trouble[STATS_TEXT_BYTES];     /* why it is BLOCKED: something that cannot be read; "" none */
+    char lost_text[STATS_TEXT_BYTES];   /* … offsets that are lost; "" none */
+    uint64_t accept_ns;                 /* no new attempt to carry out control.accept_loss before */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
@@ -117,7 +117,8 @@ bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing 
 
 /* rewind.c: what Redis has lost is read again; or it is found that Kafka has not got it either. */
 void rewind_step(struct ingest *g);
-void rewind_to(struct ingest *g, uint32_t slot, int64_t target); /* a new epoch from target on */
+/* A new epoch from target on. flags: what the sink should know beside LEDGER_REWOUND. */
+void rewind_to(struct ingest *g, uint32_t slot, int64_t target, uint32_t flags);
 
 /* loss.c: offsets that Redis needs and Kafka no longer has, until an operator accepts that. */
 void loss_step(struct ingest *g); /* carries out control.accept_loss */

@@ -1,6 +1,7 @@
 """A real Apache Kafka broker on 127.0.0.1."""
 
 import socket
+import struct
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -47,6 +48,25 @@ class Broker(Server):
             topics = admin.list_topics(timeout=5).topics
             return all(n in topics and len(topics[n].partitions) == partitions for n in names)
         wait_until(known, 20, f"topics {names}")
+
+    def delete_topic(self, name):
+        admin = self.admin()
+        for future in admin.delete_topics([name]).values():
+            future.result(20)
+        wait_until(lambda: name not in admin.list_topics(timeout=5).topics, 20, f"{name} to go")
+
+    def delete_records(self, topic, partition, before):
+        """Moves the low watermark up to `before` (DeleteRecords, version 0)."""
+        def text(s):
+            return struct.pack(">h", len(s)) + s.encode()
+        body = struct.pack(">i", 1) + text(topic) + struct.pack(">iiqi", 1, partition, before, 10000)
+        request = struct.pack(">hhi", 21, 0, 1) + text("tests") + body
+        with socket.create_connection(("127.0.0.1", self.port), 10) as s:
+            s.sendall(struct.pack(">i", len(request)) + request)
+            stream = s.makefile("rb")
+            answer = stream.read(struct.unpack(">i", stream.read(4))[0])
+        low, error = struct.unpack(">qh", answer[-10:])
+        assert (low, error) == (before, 0), f"low watermark {low}, error {error}"
 
     def consumer(self, group, **more):
         return Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "enable.auto.commit": False,
