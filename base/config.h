@@ -62,6 +62,7 @@ struct config {
     uint32_t lanes;
     uint32_t start;      /* enum config_start */
     uint64_t ring_bytes; /* of each of a lane's three rings; a power of two */
+    uint8_t ring_dump;   /* 1: rings that fail their checks are kept in data_dir/rings */
     uint32_t spin_us;
     uint32_t drain_timeout_ms;
     uint32_t heartbeat_timeout_ms;
@@ -115,7 +116,7 @@ struct config {
         uint32_t when_marks_missing; /* enum config_marks_missing */
         uint8_t allow_eviction;
         uint8_t unsafe_reconnect;
-        struct { /* of REDIS_TLS; all "" otherwise */
+        struct {                           /* of REDIS_TLS; all "" otherwise */
             char ca_file[PATH_BYTES];      /* "": the system's store */
             char cert_file[PATH_BYTES];    /* of the client; "" none */
             char key_file[PATH_BYTES];     /* of the client; "" none */

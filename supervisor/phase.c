@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "supervisor/reload.h"
+#include "supervisor/ring_dump.h"
 
 /* LEAVE_MS: how long leaving takes at most. HOPELESS_MS: a drain for a reload that has not moved for so long, while a
  * worker is in trouble, waits for what the new configuration may be about to mend. UNDO_MS: a worker that refuses the
@@ -243,6 +244,7 @@ static int reload_remake(struct supervisor *s, struct err *err) {
 static void make_anew(struct supervisor *s) {
     struct err err = {0};
     discarded_count(s);
+    if (s->after == AFTER_RESET && s->config.ring_dump) ring_dump(&s->plumbing, s->broken_lane);
     stats_flush(&s->local);
     epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->plumbing.attention, NULL);
     int r = s->after == AFTER_RELOAD ? reload_remake(s, &err) : remake_with(s, &s->config, &err);
@@ -283,6 +285,7 @@ static void ring_broken(struct supervisor *s, const struct child *c) {
         return;
     }
     bool undoable = s->reload.undoable;
+    s->broken_lane = lane_of(c);
     go_over(s, "making the rings anew");
     s->reload.undoable = undoable;
     s->after = AFTER_RESET;

@@ -57,6 +57,7 @@ struct supervisor {
     uint64_t drain_released, drain_moved_ns; /* while draining for a reload: how far the sinks were, and since when */
     uint64_t reset_ns[RESETS_MAX];           /* when the last resets for broken rings were, as a ring */
     uint32_t reset_count;
+    int broken_lane; /* whose ring a reset is for, -1: perhaps any */
     int leave_status;      /* what a stop would exit with once everybody has left */
     uint64_t phase_due_ns; /* deadline of the phase; 0 none */
     uint64_t last_tick_ns, textfile_due_ns;

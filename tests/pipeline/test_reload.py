@@ -449,9 +449,13 @@ def test_records_with_wrong_numbers_go_nowhere(space, name):
 def test_rings_that_break_again_and_again_end_the_instance(space):
     space.start_redis()
     space.topic()
-    m = space.millrace().start_ready()
-    for _ in range(3):
+    m = space.millrace(ring_dump=True).start_ready()
+    for n in range(1, 4):
         break_ring(m, "rejects[0]", "tail")
+        assert len(list((m.data_dir / "rings").iterdir())) == n
+    kept = min((m.data_dir / "rings").iterdir())
+    verified = command("ring", "verify", "--dir", kept)
+    assert verified.returncode == 65 and re.search(r"rejects\[0\].*(corrupt|impossible)", verified.stdout), verified
     ring = Ring(m.process.pid, "rejects[0]")
     deadline = time.monotonic() + 20
     while m.process.alive() and time.monotonic() < deadline:
