@@ -137,26 +137,53 @@ static double seconds_to_read(struct kafka_port *port, void *handle) {
     return (double)(clock_ns(&clock_real) - began) / (double)NS_PER_S;
 }
 
-static double seconds_with(const char *name, const char *value) {
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    rd_kafka_t *owner = rd_kafka_new(RD_KAFKA_PRODUCER, conf, NULL, 0);
+/* A reader of the only partition of a topic with MESSAGES messages, from its beginning. */
+static void *reader_make(struct kafka_port *port, const char *name, const char *value) {
+    rd_kafka_t *owner = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(), NULL, 0);
     rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(owner, 1);
     const char *brokers = rd_kafka_mock_cluster_bootstraps(cluster);
     cr_assert_eq(rd_kafka_mock_topic_create(cluster, "bulk", 1, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
     publish(producer_make(brokers), "bulk");
 
     struct config *c = config_make();
-    struct kafka_port port;
     struct err err = {0};
     property(c, "bootstrap.servers", brokers, false);
     property(c, "fetch.message.max.bytes", "50000", false);
     property(c, name, value, false);
     c->topic[0].partition_count = 1;
-    cr_assert_eq(kafka_client_open(&port, c, eventfd(0, EFD_NONBLOCK), &err), 0, "%s", err.text);
+    cr_assert_eq(kafka_client_open(port, c, eventfd(0, EFD_NONBLOCK), &err), 0, "%s", err.text);
     struct kafka_partition at = {.offset = 0};
     void *handle;
-    cr_assert_eq(port.assign(port.self, &at, 1, &handle, &err), 0, "%s", err.text);
+    cr_assert_eq(port->assign(port->self, &at, 1, &handle, &err), 0, "%s", err.text);
+    return handle;
+}
+
+static double seconds_with(const char *name, const char *value) {
+    struct kafka_port port;
+    void *handle = reader_make(&port, name, value);
     return seconds_to_read(&port, handle);
+}
+
+static int64_t next_offset(struct kafka_port *port, void *handle) {
+    struct kafka_message m;
+    struct err err;
+    uint64_t began = clock_ns(&clock_real);
+    while (port->fetch(port->self, handle, &m, &err) != KAFKA_MESSAGE)
+        cr_assert_lt(clock_ns(&clock_real) - began, 20 * NS_PER_S, "nothing comes");
+    port->done(port->self, &m);
+    return m.offset;
+}
+
+Test(kafka_client, gives_nothing_from_before_a_seek_after_it) {
+    struct kafka_port port;
+    struct err err;
+    void *handle = reader_make(&port, "queued.min.messages", "100000");
+    for (int64_t i = 0; i < 300; i++) cr_assert_eq(next_offset(&port, handle), i);
+    static const int64_t targets[] = {0, 1500, 299, 300, 64};
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        cr_assert_eq(port.seek(port.self, handle, targets[i], &err), 0, "%s", err.text);
+        for (int64_t k = 0; k < 70; k++) cr_assert_eq(next_offset(&port, handle), targets[i] + k);
+    }
 }
 
 /* The library by itself would sleep for a second each time that the queue is full: forty times here. */
