@@ -12,7 +12,8 @@ from harness.process import ROOT
 from measure import KEYS, PARTITIONS, PREFETCH, ROWS, SMALL_MEMORY
 
 PAGE = ROOT / "docs/performance.md"
-BEGIN, END = "<!-- measured: written by `make bench` -->", "<!-- end of what is measured -->"
+SECTIONS = {"bench": ("<!-- measured: written by `make bench` -->", "<!-- end of what is measured -->"),
+            "soak": ("<!-- soaked: written by `make bench-soak` -->", "<!-- end of the soak -->")}
 ROLES = ("ingest", "transform", "sink", "supervisor")
 
 # name: (what it is, wanted, least, lower is better)
@@ -72,6 +73,12 @@ def number(x, digits=2):
     return "–" if x is None else f"{x:,.{digits}f}"
 
 
+def others_cell(bench, name):
+    runs = bench.results.get(name, [])
+    return " · ".join(f"{k} {sorted(r['others'][k] for r in runs)[len(runs) // 2]:.2f}" for k in
+                      (runs[0]["others"] if runs else {}))
+
+
 def cpu_cell(bench, name):
     runs = bench.results.get(name, [])
     if not runs:
@@ -83,8 +90,8 @@ def cpu_cell(bench, name):
 
 
 def table(bench):
-    out = ["| | records/s | own CPU s per million | peak memory, MB | of straightforward | of limit |",
-           "|---|---|---|---|---|---|"]
+    out = ["| | records/s | own CPU s per million | of others | peak memory, MB | / straightforward | / limit |",
+           "|---|---|---|---|---|---|---|"]
     for name, row in ROWS.items():
         base = name.split("-")[-1] if name.split("-")[-1] in ("aof", "hash") else ""
         against = [bench.ratio(name, other + ("-" + base if base else "")) for other in ("straight", "limit")]
@@ -94,9 +101,9 @@ def table(bench):
             against[1] = None
         if name in bench.results:
             out.append(f"| {row.title} | {number(bench.of(name, 'rate'), 0)} | {cpu_cell(bench, name)} | "
-                       f"{number(bench.of(name, 'memory_mb'), 0)} | {number(against[0])} | {number(against[1])} |")
+                       f"{others_cell(bench, name)} | {number(bench.of(name, 'memory_mb'), 0)} | {number(against[0])} | {number(against[1])} |")
         elif name == "hash":
-            out.append(f"| {row.title} | not in this version | – | – | – | – |")
+            out.append(f"| {row.title} | not in this version | – | – | – | – | – |")
     return out
 
 
@@ -133,8 +140,10 @@ def render(bench):
     return "\n".join(lines)
 
 
-def write(text):
+def write(section, text):
+    """Puts text between the marks of a section of the page; the rest is written by hand."""
+    begin, end = SECTIONS[section]
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n\n" + text + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    before, rest = page.split(begin)
+    PAGE.write_text(before + begin + "\n\n" + text.rstrip() + "\n\n" + end + rest.split(end)[1], encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)}")

@@ -12,6 +12,7 @@ from confluent_kafka.admin import NewTopic
 from harness.process import BUILD, wait_until
 
 from measure import KEYS, PARTITIONS, Bench, median
+import page
 
 SAMPLE_S = 5
 GROWTH_MAX = 1.02       # of all own processes together, from the end of the first minute on
@@ -61,15 +62,15 @@ def full_speed(bench, minutes):
     return samples
 
 
-def flat(samples):
+def flat(samples, say):
     """Compares the memory of the last fifth of the time with that at the end of the first minute (or fifth)."""
     total = [(s, sum(now.values())) for s, _, now in samples]
     end = total[-1][0]
     settled = min(60, end / 5)
     before = median([mb for s, mb in total if settled <= s <= 2 * settled] or [total[0][1]])
     after = median([mb for s, mb in total if s >= end * 0.8])
-    print(f"{samples[-1][1]:,} records in {end:.0f} s, {samples[-1][1] / end:,.0f}/s; "
-          f"memory without the rings: {before:.1f} MB after a minute, {after:.1f} MB at the end")
+    say(f"{samples[-1][1]:,} records in {end:.0f} s, {samples[-1][1] / end:,.0f}/s with the producer on the same machine; "
+        f"memory without the rings: {before:.1f} MB after a minute, {after:.1f} MB at the end.")
     return after <= before * GROWTH_MAX or after - before <= GROWTH_MB_MAX
 
 
@@ -133,14 +134,22 @@ def restarts(bench):
 
 
 def run(minutes):
-    bad = 0
+    """Writes its outcome into the page when it took five minutes or more."""
+    bad, lines = 0, []
+
+    def say(line):
+        print(line, flush=True)
+        lines.append("- " + line)
     with Bench(records=0) as bench:
         for what, (few, many) in restarts(bench).items():
             slow = many > RESTART_S_MAX or many > max(RESTART_RATIO_MAX * few, few + 0.25)
             bad |= slow
-            print(f"{what}: first record after {few:.2f} s with 2,000 records waiting, {many:.2f} s with 4,000,000"
-                  f"{': FAILED' if slow else ''}", flush=True)
-        if not flat(full_speed(bench, minutes)):
+            say(f"{what}: first record after {few:.2f} s with 2,000 records waiting, {many:.2f} s with 4,000,000.")
+        if not flat(full_speed(bench, minutes), say):
             print("FAILED: memory grows")
             bad = 1
+    if bad:
+        print("FAILED")
+    elif minutes >= 5:
+        page.write("soak", page.machine() + "\n\n" + "\n".join(lines))
     return int(bad)
