@@ -21,6 +21,7 @@ enum config_start { START_ERROR, START_EARLIEST, START_LATEST };
 enum config_log_format { LOG_TEXT, LOG_JSON };
 enum config_topic_mode { MODE_BULK, MODE_CHANGE };
 enum config_topic_format { FORMAT_RAW, FORMAT_JSON };
+enum config_value_type { VALUE_TYPE_STRING, VALUE_TYPE_HASH };
 enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
 enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA, MARKS_MISSING_REBUILD };
 enum config_huge_pages { HUGE_PAGES_OFF, HUGE_PAGES_TRY, HUGE_PAGES_REQUIRE };
@@ -46,7 +47,8 @@ struct config_topic {
     char operation_field[NAME_BYTES];       /* top-level JSON field that carries it; "" none */
     uint32_t mode;                          /* enum config_topic_mode */
     uint32_t format;                        /* enum config_topic_format */
-    uint32_t compress;                      /* enum config_compress */
+    uint32_t value_type;                    /* enum config_value_type; a hash needs format json */
+    uint32_t compress;                      /* enum config_compress; none for a hash, which is not encrypted either */
     uint8_t encrypt;                        /* 1: XAES-256-GCM with the current key of crypto.keys */
     uint64_t ttl_ms;                        /* time to live counted from the Kafka timestamp; 0 none */
     uint32_t partition_count;               /* of the fixed list; 0: the consumer group divides them */

@@ -298,6 +298,13 @@ static int topic_check(struct reader *r, const struct scope *s) {
                                s->label);
     if (field && t->format != FORMAT_JSON)
         return reader_complain(r, scope_where(s, "operation.field"), "%soperation.field needs format json", s->label);
+    if (t->value_type == VALUE_TYPE_HASH && t->format != FORMAT_JSON)
+        return reader_complain(r, scope_where(s, "value.type"), "%svalue.type hash needs format json", s->label);
+    if (t->value_type == VALUE_TYPE_HASH && (t->compress != COMPRESS_NONE || t->encrypt))
+        return reader_complain(r, scope_where(s, "value.type"),
+                               "%svalue.type hash goes with neither compression nor encryption: fields of a hash are "
+                               "stored as they are",
+                               s->label);
     if (t->encrypt && r->draft->config.crypto.keys[0] == 0)
         return reader_complain(r, scope_where(s, "value.encrypt"), "%svalue.encrypt needs crypto.keys", s->label);
     if (template_check(r, s, "key", t->key) != 0) return -1;

@@ -25,6 +25,7 @@ enum {
     IN_FLIGHT_MAX = 16384,      /* records sent to Redis and not answered, per lane */
     JSON_DEPTH_MAX = 64,        /* nesting of a JSON record */
     CRYPTO_KEYS_MAX = 64,       /* key ids in one key file */
+    HASH_FIELDS_MAX = 4096,     /* top-level names of a record that is stored as a hash, nulls included */
 
     WAIT_MS_MAX = 100, /* no worker sleeps longer, so a lost wake-up costs at most this */
 };

@@ -3,6 +3,35 @@
 #include <stdio.h>
 #include <string.h>
 
+uint32_t record_fields_count(const uint8_t *value) {
+    uint32_t count;
+    memcpy(&count, value, sizeof count);
+    return count;
+}
+
+int record_field_next(const uint8_t *value, size_t len, size_t *at, struct record_field *out) {
+    if (*at == len) return 0;
+    if (*at > len || len - *at < RECORD_FIELD_HEAD) return -1;
+    memcpy(&out->name_bytes, value + *at, 4);
+    memcpy(&out->value_bytes, value + *at + 4, 4);
+    size_t rest = len - *at - RECORD_FIELD_HEAD;
+    if (out->name_bytes > rest || out->value_bytes > rest - out->name_bytes) return -1;
+    out->name = value + *at + RECORD_FIELD_HEAD;
+    out->value = out->name + out->name_bytes;
+    *at += RECORD_FIELD_HEAD + (size_t)out->name_bytes + out->value_bytes;
+    return 1;
+}
+
+static int fields_check(const struct record *h, const uint8_t *value) {
+    struct record_field field;
+    size_t at = RECORD_FIELDS_HEAD;
+    uint32_t count = 0;
+    int more;
+    if ((h->op != RECORD_ADD && h->op != RECORD_UPDATE) || h->value_bytes < RECORD_FIELDS_HEAD) return -1;
+    while ((more = record_field_next(value, h->value_bytes, &at, &field)) == 1) count++;
+    return more == 0 && count == record_fields_count(value) && count >= 1 && count <= HASH_FIELDS_MAX ? 0 : -1;
+}
+
 int record_open(const void *body, size_t len, struct record_view *view) {
     struct record *h = &view->head;
     if (len < sizeof *h) return -1;
@@ -15,7 +44,7 @@ int record_open(const void *body, size_t len, struct record_view *view) {
     view->old_key = at += h->redis_key_bytes;
     view->value = at += h->old_key_bytes;
     view->headers = at + h->value_bytes;
-    return 0;
+    return (h->flags & RECORD_VALUE_FIELDS) != 0 ? fields_check(h, view->value) : 0;
 }
 
 /* -- ids --------------------------------------------------------------------------------------- */

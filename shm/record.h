@@ -14,6 +14,9 @@
  * Headers are encoded one after the other: u16 name length, u32 value length (0xffffffff: null), name, value, in host
  * byte order (a ring never leaves its machine).
  *
+ * A value that is a list of fields (RECORD_VALUE_FIELDS): u32 count in [1, HASH_FIELDS_MAX], then for each field u32
+ * name length, u32 value length, name, value, in the same byte order and without gaps. Of equal names the last counts.
+ *
  * This is ABI between executables: a change of any offset raises RECORD_VERSION, which the rings' constants carry. */
 #ifndef MILLRACE_SHM_RECORD_H
 #define MILLRACE_SHM_RECORD_H
@@ -22,7 +25,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RECORD_VERSION = 1 };
+#include "base/limits.h"
+
+enum { RECORD_VERSION = 2 };
 
 enum record_type { RECORD_DATA = 1 }; /* ring item types; 0 is the ring's own padding */
 
@@ -34,10 +39,10 @@ enum record_reason {
     REASON_KEY_NULL,      /* the template asks for {$key} and the record has none */
     REASON_KEY_EMPTY,     /* the Redis key came out empty */
     REASON_KEY_LONG,      /* longer than REDIS_KEY_BYTES_MAX */
-    REASON_FIELD_MISSING, /* a field of the template is absent, null, an object or an array */
+    REASON_FIELD_MISSING, /* a field of the template is absent, null, an object or an array; a hash without one */
     REASON_JSON_INVALID,  /* not JSON, not an object, invalid UTF-8, or nested too deeply */
     REASON_OPERATION,     /* unknown operation word, or one that this topic's mode does not allow */
-    REASON_TOO_LARGE,     /* does not fit a ring record */
+    REASON_TOO_LARGE,     /* does not fit a ring record, or has more than HASH_FIELDS_MAX names for a hash */
     REASON_CRASH,         /* it crashed a worker poison.attempts times */
     REASON_COUNT
 };
@@ -48,6 +53,7 @@ enum {
     RECORD_VALUE_NULL = 1 << 1,
     RECORD_SEALED = 1 << 2,         /* rejects: value is the sealed original (transform/seal.h) */
     RECORD_CONTENT_ABSENT = 1 << 3, /* rejects: too large or poisonous to carry; only Kafka has the content */
+    RECORD_VALUE_FIELDS = 1 << 4,   /* add and update: value is a list of fields, to be stored as a hash */
 };
 
 enum { RECORD_DIGEST_NONE = 0 }; /* digest algorithms; the audit log adds its own */
@@ -94,7 +100,7 @@ struct record_view {
 };
 
 /* record_open checks that body[0, len) is a whole record (operation and reason known, lengths adding up exactly to
- * len) and fills *view. Anyone. Returns 0, or -1 when the bytes are not a record. */
+ * len, those of a list of fields too) and fills *view. Anyone. Returns 0, or -1 when the bytes are not a record. */
 int record_open(const void *body, size_t len, struct record_view *view);
 
 /* Bytes a record with these lengths takes on a ring, without the ring's own header. */
@@ -131,6 +137,20 @@ int record_header_last(const uint8_t *headers, size_t len, const char *name, str
  */
 size_t record_header_put(uint8_t *out, const char *name, size_t name_bytes, const void *value, size_t value_bytes);
 static inline size_t record_header_bytes(size_t name_bytes, size_t value_bytes) { return 6 + name_bytes + value_bytes; }
+
+/* One field of a list, as record_field_next finds it. */
+struct record_field {
+    const uint8_t *name, *value;
+    uint32_t name_bytes, value_bytes;
+};
+enum { RECORD_FIELDS_HEAD = 4, RECORD_FIELD_HEAD = 8 }; /* bytes before the first field, and of each before its name */
+
+/* record_field_next reads the field at *at of the list value[0, len) and advances *at. Returns 1, 0 at the end, -1 when
+ * a length reaches beyond it. Start with *at = RECORD_FIELDS_HEAD. */
+int record_field_next(const uint8_t *value, size_t len, size_t *at, struct record_field *out);
+
+/* record_fields_count is the count of a list in a record that record_open has checked. */
+uint32_t record_fields_count(const uint8_t *value);
 
 const char *record_reason_name(enum record_reason reason); /* "none" "key_null" … */
 const char *record_op_name(enum record_op op);             /* "raw" "add" … */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shm/record.h"
+
 int encode_init(struct encode_buffer *b, size_t size, struct err *err) {
     *b = (struct encode_buffer){.size = size};
     b->bytes = malloc(size);
@@ -100,6 +102,26 @@ void encode_set(struct encode_buffer *b, struct encode_slice key, struct encode_
     if (expire_at_ms == 0) return;
     LITERAL(b, "$4\r\nPXAT\r\n");
     encode_bulk_integer(b, expire_at_ms);
+}
+
+/* Of a field the list has 8 bytes besides name and value, a command 10 and the digits of two lengths: never more than
+ * half of all again. */
+void encode_hset(struct encode_buffer *b, struct encode_slice key, struct encode_slice list) {
+    struct record_field field;
+    size_t at = RECORD_FIELDS_HEAD;
+    encode_array(b, 2 + 2 * record_fields_count(list.bytes));
+    LITERAL(b, "$4\r\nHSET\r\n");
+    encode_bulk(b, key.bytes, key.len);
+    while (record_field_next(list.bytes, list.len, &at, &field) == 1) {
+        encode_bulk(b, field.name, field.name_bytes);
+        encode_bulk(b, field.value, field.value_bytes);
+    }
+}
+
+void encode_pexpireat(struct encode_buffer *b, struct encode_slice key, int64_t at_ms) {
+    LITERAL(b, "*3\r\n$9\r\nPEXPIREAT\r\n");
+    encode_bulk(b, key.bytes, key.len);
+    encode_bulk_integer(b, at_ms);
 }
 
 void encode_del(struct encode_buffer *b, struct encode_slice first, struct encode_slice second) {

@@ -56,6 +56,13 @@ void encode_pair(struct encode_buffer *b, struct encode_slice key, struct encode
 /* SET key value, with PXAT expire_at_ms unless that is 0. */
 void encode_set(struct encode_buffer *b, struct encode_slice key, struct encode_slice value, int64_t expire_at_ms);
 
+/* HSET key name value …, of `fields` fields: the list value[0, len) of a record (shm/record.h). Takes at most half as
+ * many bytes again as the list, beyond ENCODE_RECORD_OVERHEAD and the key. */
+void encode_hset(struct encode_buffer *b, struct encode_slice key, struct encode_slice list);
+
+/* PEXPIREAT key at_ms. */
+void encode_pexpireat(struct encode_buffer *b, struct encode_slice key, int64_t at_ms);
+
 /* DEL of one or two keys (second.len 0: one). */
 void encode_del(struct encode_buffer *b, struct encode_slice first, struct encode_slice second);
 

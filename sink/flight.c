@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* MULTI, DEL, SET, EXEC, and one mark: the most that a batch of one record waits for. */
-enum { REPLIES_PER_RECORD = 5 };
+/* MULTI, DEL, HSET, PEXPIREAT, EXEC, and one mark: the most that a batch of one record waits for. */
+enum { REPLIES_PER_RECORD = 6 };
 
 static uint32_t power_of_two(uint32_t at_least) {
     uint32_t n = 1;

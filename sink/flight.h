@@ -19,6 +19,7 @@ enum expect {
     EXPECT_INTEGER, /* DEL */
     EXPECT_QUEUED,  /* a command inside MULTI */
     EXPECT_EXEC,    /* EXEC of two commands */
+    EXPECT_EXEC3,   /* EXEC of three commands */
     EXPECT_OLD,     /* SET … XX GET of a batch's mark */
     EXPECT_MARK,    /* GET of a mark; no batch */
     EXPECT_CREATE,  /* SET … NX of a mark; no batch */

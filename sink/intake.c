@@ -42,8 +42,14 @@ static bool head_valid(const struct intake *in, const struct record *r) {
 static enum item_kind kind_of(const struct record *r) {
     if (r->op == RECORD_SKIP || r->op == RECORD_REJECT) return ITEM_MARKER;
     if (r->op == RECORD_DELETE) return ITEM_DELETE;
+    if ((r->flags & RECORD_VALUE_FIELDS) != 0) return ITEM_HASH;
     if (r->old_key_bytes > 0) return ITEM_MOVE;
     return r->expire_at_ms != 0 ? ITEM_TIMED : ITEM_PLAIN;
+}
+
+/* What the commands of a hash take beyond its record: encode_hset, and the key twice more. */
+static uint32_t list_room(const struct record *r) {
+    return (r->flags & RECORD_VALUE_FIELDS) != 0 ? r->value_bytes / 2 + 2 * r->redis_key_bytes : 0;
 }
 
 /* Looks at one ring item. Returns why the intake has to stop there, INTAKE_OPEN when it need not. */
@@ -65,6 +71,7 @@ static enum intake_stop examine(struct intake *in, const struct ring_item *ring_
                                 .end = ring_item->end,
                                 .next = h->offset + 1,
                                 .len = ring_item->len,
+                                .room = ring_item->len + list_room(h),
                                 .epoch = current ? epoch : 0,
                                 .slot = h->slot,
                                 .kind = (uint8_t)(current ? kind_of(h) : ITEM_MARKER)};
@@ -83,7 +90,7 @@ static enum intake_stop poison(struct intake *in, const struct ring_item *ring_i
 static void take(struct intake *in, const struct intake_item *item, uint64_t now_ns) {
     if (in->count == 0) in->since_ns = now_ns;
     in->item[in->count++] = *item;
-    in->bytes += item->len;
+    in->bytes += item->room;
 }
 
 /* Whether the record that was held for its mark may go now; when its epoch has passed meanwhile, it is a marker. */

@@ -22,6 +22,7 @@ enum item_kind {
     ITEM_PLAIN,  /* SET without expiry: may share one MSET with its neighbours */
     ITEM_TIMED,  /* SET with expiry */
     ITEM_MOVE,   /* the key changes: delete the old, insert the new, in one transaction */
+    ITEM_HASH,   /* a hash, replaced whole in one transaction; its key may change and it may expire */
     ITEM_DELETE,
 };
 
@@ -30,6 +31,7 @@ struct intake_item {
     uint64_t number, end;
     int64_t next; /* Kafka offset + 1 */
     uint32_t len;
+    uint32_t room;  /* what it takes when encoded, at most, beside ENCODE_RECORD_OVERHEAD */
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
     uint16_t slot;
     uint8_t kind; /* enum item_kind */
@@ -55,7 +57,7 @@ struct intake {
     struct intake_sample *sample; /* by number & sample_mask */
     uint64_t sample_mask;
     uint32_t count;
-    size_t bytes;      /* of the records in it */
+    size_t bytes;      /* room of the records in it */
     uint64_t since_ns; /* when its first record was taken */
     enum intake_stop stop;
     struct intake_item held; /* INTAKE_UNMARKED: the record it stopped at */

@@ -138,6 +138,20 @@ static uint32_t encode_run(struct line *l, struct batch *b, uint32_t from) {
     return end;
 }
 
+/* A hash is replaced whole: no field of the record before stays, and nobody sees a part of it. */
+static void encode_hash(struct line *l, const struct record_view *v) {
+    struct encode_buffer *out = &l->session.out;
+    bool timed = v->head.expire_at_ms != 0;
+    encode_multi(out);
+    encode_del(out, key_of(v), old_key_of(v));
+    encode_hset(out, key_of(v), value_of(v));
+    if (timed) encode_pexpireat(out, key_of(v), v->head.expire_at_ms);
+    encode_exec(out);
+    count_command(l, EXPECT_OK);
+    for (int i = 0; i < 2 + timed; i++) count_command(l, EXPECT_QUEUED);
+    count_command(l, timed ? EXPECT_EXEC3 : EXPECT_EXEC);
+}
+
 /* One record with commands of its own. An expiry that is past is a delete: a replay revives nothing. */
 static void encode_single(struct line *l, struct batch *b, const struct intake_item *item, int64_t wall_ms) {
     struct encode_buffer *out = &l->session.out;
@@ -155,6 +169,10 @@ static void encode_single(struct line *l, struct batch *b, const struct intake_i
     if (item->kind == ITEM_TIMED) {
         encode_set(out, key_of(&v), value_of(&v), expire_at_ms);
         count_command(l, EXPECT_OK);
+        return;
+    }
+    if (item->kind == ITEM_HASH) {
+        encode_hash(l, &v);
         return;
     }
     encode_multi(out);
@@ -475,6 +493,7 @@ static bool answer_fits(enum expect kind, const struct resp_reply *r) {
     case EXPECT_QUEUED: return r->kind == RESP_STATUS && strcmp(r->text, "QUEUED") == 0;
     case EXPECT_INTEGER: return r->kind == RESP_INTEGER;
     case EXPECT_EXEC: return r->kind == RESP_ARRAY && r->elements == 2;
+    case EXPECT_EXEC3: return r->kind == RESP_ARRAY && r->elements == 3;
     case EXPECT_OLD:
     case EXPECT_MARK: return r->kind == RESP_STRING || r->kind == RESP_NIL;
     case EXPECT_CREATE: return r->kind == RESP_STATUS || r->kind == RESP_NIL;

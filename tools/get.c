@@ -10,6 +10,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/json_text.h"
 #include "base/keys.h"
 #include "tools/command.h"
 #include "tools/redis_client.h"
@@ -18,7 +19,8 @@
 static const char help[] =
     "usage: millrace get KEY [-c FILE] [--raw]\n"
     "\n"
-    "Prints the value under KEY as it was published: decrypted and decompressed where it is stored so.\n"
+    "Prints the value under KEY as it was published: decrypted and decompressed where it is stored so; a hash as one\n"
+    "JSON object of strings.\n"
     "  -c FILE   configuration with Redis's address and the key file\n"
     "  --raw     the bytes as they are stored\n"
     "Exit status: 66 there is no such key, 65 the value is damaged or of another type, 69 Redis was not reached,\n"
@@ -58,6 +60,38 @@ static int show(const struct config *c, const char *key, const uint8_t *stored, 
     return status;
 }
 
+static int strings_only(const redisReply *reply) {
+    for (size_t i = 0; i < reply->elements; i++)
+        if (reply->element[i]->type != REDIS_REPLY_STRING) return -1;
+    return reply->elements % 2 == 0 ? 0 : -1;
+}
+
+/* A hash as one JSON object. Its values are texts: what was a number or a boolean in Kafka looks like a string. */
+static int show_hash(struct redis_client *redis, const char *key) {
+    struct err err = {0};
+    int status;
+    redisReply *reply = redis_ask(redis, 2, (const char *[]){"HGETALL", key}, NULL, &err);
+    if (reply == NULL)
+        status = complain(err.code, "Redis: %s", err.text);
+    else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "WRONGTYPE", 9) == 0)
+        status = complain(EX_DATAERR, "%s is neither a string nor a hash: millrace has not stored it", key);
+    else if (reply->type == REDIS_REPLY_ERROR)
+        status = complain(strncmp(reply->str, "NO", 2) == 0 ? EX_NOPERM : EX_UNAVAILABLE, "Redis: %s", reply->str);
+    else if (reply->type != REDIS_REPLY_ARRAY || strings_only(reply) != 0)
+        status = complain(EX_UNAVAILABLE, "Redis: a reply of type %d to HGETALL", reply->type);
+    else if (reply->elements == 0) /* gone since it was looked at */
+        status = complain(EX_NOINPUT, "no such key: %s", key);
+    else {
+        for (size_t i = 0; i < reply->elements; i++) {
+            fputs(i == 0 ? "{" : i % 2 == 1 ? ":" : ",", stdout);
+            json_text_put(reply->element[i]->str, (size_t)reply->element[i]->len, stdout);
+        }
+        status = print("}", 1);
+    }
+    freeReplyObject(reply);
+    return status;
+}
+
 static int get(const struct config *c, const char *key, bool raw) {
     struct err err = {0};
     int status;
@@ -68,7 +102,7 @@ static int get(const struct config *c, const char *key, bool raw) {
     else if (reply->type == REDIS_REPLY_NIL)
         status = complain(EX_NOINPUT, "no such key: %s", key);
     else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "WRONGTYPE", 9) == 0)
-        status = complain(EX_DATAERR, "%s is not a string: millrace has not stored it", key);
+        status = show_hash(redis, key);
     else if (reply->type == REDIS_REPLY_ERROR)
         status = complain(strncmp(reply->str, "NO", 2) == 0 ? EX_NOPERM : EX_UNAVAILABLE, "Redis: %s", reply->str);
     else if (reply->type != REDIS_REPLY_STRING)

@@ -249,7 +249,10 @@ static void peek_row(const struct subject *u, const struct ring_item *item, cons
     mask(key, key_bytes, masked);
     printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  %-14s %9" PRIu32 "%s%s\n", item->number,
            record_op_name((enum record_op)r->op), place, r->epoch, masked, r->value_bytes,
-           r->flags & RECORD_SEALED ? " sealed" : "", r->flags & RECORD_VALUE_NULL ? " null" : "");
+           r->flags & RECORD_SEALED         ? " sealed"
+           : r->flags & RECORD_VALUE_FIELDS ? " fields"
+                                            : "",
+           r->flags & RECORD_VALUE_NULL ? " null" : "");
     if (r->reason != REASON_NONE) printf("%20s reason %s\n", "", record_reason_name((enum record_reason)r->reason));
     if (!reveal) return;
     printf("%20s key   ", "");

@@ -11,6 +11,7 @@ int convert_topic_init(struct convert_topic *t, const struct config_topic *confi
     t->has_operation_field = config->operation_field[0] != '\0';
     t->has_operation = t->has_operation_field || config->operation_header[0] != '\0';
     t->value_flags = (config->compress == COMPRESS_LZ4 ? VALUE_LZ4 : 0U) | (config->encrypt ? VALUE_ENCRYPTED : 0U);
+    t->fields.list = config->value_type == VALUE_TYPE_HASH;
     int status = key_plan_make(&t->key, config->key, &t->fields, err);
     if (status == 0 && t->has_old_key) status = key_plan_make(&t->old_key, config->old_key, &t->fields, err);
     if (status != 0) return err_prefix(err, "topic %s", config->name);
@@ -84,6 +85,14 @@ static int64_t expiry(uint64_t ttl_ms, int64_t timestamp_ms) {
     return at < ttl_ms || at > INT64_MAX ? INT64_MAX : (int64_t)at;
 }
 
+/* An object without a field cannot be stored: Redis has no empty hash. */
+static enum record_reason fields_find(struct json *json, struct converted *out) {
+    size_t len;
+    int32_t count = json_list(json, &out->value, &len);
+    out->value_bytes = (uint32_t)len;
+    return count < 0 ? REASON_TOO_LARGE : count == 0 ? REASON_FIELD_MISSING : REASON_NONE;
+}
+
 enum record_reason convert(struct json *json, const struct convert_topic *t, const struct record_view *in,
                            struct converted *out) {
     struct key_source source = {.record = in, .topic = t->config->name};
@@ -98,5 +107,7 @@ enum record_reason convert(struct json *json, const struct convert_topic *t, con
     out->old_key_bytes = 0;
     out->expire_at_ms = out->op == RECORD_DELETE ? 0 : expiry(t->config->ttl_ms, in->head.timestamp_ms);
     if (out->op == RECORD_UPDATE && t->has_old_key) old_key_find(t, &source, out);
-    return REASON_NONE;
+    out->value = in->value;
+    out->value_bytes = in->head.value_bytes;
+    return t->fields.list && out->op != RECORD_DELETE ? fields_find(json, out) : REASON_NONE;
 }

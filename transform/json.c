@@ -7,6 +7,7 @@
 #include <yajl/yajl_parse.h>
 
 #include "base/utf8.h"
+#include "shm/record.h"
 
 enum { ARENA_ALIGN = 16, ARENA_FIXED_BYTES = 1 << 16, ARENA_KEEP_BYTES = 1 << 20 };
 enum { COPY_BYTES = REDIS_KEY_BYTES_MAX + 1 };
@@ -18,8 +19,18 @@ struct arena {
     size_t bytes, used, last; /* last: where the newest block begins */
 };
 
+/* The list of fields as it grows. A field that a later null has taken back is skipped at the end. */
+struct list {
+    uint8_t *bytes; /* room for every list that a text of len_max can give */
+    size_t used, nested_at;
+    uint32_t count, names, dropped, name_bytes; /* name: of the field that waits for its value, in place already */
+};
+#define LIST_DROPPED (1U << 31) /* in a name's length, which is never so large */
+static_assert(RING_BYTES_MAX / RING_RECORD_SHARE < LIST_DROPPED, "no name is so long");
+
 struct json {
     struct arena arena;
+    struct list list;
     size_t mapped_bytes, len_max;
     const struct json_plan *plan;
     const uint8_t *text;
@@ -78,14 +89,17 @@ static void arena_reset(struct arena *a) {
 static size_t page_up(size_t n) { return (n + 4095) & ~(size_t)4095; }
 
 struct json *json_new(size_t len_max, struct err *err) {
-    size_t head = page_up(sizeof(struct json)), arena = page_up(8 * len_max) + ARENA_FIXED_BYTES;
+    /* Of a field, at least 5 bytes of text with its comma ("":1,), 8 in the list are lengths. */
+    size_t head = page_up(sizeof(struct json)), arena = page_up(8 * len_max) + ARENA_FIXED_BYTES,
+           list = page_up(3 * len_max + RECORD_FIELDS_HEAD + RECORD_FIELD_HEAD);
     struct json *j =
-        mmap(NULL, head + arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(NULL, head + arena + list, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (j == MAP_FAILED) {
         err_set(err, EX_OSERR, "no memory for JSON records of up to %zu bytes: %s", len_max, strerror(errno));
         return NULL;
     }
-    j->mapped_bytes = head + arena;
+    j->mapped_bytes = head + arena + list;
+    j->list.bytes = (uint8_t *)j + head + arena;
     j->len_max = len_max;
     j->arena = (struct arena){.at = (uint8_t *)j + head, .bytes = arena};
     return j;
@@ -141,6 +155,73 @@ static bool string_is_text(const struct json *j) {
     return false;
 }
 
+/* -- the list of fields ------------------------------------------------------------------------ */
+
+static bool list_wanted(const struct json *j) {
+    return j->depth == 1 && j->plan->list && j->list.names <= HASH_FIELDS_MAX;
+}
+
+static void list_name(struct list *l, const uint8_t *name, size_t len) {
+    if (++l->names > HASH_FIELDS_MAX) return;
+    l->name_bytes = (uint32_t)len;
+    memcpy(l->bytes + l->used + RECORD_FIELD_HEAD, name, len);
+}
+
+static void list_value(struct list *l, const uint8_t *value, size_t len) {
+    uint32_t value_bytes = (uint32_t)len;
+    uint8_t *at = l->bytes + l->used;
+    memcpy(at, &l->name_bytes, 4);
+    memcpy(at + 4, &value_bytes, 4);
+    memcpy(at + RECORD_FIELD_HEAD + l->name_bytes, value, len);
+    l->used += RECORD_FIELD_HEAD + l->name_bytes + len;
+    l->count++;
+}
+
+/* The last of equal names counts, also when it is null. */
+static void list_null(struct list *l) {
+    const uint8_t *name = l->bytes + l->used + RECORD_FIELD_HEAD;
+    struct record_field f;
+    for (size_t at = RECORD_FIELDS_HEAD, begin = at; at < l->used; begin = at) {
+        memcpy(&f.name_bytes, l->bytes + begin, 4);
+        memcpy(&f.value_bytes, l->bytes + begin + 4, 4);
+        uint32_t name_bytes = f.name_bytes & ~LIST_DROPPED;
+        at += RECORD_FIELD_HEAD + (size_t)name_bytes + f.value_bytes;
+        if (f.name_bytes != l->name_bytes || memcmp(l->bytes + begin + RECORD_FIELD_HEAD, name, name_bytes) != 0)
+            continue;
+        name_bytes |= LIST_DROPPED;
+        memcpy(l->bytes + begin, &name_bytes, 4);
+        l->dropped++;
+    }
+}
+
+static void list_compact(struct list *l) {
+    size_t to = RECORD_FIELDS_HEAD;
+    for (size_t at = to; at < l->used;) {
+        uint32_t name_bytes, value_bytes;
+        memcpy(&name_bytes, l->bytes + at, 4);
+        memcpy(&value_bytes, l->bytes + at + 4, 4);
+        size_t n = RECORD_FIELD_HEAD + (size_t)(name_bytes & ~LIST_DROPPED) + value_bytes;
+        if ((name_bytes & LIST_DROPPED) == 0) {
+            memmove(l->bytes + to, l->bytes + at, n);
+            to += n;
+        }
+        at += n;
+    }
+    l->used = to;
+    l->count -= l->dropped;
+    l->dropped = 0;
+}
+
+int32_t json_list(struct json *j, const uint8_t **list, size_t *len) {
+    struct list *l = &j->list;
+    if (l->names > HASH_FIELDS_MAX) return -1;
+    if (l->dropped > 0) list_compact(l);
+    memcpy(l->bytes, &l->count, 4);
+    *list = l->bytes;
+    *len = l->used;
+    return (int32_t)l->count;
+}
+
 /* -- what the parser calls: 0 ends parsing, the record is rejected ----------------------------- */
 
 static int field_set(struct json *j, bool present, const uint8_t *text, size_t len) {
@@ -150,21 +231,28 @@ static int field_set(struct json *j, bool present, const uint8_t *text, size_t l
     return 1;
 }
 
-static int on_null(void *self) { return field_set(self, false, NULL, 0); }
-
-static int on_boolean(void *self, int value) {
-    return field_set(self, true, (const uint8_t *)(value ? "true" : "false"), value ? 4 : 5);
+static int on_null(void *self) {
+    struct json *j = self;
+    if (list_wanted(j)) list_null(&j->list);
+    return field_set(j, false, NULL, 0);
 }
 
-static int on_number(void *self, const char *text, size_t len) {
-    return field_set(self, true, (const uint8_t *)text, len);
+/* A number, true or false. */
+static int scalar(struct json *j, const char *text, size_t len) {
+    if (list_wanted(j)) list_value(&j->list, (const uint8_t *)text, len);
+    return field_set(j, true, (const uint8_t *)text, len);
 }
+
+static int on_boolean(void *self, int value) { return scalar(self, value ? "true" : "false", value ? 4 : 5); }
+static int on_number(void *self, const char *text, size_t len) { return scalar(self, text, len); }
 
 static int on_string(void *self, const unsigned char *text, size_t len) {
     struct json *j = self;
     bool in_place = text >= j->text && text < j->text + j->len; /* else decoded, into what the parser will use again */
+    bool wanted = j->depth == 1 && (j->wanted >= 0 || j->plan->list);
+    if (wanted && !in_place && !string_is_text(j)) return 0;
+    if (list_wanted(j)) list_value(&j->list, text, len);
     if (j->depth != 1 || j->wanted < 0 || in_place) return field_set(j, true, text, len);
-    if (!string_is_text(j)) return 0;
     size_t keep = len < COPY_BYTES ? len : COPY_BYTES;
     memcpy(j->copy[j->wanted], text, keep);
     return field_set(j, true, j->copy[j->wanted], keep);
@@ -172,6 +260,7 @@ static int on_string(void *self, const unsigned char *text, size_t len) {
 
 static int on_start(void *self) {
     struct json *j = self;
+    if (j->depth == 1) j->list.nested_at = yajl_get_bytes_consumed(j->parser) - 1; /* at its bracket */
     return ++j->depth <= JSON_DEPTH_MAX;
 }
 
@@ -185,12 +274,19 @@ static int on_start_array(void *self) { return field_set(self, false, NULL, 0) &
 static int on_end(void *self) {
     struct json *j = self;
     j->depth--;
+    if (list_wanted(j))
+        list_value(&j->list, j->text + j->list.nested_at, yajl_get_bytes_consumed(j->parser) - j->list.nested_at);
     return 1;
 }
 
 static int on_map_key(void *self, const unsigned char *name, size_t len) {
     struct json *j = self;
     if (j->depth != 1) return 1;
+    if (j->plan->list) {
+        bool in_place = name >= j->text && name < j->text + j->len;
+        if (!in_place && !string_is_text(j)) return 0;
+        list_name(&j->list, name, len);
+    }
     j->wanted = -1;
     for (uint32_t i = 0; i < j->plan->count; i++)
         if (j->plan->want[i].len == len && memcmp(j->plan->want[i].name, name, len) == 0) j->wanted = (int32_t)i;
@@ -231,6 +327,7 @@ int json_read(struct json *j, const struct json_plan *plan, const uint8_t *text,
     j->len = len;
     j->depth = 0;
     j->wanted = -1;
+    j->list = (struct list){.bytes = j->list.bytes, .used = RECORD_FIELDS_HEAD};
     memset(j->field, 0, plan->count * sizeof j->field[0]);
     yajl_alloc_funcs memory = {arena_malloc, arena_realloc, arena_free, &j->arena};
     j->parser = yajl_alloc(&callbacks, &memory, j);

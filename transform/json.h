@@ -17,6 +17,7 @@ enum { JSON_FIELDS_MAX = 2 * TEMPLATE_PARTS_MAX + 1 }; /* of key, old key and op
 
 /* The names that are wanted of one topic's records. Points into configuration and templates. */
 struct json_plan {
+    bool list; /* all of them are, for json_list */
     uint32_t count;
     struct {
         const char *name;
@@ -42,8 +43,14 @@ void json_free(struct json *j);
 
 /* json_read validates text[0, len) and finds the plan's fields: field[i] is that of plan->want[i].
  * Returns 0, or -1 when the text is not valid as above, or a wanted string has half a surrogate pair (no UTF-8 text is
- * its value). Does not allocate. */
+ * its value); with `list`, every top-level name and string is wanted. Does not allocate. */
 int json_read(struct json *j, const struct json_plan *plan, const uint8_t *text, size_t len);
 const struct json_field *json_fields(const struct json *j);
+
+/* json_list gives, after json_read with a plan whose `list` is set, the object's top-level names and values as the list
+ * of shm/record.h (RECORD_VALUE_FIELDS): strings without quotes and escapes, numbers as written, true and false,
+ * objects and arrays as they stand in the record, null left out. *len gets its bytes; valid until the next json_read.
+ * Returns the count of fields, or -1 when the object has more than HASH_FIELDS_MAX names. */
+int32_t json_list(struct json *j, const uint8_t **list, size_t *len);
 
 #endif

@@ -112,11 +112,11 @@ static enum pass marker_pass(struct transform *t, const struct ring_item *item, 
     return PASS_DONE;
 }
 
-static size_t body_write(struct record *out, const struct converted *c, const struct record_view *in) {
+static size_t body_write(struct record *out, const struct converted *c, bool hash, const struct record_view *in) {
     *out = in->head;
     out->op = (uint8_t)c->op;
     out->reason = REASON_NONE;
-    out->flags = c->op == RECORD_DELETE ? RECORD_VALUE_NULL : 0;
+    out->flags = c->op == RECORD_DELETE ? RECORD_VALUE_NULL : hash ? RECORD_VALUE_FIELDS : 0;
     out->expire_at_ms = c->expire_at_ms;
     out->kafka_key_bytes = out->headers_bytes = out->value_bytes = 0;
     out->redis_key_bytes = c->key_bytes;
@@ -134,14 +134,14 @@ static enum pass record_write(struct transform *t, const struct ring_item *item,
     struct stats_local *local = &t->port.worker->local;
     struct record *out = ring_reserve(t->port.out, (uint32_t)bytes_max);
     if (out == NULL) return wait_for(t, PASS_OUT_FULL, bytes_max);
-    size_t len = body_write(out, c, in);
+    size_t len = body_write(out, c, t->topic[in->head.topic].fields.list, in);
     if (c->op != RECORD_DELETE) {
         uint8_t *at = (uint8_t *)out + len;
-        size_t value_bytes = in->head.value_bytes;
+        size_t value_bytes = c->value_bytes;
         if (flags != 0)
-            value_bytes = value_encode(&t->encoder, flags, c->key, c->key_bytes, in->value, in->head.value_bytes, at);
+            value_bytes = value_encode(&t->encoder, flags, c->key, c->key_bytes, c->value, c->value_bytes, at);
         else
-            memcpy(at, in->value, value_bytes);
+            memcpy(at, c->value, value_bytes);
         out->value_bytes = (uint32_t)value_bytes;
         len += value_bytes;
         stats_add(local, M_transform_value_in, in->head.value_bytes);
@@ -232,9 +232,7 @@ static enum pass reject_pass(struct transform *t, const struct ring_item *item, 
 static size_t bytes_max(const struct transform *t, const struct record_view *in) {
     const struct converted *c = &t->converted;
     unsigned flags = t->topic[in->head.topic].value_flags;
-    size_t value = c->op == RECORD_DELETE ? 0
-                   : flags != 0           ? value_encoded_max(flags, in->head.value_bytes)
-                                          : in->head.value_bytes;
+    size_t value = c->op == RECORD_DELETE ? 0 : flags != 0 ? value_encoded_max(flags, c->value_bytes) : c->value_bytes;
     return sizeof in->head + c->key_bytes + c->old_key_bytes + value;
 }
 

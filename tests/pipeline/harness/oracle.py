@@ -94,7 +94,9 @@ def read_redis(client, decoder):
         some = keys[at:at + 2000]
         for key, stored in zip(some, client.mget(some)):
             if stored is None:
-                assert client.type(key) == b"string", f"{key} is a {client.type(key)}"
+                assert client.type(key) == b"hash", f"{key} is a {client.type(key)}"
+                found[key] = client.hgetall(key)
+                continue
             found[key] = decoder(key, stored)
     return found
 

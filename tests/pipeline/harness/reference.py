@@ -27,6 +27,7 @@ class Topic:
     compress: str = "none"
     encrypt: bool = False
     ttl: Optional[str] = None
+    value_type: str = "string"
     partitions: Optional[list] = None
 
     def config(self):
@@ -37,6 +38,8 @@ class Topic:
             c["operation"] = self.operation
         if self.compress != "none" or self.encrypt:
             c["value"] = {"compress": self.compress, "encrypt": self.encrypt}
+        if self.value_type != "string":
+            c["value"] = {**c.get("value", {}), "type": self.value_type}
         if self.ttl:
             c["ttl"] = self.ttl
         if self.partitions is not None:
@@ -58,7 +61,7 @@ class Outcome(NamedTuple):
     op: str  # add update delete reject
     key: bytes = b""
     old_key: bytes = b""  # of an update that changes the key
-    value: bytes = b""
+    value: object = b""  # of a hash: {field: value}
     reason: str = ""
 
 
@@ -117,6 +120,42 @@ def expand(template, record, fields, absent=Rejected):
     return out
 
 
+FIELDS_MAX = 4096
+BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+def members(text):
+    """(name, value, value as it is written) of the top level of a JSON object that parse() has read."""
+    decoder = json.JSONDecoder(parse_float=Number, parse_int=Number)
+    at = BLANKS.match(text, text.index("{") + 1).end()
+    while text[at] != "}":
+        name, at = decoder.raw_decode(text, at)
+        at = BLANKS.match(text, BLANKS.match(text, at).end() + 1).end()
+        value, end = decoder.raw_decode(text, at)
+        yield name, value, text[at:end]
+        at = BLANKS.match(text, end).end()
+        if text[at] == ",":
+            at = BLANKS.match(text, at + 1).end()
+
+
+def hash_fields(value):
+    """The fields of a hash, None when there are too many."""
+    fields, names = {}, 0
+    for name, v, written in members(value.decode("utf-8")):
+        names += 1
+        try:
+            name = name.encode()
+            if v is None:
+                fields.pop(name, None)
+            elif isinstance(v, str) and not isinstance(v, Number):
+                fields[name] = v.encode()
+            else:
+                fields[name] = written.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair is no text
+            raise Rejected("json_invalid") from None
+    return fields if names <= FIELDS_MAX else None
+
+
 class Absent(Exception):
     pass
 
@@ -141,9 +180,10 @@ def operation(topic, record, fields):
 
 def transform(topic, record):
     try:
-        fields = None
+        fields, stored = None, record.value
         if topic.format == "json" and record.value is not None:
             fields = parse(record.value)
+            stored = hash_fields(record.value) if topic.value_type == "hash" else record.value
         op = operation(topic, record, fields)
         key = expand(topic.key, record, fields)
         if not key:
@@ -160,7 +200,9 @@ def transform(topic, record):
                 old = b""
             if old == key:
                 old = b""
-        return Outcome(op, key, old, record.value)
+        if stored is None or stored == {}:
+            raise Rejected("too_large" if stored is None else "field_missing")
+        return Outcome(op, key, old, stored)
     except Rejected as e:
         return Outcome("reject", reason=e.args[0])
 

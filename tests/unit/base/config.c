@@ -53,7 +53,8 @@ Test(config, smallest_file_gets_every_default) {
     cr_assert(c.redis.connect_timeout_ms == 5000 && c.redis.response_timeout_ms == 5000);
     cr_assert(c.redis.when_marks_missing == MARKS_MISSING_BLOCK && !c.redis.allow_eviction &&
               !c.redis.unsafe_reconnect);
-    cr_assert(c.topic_count == 1 && c.topic[0].compress == COMPRESS_NONE && !c.topic[0].encrypt);
+    cr_assert(c.topic_count == 1 && c.topic[0].value_type == VALUE_TYPE_STRING &&
+              c.topic[0].compress == COMPRESS_NONE && !c.topic[0].encrypt);
     cr_assert(c.topic[0].ttl_ms == 0 && c.topic[0].partition_count == 0 && c.topic[0].old_key[0] == 0);
 }
 
@@ -459,6 +460,11 @@ REFUSES(field_in_the_old_key_of_a_raw_topic,
         "t.yaml:12:14: topics[0].old_key: fields of the value need format json")
 REFUSES(encryption_without_keys, GOOD "    value: {encrypt: true}\n",
         "t.yaml:13:22: topics[0].value.encrypt needs crypto.keys")
+REFUSES(hash_of_a_raw_topic, WITH_TOPIC("    mode: change\n    key: \"{$key}\"\n    value: {type: hash}\n"),
+        "t.yaml:12:19: topics[0].value.type hash needs format json")
+REFUSES(hash_that_is_compressed, GOOD "    value: {type: hash, compress: lz4}\n",
+        "t.yaml:13:19: topics[0].value.type hash goes with neither compression nor encryption: fields of a hash are "
+        "stored as they are")
 REFUSES(template_with_an_open_brace_points_at_it, WITH_TOPIC("    key: \"card:{a}:{b\"\n"),
         "t.yaml:10:20: topics[0].key: { without } (write {{ for the brace itself)")
 REFUSES(template_in_plain_style_points_at_the_mistake, WITH_TOPIC("    key: card:{a}:{}\n"),

@@ -15,8 +15,8 @@ static uint64_t random_next(uint64_t *state) {
 
 /* -- ABI --------------------------------------------------------------------------------------- */
 
-Test(record, layout_is_what_version_1_says) {
-    cr_assert_eq(RECORD_VERSION, 1);
+Test(record, layout_is_what_version_2_says) {
+    cr_assert_eq(RECORD_VERSION, 2);
     cr_assert_eq(sizeof(struct record), 128);
     cr_assert_eq(offsetof(struct record, op), 0);
     cr_assert_eq(offsetof(struct record, reason), 1);
@@ -77,6 +77,69 @@ Test(record, open_finds_every_part) {
     cr_assert_eq(memcmp(v.old_key, "oooo", 4), 0);
     cr_assert_eq(memcmp(v.value, "VVVVVV", 6), 0);
     cr_assert_eq(memcmp(v.headers, "hh", 2), 0);
+}
+
+/* -- lists of fields --------------------------------------------------------------------------- */
+
+static size_t field_put(uint8_t *out, const char *name, const char *value) {
+    uint32_t lens[2] = {(uint32_t)strlen(name), (uint32_t)strlen(value)};
+    memcpy(out, lens, 8);
+    memcpy(out + 8, name, lens[0]);
+    memcpy(out + 8 + lens[0], value, lens[1]);
+    return 8 + lens[0] + lens[1];
+}
+
+static size_t fields_example(uint8_t *out, enum record_op op, uint32_t count) {
+    struct record r = {.op = (uint8_t)op, .flags = RECORD_VALUE_FIELDS};
+    uint8_t *value = out + sizeof r;
+    size_t n = RECORD_FIELDS_HEAD;
+    memcpy(value, &count, 4);
+    n += field_put(value + n, "name", "value");
+    n += field_put(value + n, "", "");
+    r.value_bytes = (uint32_t)n;
+    memcpy(out, &r, sizeof r);
+    return sizeof r + n;
+}
+
+Test(record, fields_are_found_one_after_the_other) {
+    uint8_t bytes[256];
+    struct record_view v;
+    struct record_field f;
+    size_t len = fields_example(bytes, RECORD_ADD, 2), at = RECORD_FIELDS_HEAD;
+    cr_assert_eq(record_open(bytes, len, &v), 0);
+    cr_assert_eq(record_fields_count(v.value), 2);
+    cr_assert_eq(record_field_next(v.value, v.head.value_bytes, &at, &f), 1);
+    cr_assert(f.name_bytes == 4 && memcmp(f.name, "name", 4) == 0);
+    cr_assert(f.value_bytes == 5 && memcmp(f.value, "value", 5) == 0);
+    cr_assert_eq(record_field_next(v.value, v.head.value_bytes, &at, &f), 1);
+    cr_assert(f.name_bytes == 0 && f.value_bytes == 0);
+    cr_assert_eq(record_field_next(v.value, v.head.value_bytes, &at, &f), 0);
+}
+
+Test(record, open_refuses_lists_that_are_none) {
+    uint8_t bytes[256];
+    struct record_view v;
+    static const uint32_t wrong[] = {0, 1, 3, UINT32_MAX};
+    for (int i = 0; i < 4; i++)
+        cr_assert_eq(record_open(bytes, fields_example(bytes, RECORD_ADD, wrong[i]), &v), -1, "a count of %u",
+                     wrong[i]);
+    static const enum record_op ops[] = {RECORD_RAW, RECORD_DELETE, RECORD_SKIP, RECORD_REJECT};
+    for (int i = 0; i < 4; i++) cr_assert_eq(record_open(bytes, fields_example(bytes, ops[i], 2), &v), -1);
+    cr_assert_eq(record_open(bytes, fields_example(bytes, RECORD_UPDATE, 2), &v), 0);
+    size_t len = fields_example(bytes, RECORD_ADD, 2), list = sizeof(struct record);
+    for (uint32_t n = 0; n < len - list; n++) { /* shorter than its fields */
+        memcpy(bytes + offsetof(struct record, value_bytes), &n, 4);
+        cr_assert_eq(record_open(bytes, list + n, &v), -1, "%u bytes", n);
+    }
+    uint64_t seed = 5;
+    for (int i = 0; i < 100000; i++) { /* under the sanitizers: nothing is read beyond the record */
+        len = fields_example(bytes, RECORD_ADD, 2);
+        for (int k = 0; k < 3; k++) bytes[list + random_next(&seed) % (len - list)] = (uint8_t)random_next(&seed);
+        uint8_t *exact = malloc(len);
+        memcpy(exact, bytes, len);
+        record_open(exact, len, &v);
+        free(exact);
+    }
 }
 
 Test(record, a_marker_has_a_head_and_nothing_else) {

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shm/record.h"
+
 static struct encode_buffer b;
 
 static void start(void) {
@@ -52,6 +54,56 @@ Test(encode, transaction_frames_are_as_redis_wants_them) {
     encode_multi(&b);
     encode_exec(&b);
     expect("*1\r\n$5\r\nMULTI\r\n*1\r\n$4\r\nEXEC\r\n");
+}
+
+static size_t list_put(uint8_t *out, uint32_t count, uint32_t name_bytes, uint32_t value_bytes) {
+    size_t n = RECORD_FIELDS_HEAD;
+    memcpy(out, &count, 4);
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(out + n, &name_bytes, 4);
+        memcpy(out + n + 4, &value_bytes, 4);
+        memset(out + n + 8, 'x', name_bytes);
+        memset(out + n + 8 + name_bytes, 'y', value_bytes);
+        n += 8 + name_bytes + value_bytes;
+    }
+    return n;
+}
+
+Test(encode, hset_has_every_field_of_the_list) {
+    uint8_t list[64];
+    size_t n = list_put(list, 2, 1, 2);
+    list[RECORD_FIELDS_HEAD + 8] = 'a';
+    encode_hset(&b, slice("k"), (struct encode_slice){list, (uint32_t)n});
+    expect("*6\r\n$4\r\nHSET\r\n$1\r\nk\r\n$1\r\na\r\n$2\r\nyy\r\n$1\r\nx\r\n$2\r\nyy\r\n");
+}
+
+Test(encode, pexpireat_carries_milliseconds) {
+    encode_pexpireat(&b, slice("k"), 1700000000123);
+    expect("*3\r\n$9\r\nPEXPIREAT\r\n$1\r\nk\r\n$13\r\n1700000000123\r\n");
+}
+
+/* What the intake counts for a hash: its record, half of the list again, and the key twice more. */
+Test(encode, a_hash_stays_within_its_bound) {
+    static uint8_t list[1 << 20], key[4096];
+    static const uint32_t lens[] = {0, 1, 2, 9, 10, 11, 99, 100, 101};
+    struct err err;
+    encode_free(&b);
+    cr_assert_eq(encode_init(&b, 4 << 20, &err), 0);
+    for (uint32_t count = 1; count < 3000; count += count < 20 ? 1 : 700)
+        for (int i = 0; i < 9; i++)
+            for (int k = 0; k < 9; k++) {
+                uint32_t n = (uint32_t)list_put(list, count, lens[i], lens[k]);
+                encode_clear(&b);
+                struct encode_slice name = {key, sizeof key};
+                encode_multi(&b);
+                encode_del(&b, name, name);
+                encode_hset(&b, name, (struct encode_slice){list, n});
+                encode_pexpireat(&b, name, INT64_MAX);
+                encode_exec(&b);
+                size_t record = sizeof(struct record) + 2 * sizeof key + n;
+                cr_assert_leq(encode_unsent(&b), record + n / 2 + 2 * sizeof key + ENCODE_RECORD_OVERHEAD,
+                              "%u of %u %u", count, lens[i], lens[k]);
+            }
 }
 
 Test(encode, digits_are_right_at_every_length) {

@@ -26,10 +26,11 @@ Test(intake, each_record_gets_the_kind_of_command_it_needs) {
     rig_put(&rig, .op = RECORD_DELETE, .partition = 0, .key = "k");
     rig_put(&rig, .op = RECORD_SKIP, .partition = 0);
     rig_put(&rig, .op = RECORD_REJECT, .partition = 0);
-    cr_assert_eq(fill(0), 7);
-    static const enum item_kind kinds[] = {ITEM_PLAIN,  ITEM_PLAIN,  ITEM_TIMED, ITEM_MOVE,
-                                           ITEM_DELETE, ITEM_MARKER, ITEM_MARKER};
-    for (uint32_t i = 0; i < 7; i++) {
+    rig_hash(&rig, 0, "k", "a=1", .old_key = "o", .expire_at_ms = 9);
+    cr_assert_eq(fill(0), 8);
+    static const enum item_kind kinds[] = {ITEM_PLAIN,  ITEM_PLAIN,  ITEM_TIMED,  ITEM_MOVE,
+                                           ITEM_DELETE, ITEM_MARKER, ITEM_MARKER, ITEM_HASH};
+    for (uint32_t i = 0; i < 8; i++) {
         cr_assert_eq(in->item[i].kind, kinds[i], "%u", i);
         cr_assert_eq(in->item[i].number, i + 1);
         cr_assert_eq(in->item[i].next, i + 1);

@@ -256,12 +256,14 @@ struct rig_record {
     size_t value_bytes;                /* 0: strlen */
     int64_t expire_at_ms;
     uint32_t epoch; /* 0: 1 */
+    uint16_t flags;
 };
 
 __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) {
     struct record head = {.op = (uint8_t)p.op,
                           .reason = p.op == RECORD_REJECT ? REASON_JSON_INVALID : REASON_NONE,
                           .slot = (uint16_t)p.partition,
+                          .flags = p.flags,
                           .partition = (int32_t)p.partition,
                           .epoch = p.epoch != 0 ? p.epoch : 1,
                           .offset = r->next[p.partition],
@@ -287,6 +289,33 @@ __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) 
 
 #define rig_put(r, ...) cr_assert(rig_try(r, (struct rig_record){__VA_ARGS__}), "the ring is full")
 #define rig_add(r, p, k, v) rig_put(r, .op = RECORD_ADD, .partition = (p), .key = (k), .value = (v))
+
+/* An add or update of a hash: fields as "name=value name=value". More of the record after it. */
+__attribute__((unused)) static const char *rig_list(const char *fields, size_t *len) {
+    static char list[4096];
+    char copy[2048], *save = NULL;
+    uint32_t count = 0;
+    *len = RECORD_FIELDS_HEAD;
+    snprintf(copy, sizeof copy, "%s", fields);
+    for (char *word = strtok_r(copy, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save), count++) {
+        char *value = strchr(word, '=');
+        uint32_t lens[2] = {(uint32_t)(value - word), (uint32_t)strlen(value + 1)};
+        memcpy(list + *len, lens, 8);
+        memcpy(list + *len + 8, word, lens[0]);
+        memcpy(list + *len + 8 + lens[0], value + 1, lens[1]);
+        *len += 8 + lens[0] + lens[1];
+    }
+    memcpy(list, &count, 4);
+    return list;
+}
+
+#define rig_hash(r, p, k, fields, ...)                                                                                 \
+    do {                                                                                                               \
+        size_t rig_hash_bytes;                                                                                         \
+        const char *rig_hash_list = rig_list(fields, &rig_hash_bytes);                                                 \
+        rig_put(r, .op = RECORD_UPDATE, .flags = RECORD_VALUE_FIELDS, .partition = (p), .key = (k),                    \
+                .value = rig_hash_list, .value_bytes = rig_hash_bytes, __VA_ARGS__);                                   \
+    } while (0)
 
 /* One step, and a nap when it found nothing to do. */
 __attribute__((unused)) static enum step rig_step(struct rig *r) {

@@ -116,6 +116,78 @@ Test(sink, time_to_live_is_set_with_the_value_and_past_is_a_delete) {
     redis_is(&redis, "-1", "PTTL t");
 }
 
+Test(sink, a_hash_is_replaced_whole) {
+    rig_add(&rig, 0, "h", "a string before");
+    rig_hash(&rig, 0, "h", "a=1 stale=x", .epoch = 1);
+    rig_run(&rig);
+    redis_is(&redis, "1", "HGET h a");
+    redis_is(&redis, "2", "HLEN h");
+    rig_hash(&rig, 0, "h", "a=2 b=3.10 b=4", .epoch = 1);
+    rig_add(&rig, 0, "plain", "v");
+    rig_hash(&rig, 0, "other", "n=", .epoch = 1);
+    rig_run(&rig);
+    redis_is(&redis, "2", "HLEN h");
+    redis_is(&redis, "2", "HGET h a");
+    redis_is(&redis, "4", "HGET h b");
+    redis_is(&redis, "0", "HEXISTS h stale");
+    redis_is(&redis, "", "HGET other n");
+    redis_is(&redis, "v", "GET plain");
+    rig_add(&rig, 0, "h", "a string again");
+    rig_put(&rig, .op = RECORD_DELETE, .partition = 0, .key = "other");
+    rig_run(&rig);
+    redis_is(&redis, "a string again", "GET h");
+    redis_is(&redis, "0", "EXISTS other");
+    cr_assert_eq(rig_count(&rig, M_sink_record_applied), 7);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_error_reply), 0);
+}
+
+Test(sink, a_hash_expires_and_a_past_one_is_a_delete) {
+    int64_t now = clock_wall_ms(&clock_real);
+    rig_hash(&rig, 0, "t", "a=1", .expire_at_ms = now + 100000);
+    rig_hash(&rig, 0, "gone", "a=1", .epoch = 1);
+    rig_hash(&rig, 0, "gone", "a=2", .expire_at_ms = now - 1);
+    rig_run(&rig);
+    long long left = atoll(redis_say(&redis, "PTTL t"));
+    cr_assert(left > 90000 && left <= 100000, "%lld", left);
+    redis_is(&redis, "0", "EXISTS gone");
+    cr_assert_eq(rig_count(&rig, M_sink_record_expired), 1);
+    rig_hash(&rig, 0, "t", "a=2", .epoch = 1);
+    rig_run(&rig);
+    redis_is(&redis, "-1", "PTTL t");
+}
+
+/* Another client looks all the time: at the key of a hash that is replaced and moved there are always both fields, of
+ * one record. */
+Test(sink, nobody_sees_a_part_of_a_hash) {
+    static const char script[] = "local n=0 for _,k in ipairs(KEYS) do local a=redis.call('HMGET',k,'a','b') "
+                                 "if a[1] then n=n+1 if a[1]~=a[2] then return -1 end end end return n";
+    rig_hash(&rig, 0, "h0", "a=0 b=0", .epoch = 1);
+    rig_run(&rig);
+    pid_t watcher = fork();
+    if (watcher == 0) {
+        redisContext *c = redisConnectUnix(redis.path);
+        for (;;) {
+            redisReply *reply = redisCommand(c, "EVAL %s 2 h0 h1", script);
+            if (reply == NULL) _exit(0); /* the server has ended */
+            if (reply->integer != 1) _exit(1);
+            freeReplyObject(reply);
+        }
+    }
+    for (int i = 0; i < 2000; i++) {
+        const char *keys[] = {"h0", "h1"};
+        char fields[64];
+        snprintf(fields, sizeof fields, "a=%d b=%d", i, i);
+        rig_hash(&rig, 0, keys[(i + 1) % 2], fields, .old_key = keys[i % 2]);
+        if (i % 100 == 99) rig_run(&rig);
+    }
+    rig_run(&rig);
+    int status;
+    cr_assert_eq(waitpid(watcher, &status, WNOHANG), 0, "the watcher saw a part of a hash, or none");
+    redis_kill(&redis);
+    waitpid(watcher, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the watcher saw a part of a hash, or none");
+}
+
 Test(sink, markers_advance_the_ledger_and_the_mark_in_order) {
     rig_put(&rig, .op = RECORD_REJECT, .partition = 0);
     rig_put(&rig, .op = RECORD_SKIP, .partition = 0);

@@ -169,7 +169,14 @@ Test(get, tells_missing_keys_from_other_types) {
     cr_assert_not_null(strstr(done.err, "no such key: nobody"), "%s", done.err);
     freeReplyObject(redisCommand(redis, "RPUSH list x"));
     cr_assert_eq(get("millrace.yaml", "list"), EX_DATAERR);
-    cr_assert_not_null(strstr(done.err, "not a string"), "%s", done.err);
+    cr_assert_not_null(strstr(done.err, "neither a string nor a hash"), "%s", done.err);
+}
+
+Test(get, prints_a_hash_as_json) {
+    freeReplyObject(
+        redisCommand(redis, "HSET hash amount 12345678901234567890.10 %b %b", "na\"me", 5, "Z\xc3\xab\n", 4));
+    cr_assert_eq(get("millrace.yaml", "hash"), EX_OK, "%s", done.err);
+    cr_assert_str_eq(done.out, "{\"amount\":\"12345678901234567890.10\",\"na\\\"me\":\"Z\xc3\xab\\u000a\"}");
 }
 
 Test(get, uses_user_password_and_database) {

@@ -233,6 +233,28 @@ Test(convert, value_flags_are_the_topics) {
     cr_assert_eq(topic.value_flags, VALUE_LZ4 | VALUE_ENCRYPTED);
 }
 
+Test(convert, a_hash_is_a_list_of_fields) {
+    topic_set(&config, "rows", MODE_CHANGE, FORMAT_JSON, "row:{id}");
+    snprintf(config.operation_field, sizeof config.operation_field, "op");
+    config.value_type = VALUE_TYPE_HASH;
+    prepare();
+    cr_assert_eq(convert_of(.value = "{\"op\":\"u\",\"id\":7,\"x\":null}"), REASON_NONE);
+    key_expect("row:7");
+    cr_assert_eq(record_fields_count(got.value), 2);
+    cr_assert_eq(got.value_bytes, 4 + 8 + 3 + 8 + 3);
+    cr_assert_eq(convert_of(.value = "{\"op\":\"d\",\"id\":7}"), REASON_NONE);
+    cr_assert_eq(got.op, RECORD_DELETE);
+    cr_assert_eq(convert_of(.value = "{\"op\":\"a\",\"id\":7,\"s\":\"\\udead\"}"), REASON_JSON_INVALID);
+    topic_set(&config, "rows", MODE_CHANGE, FORMAT_JSON, "{$key}");
+    config.value_type = VALUE_TYPE_HASH;
+    prepare();
+    cr_assert_eq(convert_of(.key = "k", .value = "{\"x\":null}"), REASON_FIELD_MISSING, "Redis has no empty hash");
+    cr_assert_eq(convert_of(.key = "k", .value = "{}"), REASON_FIELD_MISSING);
+    cr_assert_eq(convert_of(.key = "k", .value = NULL), REASON_NONE);
+    cr_assert_eq(got.op, RECORD_DELETE);
+    cr_assert_eq(convert_of(.key = "", .value = "{}"), REASON_KEY_EMPTY, "keys come first");
+}
+
 Test(convert, a_broken_template_is_refused_with_its_topic) {
     struct err err = {0};
     topic_set(&config, "cards", MODE_CHANGE, FORMAT_JSON, "c:{a");

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "shm/record.h"
 
 enum { LEN_MAX = 1 << 20 };
 static struct json *json;
@@ -21,6 +22,12 @@ static void setup(void) {
 }
 static void teardown(void) { json_free(json); }
 TestSuite(json, .init = setup, .fini = teardown);
+
+/* The shortest field there is. Returns its bytes. */
+static int shortest_field(char *out, bool last) {
+    memcpy(out, last ? "\"\":1}" : "\"\":1,", 5);
+    return 5;
+}
 
 static int read_text(const char *text) { return json_read(json, &plan, (const uint8_t *)text, strlen(text)); }
 
@@ -82,6 +89,84 @@ Test(json, half_surrogate_pairs_make_no_key) {
     }
     field_expect("{\"a\":\"\\\\ud800\"}", "\\ud800");
     field_expect("{\"x\":\"\\\\\",\"a\":\"\\ud83d\\ude00\\\"\"}", "\U0001f600\"");
+}
+
+/* -- the list of fields ------------------------------------------------------------------------ */
+
+/* "name=value|…" as the list has them. */
+static void list_expect(const char *text, const char *fields) {
+    static char got[4096];
+    const uint8_t *list;
+    size_t len, at = RECORD_FIELDS_HEAD, n = 0;
+    struct record_field f;
+    int32_t count = 0, told;
+    plan.list = true;
+    cr_assert_eq(read_text(text), 0, "%s", text);
+    told = json_list(json, &list, &len);
+    got[0] = 0;
+    while (record_field_next(list, len, &at, &f) == 1) {
+        n += (size_t)snprintf(got + n, sizeof got - n, "%s%.*s=%.*s", count > 0 ? "|" : "", (int)f.name_bytes,
+                              (const char *)f.name, (int)f.value_bytes, (const char *)f.value);
+        count++;
+    }
+    cr_assert_eq(at, len, "%s", text);
+    cr_assert_eq(count, told, "%s", text);
+    cr_assert_str_eq(got, fields, "%s", text);
+}
+
+Test(json, list_has_every_field_as_it_is_written) {
+    list_expect(
+        "{\"a\":\"x y\",\"n\":-12.50e+3,\"big\":123456789012345678901234567890.10,\"t\":true,\"f\":false,\"z\":null}",
+        "a=x y|n=-12.50e+3|big=123456789012345678901234567890.10|t=true|f=false");
+    list_expect("{ \"o\" : { \"a\" : [ 1.0 , null ] } , \"l\":[], \"e\":{}, \"s\":\"\" }",
+                "o={ \"a\" : [ 1.0 , null ] }|l=[]|e={}|s=");
+    list_expect("{\"\":1,\"\\u0061\\n\":\"\\u20ac\\\"\\ud83d\\ude00\",\"x\":[\"\\ud800\"]}",
+                "=1|a\n=\xe2\x82\xac\"\xf0\x9f\x98\x80|x=[\"\\ud800\"]");
+    list_expect("{}", "");
+    list_expect("{\"a\":null,\"b\":null}", "");
+    const struct json_field *f = json_fields(json);
+    cr_assert_eq(read_text("{\"a\":\"\\u0041\"}"), 0);
+    cr_assert(f->present && f->len == 1 && f->text[0] == 'A', "keys are found as before");
+}
+
+Test(json, of_equal_names_in_the_list_the_last_counts) {
+    list_expect("{\"a\":1,\"b\":2,\"a\":3}", "a=1|b=2|a=3"); /* Redis takes the last, too */
+    list_expect("{\"a\":1,\"b\":2,\"a\":null}", "b=2");
+    list_expect("{\"a\":1,\"a\":2,\"\\u0061\":null}", "");
+    list_expect("{\"a\":1,\"a\":null,\"a\":4,\"ab\":5}", "a=4|ab=5");
+    list_expect("{\"a\":null,\"a\":{\"a\":null}}", "a={\"a\":null}");
+}
+
+Test(json, half_surrogate_pairs_are_refused_anywhere_in_the_list) {
+    plan.list = true;
+    cr_assert_eq(read_text("{\"x\":\"\\ud800\"}"), -1);
+    cr_assert_eq(read_text("{\"\\udc00\":1}"), -1);
+    plan.list = false;
+    cr_assert_eq(read_text("{\"x\":\"\\ud800\"}"), 0);
+}
+
+Test(json, list_has_room_for_the_worst_text_and_a_limit_of_names) {
+    static char text[LEN_MAX];
+    const uint8_t *list;
+    size_t len, n = 0;
+    plan.list = true;
+    for (int names = HASH_FIELDS_MAX - 1; names <= HASH_FIELDS_MAX + 1; names++) {
+        n = 0;
+        text[n++] = '{';
+        for (int i = 0; i < names; i++) n += (size_t)shortest_field(text + n, i == names - 1);
+        cr_assert_eq(json_read(json, &plan, (const uint8_t *)text, n), 0);
+        cr_assert_eq(json_list(json, &list, &len), names <= HASH_FIELDS_MAX ? names : -1);
+    }
+    for (text[n - 1] = ','; n < sizeof text - 10;) n += (size_t)shortest_field(text + n, false);
+    n += (size_t)shortest_field(text + n, true);
+    cr_assert_eq(json_read(json, &plan, (const uint8_t *)text, n), 0, "as many as there can be");
+    cr_assert_eq(json_list(json, &list, &len), -1);
+    memset(text, 'v', sizeof text); /* one field as long as a text can be */
+    memcpy(text, "{\"\":\"", 5);
+    memcpy(text + sizeof text - 2, "\"}", 2);
+    cr_assert_eq(json_read(json, &plan, (const uint8_t *)text, sizeof text), 0);
+    cr_assert_eq(json_list(json, &list, &len), 1);
+    cr_assert_eq(len, RECORD_FIELDS_HEAD + RECORD_FIELD_HEAD + sizeof text - 7);
 }
 
 Test(json, refuses_what_is_not_json) {

@@ -379,6 +379,33 @@ Test(transform, values_are_stored_as_the_topic_wants) {
     cr_assert_eq(counted(M_transform_value_out), t.view.head.value_bytes);
 }
 
+Test(transform, a_hash_goes_on_as_a_list_of_fields_and_is_rejected_as_it_came) {
+    lane_make(1 << 16, 1 << 16, 1 << 16);
+    config.topic[0].value_type = VALUE_TYPE_HASH;
+    snprintf(config.topic[0].operation_header, sizeof config.topic[0].operation_header, "op");
+    transform_start();
+    give_of(.key = "k", .value = "{\"id\":1.0,\"x\":\"y\",\"n\":null}", .op = "add", .offset = 5);
+    give_of(.key = "k", .value = "{\"id\":1.0}", .op = "delete", .offset = 6);
+    give_of(.key = "k", .value = "{\"id\":1,\"s\":\"\\ud800\"}", .op = "add", .offset = 7);
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    struct record_field f;
+    size_t at = RECORD_FIELDS_HEAD;
+    cr_assert_eq(t.view.head.flags, RECORD_VALUE_FIELDS);
+    cr_assert_eq(record_fields_count(t.view.value), 2);
+    cr_assert_eq(record_field_next(t.view.value, t.view.head.value_bytes, &at, &f), 1);
+    part_expect(f.value, f.value_bytes, "1.0");
+    cr_assert_eq(counted(M_transform_value_out), t.view.head.value_bytes);
+    t = take(&sink);
+    cr_assert_eq(t.view.head.op, RECORD_DELETE);
+    cr_assert_eq(t.view.head.flags, RECORD_VALUE_NULL);
+    cr_assert_eq(t.view.head.value_bytes, 0);
+    t = take(&sink);
+    cr_assert_eq(t.view.head.reason, REASON_JSON_INVALID);
+    t = take(&rejected);
+    part_expect(t.view.value, t.view.head.value_bytes, "{\"id\":1,\"s\":\"\\ud800\"}");
+}
+
 Test(transform, rejected_originals_are_sealed_when_there_are_keys) {
     lane_make(SMALL, SMALL, SMALL);
     with_keys = true;
