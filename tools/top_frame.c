@@ -1,9 +1,14 @@
 #include "tools/top_frame.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
+
+#include "base/grouped.h"
+
+static_assert((int)GROUPED_BYTES == (int)FRAME_NUMBER_BYTES, "the same buffers");
 
 void frame_clear(struct frame *f, int rows, int columns) {
     f->rows = rows < 1 ? 1 : rows > FRAME_ROWS_MAX ? FRAME_ROWS_MAX : rows;
@@ -58,21 +63,10 @@ void frame_print(const struct frame *f, FILE *out) {
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
-static int grouped(uint64_t value, char out[FRAME_NUMBER_BYTES]) {
-    char digits[24];
-    int n = snprintf(digits, sizeof digits, "%" PRIu64, value), k = 0;
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && (n - i) % 3 == 0) out[k++] = ',';
-        out[k++] = digits[i];
-    }
-    out[k] = 0;
-    return k;
-}
-
 const char *frame_number(double value, int width, char out[FRAME_NUMBER_BYTES]) {
     static const char units[] = "kMGTPE";
     if (!(value > 0)) value = 0;
-    if (value < 1e15 && grouped((uint64_t)llround(value), out) <= width) return out;
+    if (value < 1e15 && strlen(grouped((uint64_t)llround(value), out)) <= (size_t)width) return out;
     int unit = -1;
     while (value >= 999.5 && units[unit + 1] != 0) {
         value /= 1000;

@@ -183,6 +183,24 @@ Test(session, user_disabled_while_running_blocks_without_a_storm_and_recovers) {
     cr_assert_eq(rig_state(&rig), STATE_RUNNING);
 }
 
+/* The two that docs/redis.md names besides the minimal rules. */
+Test(session, hashes_need_two_rights_more) {
+    int64_t later = clock_wall_ms(&clock_real) + 100000;
+    rig_init(&rig, &redis, 1);
+    as_user("");
+    traffic();
+    RIG_UNTIL(&rig, 5000, rig_done(&rig));
+    rig_hash(&rig, 0, "khash", "a=1 b=2", .expire_at_ms = later);
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, rig_blocked_on(&rig, "'hset'"));
+    as_user("+hset");
+    RIG_UNTIL(&rig, 8000, rig_blocked_on(&rig, "'pexpireat'"));
+    redis_is(&redis, "0", "EXISTS khash");
+    as_user("+hset +pexpireat");
+    RIG_UNTIL(&rig, 8000, rig_done(&rig));
+    redis_is(&redis, "2", "HLEN khash");
+}
+
 Test(session, refused_client_commands_are_accepted_only_with_unsafe_reconnect) {
     rig_init(&rig, &redis, 1);
     as_user("-client|kill -client|list");
