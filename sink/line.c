@@ -248,7 +248,8 @@ static void encode_batch(struct line *l) {
     for (uint32_t i = 0; i < in->count; i++) {
         const struct intake_item *item = &in->item[i];
         if (item->epoch == 0) continue;
-        bool refed = item->kind != ITEM_MARKER && lost_refeeds(&l->ledger->slot[item->slot], item->next);
+        const struct ledger_sink_slot *s = &l->ledger->slot[item->slot];
+        bool refed = lost_open(s) && item->kind != ITEM_MARKER && lost_refeeds(s, item->next);
         flight_touch(&l->flight, item->slot, (struct mark){item->next, item->epoch, false}, refed);
     }
     flight_end(&l->flight, last->number, last->end);
@@ -392,9 +393,10 @@ static void halt(struct line *l, const struct failure *f) {
 static void mark_bad(struct line *l, uint32_t slot, enum mark_verdict verdict) {
     struct log_at at = at_slot(l, slot, marks_floor(&l->marks, slot));
     struct failure f;
-    bool known = l->bad_slot == slot && l->bad_epoch == epoch_of(l, slot); /* said once */
     l->bad_slot = slot;
     l->bad_epoch = epoch_of(l, slot);
+    bool known = l->marks.slot[slot].bad_epoch == l->bad_epoch; /* said once */
+    l->marks.slot[slot].bad_epoch = l->bad_epoch;
     stats_add(&l->worker->local, M_sink_mark_mismatch, !known);
     if (verdict == MARK_FOREIGN) {
         if (!known)

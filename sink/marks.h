@@ -44,6 +44,7 @@ enum mark_verdict {
 struct marks_slot {
     struct mark known;      /* in Redis after the last answer that was read */
     uint32_t checked_epoch; /* epoch in which it was compared on this connection; 0: not yet */
+    uint32_t bad_epoch;     /* epoch in which it was last said that an operator has to put it right */
     bool seen;              /* it was there once while this process ran: it cannot be missing for a good reason */
 };
 

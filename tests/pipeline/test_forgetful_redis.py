@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import threading
 import time
 
@@ -56,6 +55,15 @@ def wait_mended(m, lost, timeout=60):
                all(w["state"] == "running" for w in s["workers"]), timeout, f"{lost} writes to be mended")
 
 
+def acknowledged(m):
+    """How many writes Redis has acknowledged, when it answers no more: once ingest keeps saying the same."""
+    seen = []
+    while len(seen) < 4 or len(set(seen[-4:])) > 1:
+        seen.append(sum(max(p["released"], 0) for p in m.stats()["partitions"]))
+        time.sleep(0.2)
+    return seen[-1]
+
+
 def expect_mended(space, m, load, lost):
     wait_mended(m, lost)
     m.wait_drained(load.next_offset)
@@ -101,9 +109,8 @@ def test_restart_without_persistence_under_load(space):
     load = space.load(12_000, 6, keys=2000)
     load.start()
     m.wait_for(lambda s: m.metric("sink_record_applied", s) > 3000, 20, "some records")
-    server.pause()  # what is answered has arrived by the time it dies, and what it executed was answered
-    time.sleep(0.3)
-    released = sum(p["released"] for p in m.stats()["partitions"])
+    server.pause()  # what it has answered arrives before it dies
+    released = acknowledged(m)
     assert load.live
     server.kill()
     server.start()
@@ -206,51 +213,3 @@ def test_flushes_and_deaths_at_the_same_moment(space):
     assert executed - rounds * in_flight <= m.metric("sink_write_lost") <= executed
     assert m.metric("sink_write_lost") > 1000
     assert m.drain() == 0
-
-
-def everything(server):
-    with server.client() as client:
-        keys = sorted(client.scan_iter(count=5000))
-        return dict(zip(keys, client.mget(keys)))
-
-
-def test_machine_that_stood_still_writes_nothing_when_it_wakes(space):
-    """Its sink has records in the ring and does not know yet that another machine has had the partitions since."""
-    server = space.start_redis()
-    space.topic()
-    more = {"group": f"group{space.number}", "kafka": {"session.timeout.ms": 6000}}
-    a = space.millrace("a", instance="a", **more).start_ready()
-    load = published(space, a, 1000)
-    sink = a.kill_worker("sink", 0, signal.SIGSTOP)
-    behind = space.load(500, keys=500, history=load.history, generator=load.generator)
-    behind.next_offset = dict(load.next_offset)
-    behind.start()
-    behind.finish()
-    a.wait_for(lambda s: s["lanes"][0]["transform_published"] >= 1500, 10, "the sink's ring to hold them")
-    stopped = [a.kill_worker(role, 0, signal.SIGSTOP) for role in ("ingest", "transform")] + [a.process.pid]
-    a.process.signal(signal.SIGSTOP)
-    b = space.millrace("b", instance="b", **more).start_ready()
-    load = published(space, b, 700, before=behind)
-    before, connections = everything(server), a.metric("sink_redis_connect")
-    os.kill(sink, signal.SIGCONT)
-    time.sleep(1.5)
-    assert everything(server) == before
-    assert a.metric("sink_record_applied") == 1000 and a.metric("sink_redis_connect") == connections
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
-    load = published_by_two(space, a, b, 500, load)
-    space.judge(produced=2700)
-    assert b.metric("sink_mark_mismatch") == a.metric("sink_mark_mismatch") == 0
-    assert a.drain() == 0 and b.drain() == 0
-
-
-def published_by_two(space, a, b, count, before):
-    load = space.load(count, history=before.history, generator=before.generator)
-    load.next_offset = dict(before.next_offset)
-    load.start()
-    load.finish()
-    places = list(load.next_offset)
-    wait_until(lambda: {p: c for p, c in space.broker.committed(a.group, [t.name for t in space.topics],
-                                                                PARTITIONS).items() if p in places}
-               == load.next_offset, 40, "both to have committed everything")
-    return load
