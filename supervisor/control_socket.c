@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "base/limits.h"
 
 /* -- replies ----------------------------------------------------------------------------------- */
@@ -36,21 +37,13 @@ void control_reply_begin(struct control_reply *r, int ok) {
     put(r, "{\"ok\":%s", ok ? "true" : "false");
 }
 
-/* Messages may quote a configuration file: what JSON does not take as it is, control characters included, is escaped.
- */
 void control_reply_text(struct control_reply *r, const char *name, const char *value) {
-    char escaped[CONTROL_REPLY_BYTES];
-    size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)value; *p != 0 && n + 7 < sizeof escaped; p++) {
-        if (*p == '"' || *p == '\\')
-            n += (size_t)snprintf(escaped + n, 3, "\\%c", *p);
-        else if (*p < 0x20 || *p == 0x7f)
-            n += (size_t)snprintf(escaped + n, 7, "\\u%04x", *p);
-        else
-            escaped[n++] = (char)*p;
-    }
-    escaped[n] = 0;
-    put(r, ",\"%s\":\"%s\"", name, escaped);
+    char quoted[CONTROL_REPLY_BYTES] = "";
+    FILE *f = fmemopen(quoted, sizeof quoted, "w");
+    if (f == NULL) return;
+    json_text_put(value, strlen(value), f);
+    bool whole = ferror(f) == 0;
+    if (fclose(f) == 0 && whole) put(r, ",\"%s\":%s", name, quoted);
 }
 
 void control_reply_number(struct control_reply *r, const char *name, uint64_t value) {

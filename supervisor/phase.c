@@ -60,21 +60,30 @@ static bool ingest_gone(const struct supervisor *s) {
 
 static int lane_of(const struct child *c) { return c->role == ROLE_INGEST ? -1 : (int)c->lane; }
 
-/* Records that all sinks have released. From the statistics, for the rings themselves may be what is broken. */
+/* The number of the last record that a lane's sink has released. From the statistics, for the rings themselves may be
+ * what is broken. */
+static uint64_t lane_released(const struct supervisor *s, uint32_t lane) {
+    const struct stats_block *sink = stats_block(&s->plumbing.stats, stats_block_index(ROLE_SINK, lane));
+    return atomic_load_explicit(&sink->published, memory_order_acquire);
+}
+
 static uint64_t released(const struct supervisor *s) {
     uint64_t sum = 0;
-    for (uint32_t lane = 0; lane < s->plumbing.lanes; lane++)
-        sum += atomic_load_explicit(&stats_block(&s->plumbing.stats, stats_block_index(ROLE_SINK, lane))->published,
-                                    memory_order_acquire);
+    for (uint32_t lane = 0; lane < s->plumbing.lanes; lane++) sum += lane_released(s, lane);
     return sum;
 }
 
+/* Records on the way from ingest to Redis. Numbers that the two rings of a lane cannot hold between them were damaged
+ * in a ring, and tell nothing. */
 static uint64_t in_the_rings(const struct supervisor *s) {
     const struct stats_block *ingest = stats_block(&s->plumbing.stats, stats_block_index(ROLE_INGEST, 0));
-    uint64_t sum = 0, out = released(s);
-    for (uint32_t lane = 0; lane < s->plumbing.lanes; lane++)
-        sum += atomic_load_explicit(&ingest->lane_published[lane], memory_order_acquire);
-    return sum > out ? sum - out : 0;
+    uint64_t sum = 0, most = 2 * s->plumbing.config->ring_bytes / RING_HEADER_BYTES;
+    for (uint32_t lane = 0; lane < s->plumbing.lanes; lane++) {
+        uint64_t in = atomic_load_explicit(&ingest->lane_published[lane], memory_order_acquire);
+        uint64_t n = in - lane_released(s, lane);
+        if (n <= most) sum += n;
+    }
+    return sum;
 }
 
 static bool somebody_in_trouble(const struct supervisor *s) {

