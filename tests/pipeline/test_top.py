@@ -222,6 +222,11 @@ def test_an_instance_that_goes_and_comes_back_is_followed(space, terminal):
     terminal.wait_row(r"^ \S+/node1   stopped ")
     m.start_ready()
     terminal.wait_row(rf"^ ingest +running .* {m.worker('ingest')['pid']}")
+    terminal.resize(80, 40)
+    m.write_config(lanes=3)  # a reload makes the statistics anew, under the same supervisor
+    m.process.signal(signal.SIGHUP)
+    terminal.wait_row(r"^ sink\[2\] +running ", 30)
+    terminal.wait_row(r"^ \S+/node1   running ", 30)
     terminal.keys("q")
     terminal.expect_clean()
     assert m.drain() == 0
