@@ -66,7 +66,8 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     record_id_derive(view.head.id, topic, r->partition, r->offset);
     uint32_t lane = (uint32_t)(l - g->lane);
     enum rejects_result stored = rejects_store_append(&g->store, lane, 0, &view, topic, &err);
-    if (stored != REJECTS_STORED || rejects_store_sync(&g->store, &err) != 0) {
+    bool there = stored == REJECTS_STORED || stored == REJECTS_REPEAT; /* read again after a rewind */
+    if (!there || rejects_store_sync(&g->store, &err) != 0) {
         keep_block(g, stored == REJECTS_FULL ? NULL : &err);
         return false;
     }
@@ -76,7 +77,7 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     view.head.op = RECORD_REJECT;
     put(l, &view.head, NULL, NULL);
     stats_add(g->stats, M_ingest_record_oversize, 1);
-    stats_add(g->stats, M_ingest_reject_stored, 1);
+    stats_add(g->stats, stored == REJECTS_STORED ? M_ingest_reject_stored : M_ingest_reject_repeat, 1);
     return true;
 }
 

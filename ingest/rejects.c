@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -28,7 +29,10 @@ static int existing_read(struct rejects_store *s, const char *folder, uint32_t l
     struct rejects_record record;
     int r = rejects_open(&reader, folder, err);
     if (r == 0)
-        while ((r = rejects_next(&reader, &record, err)) == 1) seen_note(s, &record.head, lanes);
+        while ((r = rejects_next(&reader, &record, err)) == 1) {
+            seen_note(s, &record.head, lanes);
+            known_add(&s->known, record.topic, &record.head);
+        }
     s->segment = reader.segment;
     s->total_bytes = reader.total_bytes;
     s->segment_bytes = reader.segment_bytes;
@@ -67,6 +71,8 @@ int rejects_store_open(struct rejects_store *s, const char *data_dir, uint64_t m
     uint64_t end = 0;
     *s = (struct rejects_store){.folder_fd = -1, .fd = -1, .max_bytes = max_bytes, .clock = clock};
     for (uint32_t i = 0; i < lanes; i++) s->seen[i].incarnation = incarnation[i];
+    s->pending = calloc(REJECTS_PENDING_MAX, sizeof *s->pending);
+    CHECK(s->pending != NULL);
     snprintf(folder, sizeof folder, "%s/rejects", data_dir);
     if (mkdir(folder, 0700) != 0 && errno != EEXIST) return err_set(err, errno, "%s: %s", folder, strerror(errno));
     s->folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -174,16 +180,49 @@ static struct rejects_entry entry_of(const struct rejects_store *s, uint32_t lan
     return e;
 }
 
+/* The same record, rejected before: under an older epoch, or by rings that are gone. */
+static bool stored_before(struct rejects_store *s, const char *topic, const struct rejects_entry *e) {
+    for (uint32_t i = 0; i < s->pending_count; i++)
+        if (known_same(&s->pending[i].head, e) && strcmp(s->pending[i].topic, topic) == 0) return true;
+    return known_has(&s->known, topic, e);
+}
+
+static void pending_add(struct rejects_store *s, const char *topic, const struct rejects_entry *e) {
+    struct rejects_pending *p = &s->pending[s->pending_count++];
+    p->head = *e;
+    snprintf(p->topic, sizeof p->topic, "%s", topic);
+}
+
+/* Entries of segments that an operator has removed are not taken out; more than the folder can hold are not kept. */
+static void pending_settle(struct rejects_store *s, bool durable) {
+    uint64_t bytes = s->max_bytes > s->total_bytes ? s->max_bytes : s->total_bytes;
+    if (s->known.total > bytes / sizeof(struct rejects_entry)) known_forget(&s->known);
+    for (uint32_t i = 0; durable && i < s->pending_count; i++)
+        known_add(&s->known, s->pending[i].topic, &s->pending[i].head);
+    s->pending_count = 0;
+}
+
+/* A sync in the middle of an append. When it fails, what the caller appended before is not durable either: its own sync
+ * has to tell it so. */
+static int sync_within(struct rejects_store *s, struct err *err) {
+    bool others = s->pending_count > 0;
+    if (rejects_store_sync(s, err) == 0) return 0;
+    s->left_dirty = others;
+    return -1;
+}
+
 enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane, uint64_t number,
                                          const struct record_view *r, const char *topic, struct err *err) {
     static const uint8_t zeros[REJECTS_ALIGN];
     if (number != 0 && number <= s->seen[lane].number) return REJECTS_REPEAT;
     struct rejects_entry e = entry_of(s, lane, number, r, topic);
+    if (stored_before(s, topic, &e)) return REJECTS_REPEAT;
+    if (s->pending_count == REJECTS_PENDING_MAX && sync_within(s, err) != 0) return REJECTS_ERROR;
     size_t parts_bytes = sizeof e + e.topic_bytes + (size_t)e.key_bytes + e.value_bytes + e.headers_bytes;
     bool next_segment = s->fd < 0 || s->segment_bytes >= REJECTS_SEGMENT_BYTES;
     if (full(s, e.total_bytes + (next_segment ? sizeof(struct rejects_segment) : 0))) return REJECTS_FULL;
     if (s->fd >= 0 && next_segment) {
-        if (rejects_store_sync(s, err) != 0) return REJECTS_ERROR;
+        if (sync_within(s, err) != 0) return REJECTS_ERROR;
         segment_leave(s);
     }
     if (s->fd < 0 && segment_begin(s, err) != 0) return REJECTS_ERROR;
@@ -199,6 +238,7 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
     e.checksum = checksum;
     if (entry_write(s, part, PARTS, e.total_bytes, err) != 0) return REJECTS_ERROR;
     if (number != 0) s->seen[lane].number = number;
+    pending_add(s, topic, &e);
     return REJECTS_STORED;
 }
 
@@ -220,5 +260,14 @@ int rejects_store_sync(struct rejects_store *s, struct err *err) {
             s->seen[i].number = s->durable[i];
     }
     s->dirty = s->left_dirty = false;
+    pending_settle(s, whole);
     return whole ? 0 : -1;
+}
+
+void rejects_store_close(struct rejects_store *s) {
+    if (s->fd >= 0) close(s->fd);
+    if (s->folder_fd >= 0) close(s->folder_fd);
+    known_forget(&s->known);
+    free(s->pending);
+    *s = (struct rejects_store){.fd = -1, .folder_fd = -1};
 }

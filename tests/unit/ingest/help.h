@@ -507,8 +507,7 @@ static inline void ingest_dies(struct bench *b) {
         if (b->g->lane[i].sink != NULL) munmap((void *)(uintptr_t)b->g->lane[i].sink, sizeof *b->g->lane[i].sink);
     }
     if (b->g->ledger != NULL) munmap(b->g->ledger, sizeof *b->g->ledger);
-    if (b->g->store.fd > 0) close(b->g->store.fd);
-    if (b->g->store.folder_fd > 0) close(b->g->store.folder_fd);
+    rejects_store_close(&b->g->store);
     free(b->g);
     b->g = NULL;
     sim_member_gone(&b->kafka);

@@ -33,9 +33,10 @@ static struct bench *bench_with(uint32_t lanes) {
 
 /* n rejects of a lane, of records 1000, 1001, … */
 static void rejects(struct bench *b, uint32_t lane, int n, uint32_t value_bytes) {
+    static int64_t next_offset[LANES_MAX];
     struct record r = {.topic = 1, .slot = (uint16_t)lane, .partition = (int32_t)lane, .epoch = 1, .timestamp_ms = 5};
     for (int i = 0; i < n; i++) {
-        r.offset = 1000 + i;
+        r.offset = 1000 + next_offset[lane]++;
         r.id[0] = (uint8_t)i;
         reject(b, lane, &r, value_bytes);
     }
