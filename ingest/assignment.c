@@ -168,7 +168,7 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     note_take(g, slot, at, start, first);
     epoch_raise(g, slot, start);
     flags_set(g, slot,
-              LEDGER_ASSIGNED | (first || at->note.first || at->note.rewound ? LEDGER_FIRST_START : 0) |
+              LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
                   (at->note.rewound ? LEDGER_REWOUND : 0));
     commit_known(g, slot, at->offset, &at->note);
     p->gone = loss_stands(g, slot); /* whether more than is noted is lost is found out at once */

@@ -132,7 +132,7 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
                 (long long)to, (long long)target);
     stats_add(g->stats, M_ingest_offset_lost, (uint64_t)(to - from));
     origin_move(g, slot, from, target);
-    rewind_to(g, slot, target, LEDGER_FIRST_START); /* that there is no mark is accepted as well */
+    rewind_to(g, slot, target); /* a Redis that has nothing at all is another matter, unless the origin moved */
     loss_store(g, slot, 0, 0);
     return true;
 }
