@@ -10,9 +10,12 @@
 int session_init(struct session *s, const struct config *config, uint32_t lane, const struct clock_port *clock,
                  const struct stream_port *stream, size_t out_bytes, struct err *err) {
     *s = (struct session){.config = config, .clock = clock, .stream = *stream, .phase = SESSION_DOWN};
-    snprintf(s->name, sizeof s->name, "millrace:%s:%s:%u", config->kafka.group_id, config->instance, lane);
+    int n = snprintf(s->name, sizeof s->name, "millrace:%s:%s:", config->kafka.group_id, config->instance);
     for (char *c = s->name; *c != 0; c++) /* what CLIENT SETNAME refuses */
         if (*c <= ' ' || *c > '~') *c = '_';
+    s->name_stem = (size_t)n;
+    s->lane = lane;
+    snprintf(s->name + n, sizeof s->name - (size_t)n, "%u/%u", lane, config->lanes);
     s->chunk = malloc(RESP_FEED_BYTES);
     if (s->chunk == NULL) return err_set(err, ENOMEM, "no memory for the read buffer");
     if (resp_init(&s->resp, err) != 0) return -1;
@@ -176,11 +179,35 @@ static enum greeting answer_id(struct session *s, struct failure *f) {
     return GREETING_NEXT;
 }
 
+/* A number before the end of a text that is not NUL-terminated; UINT32_MAX: there is none. */
+static uint32_t number_read(const char **at, const char *end) {
+    uint64_t n = 0;
+    const char *from = *at;
+    for (; *at < end && **at >= '0' && **at <= '9' && n < UINT32_MAX; (*at)++) n = 10 * n + (uint64_t)(**at - '0');
+    return *at == from || n >= UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+/* Whether a connection is one that this one has to end: of the same lane, or of a time when the instance had another
+ * number of lanes, for then its partitions may be ours. Other lanes beside us stay. */
+static bool list_namesake(const struct session *s, const char *line, size_t len) {
+    char stem[SESSION_NAME_BYTES + 8];
+    size_t n = (size_t)snprintf(stem, sizeof stem, " name=%.*s", (int)s->name_stem, s->name);
+    const char *at = memmem(line, len, stem, n), *end = line + len;
+    if (at == NULL) return false;
+    at += n;
+    uint32_t lane = number_read(&at, end), lanes = 0;
+    if (at < end && *at == '/') {
+        at++;
+        lanes = number_read(&at, end);
+    }
+    if (lane == UINT32_MAX || lanes == UINT32_MAX || at == end || *at != ' ') return false;
+    return lane == s->lane || lanes != s->config->lanes;
+}
+
 /* One line of CLIENT LIST: `id=7 addr=… name=… …`. */
 static void list_line(struct session *s, const char *line, size_t len) {
-    char name[SESSION_NAME_BYTES + 8], copy[24];
-    size_t n = (size_t)snprintf(name, sizeof name, " name=%s ", s->name);
-    if (len < 4 || memcmp(line, "id=", 3) != 0 || memmem(line, len, name, n) == NULL) return;
+    char copy[24];
+    if (len < 4 || memcmp(line, "id=", 3) != 0 || !list_namesake(s, line, len)) return;
     size_t digits = len - 3 < sizeof copy - 1 ? len - 3 : sizeof copy - 1;
     memcpy(copy, line + 3, digits);
     copy[digits] = 0;

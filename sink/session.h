@@ -3,8 +3,9 @@
  * replies.
  *
  * The greeting goes one command at a time, each answered before the next: AUTH, SELECT, CLIENT SETNAME, CLIENT ID,
- * CLIENT LIST, CLIENT KILL ID for every other of our name, INFO, CONFIG GET when INFO did not tell. No data goes out
- * before the last answer: otherwise commands buffered in a stalled Redis could be executed after newer ones. */
+ * CLIENT LIST, CLIENT KILL ID for every other of our lane, or of another count of lanes, INFO, CONFIG GET when INFO did
+ * not tell. No data goes out before the last answer: otherwise commands buffered in a stalled Redis could be executed
+ * after newer ones. */
 #ifndef MILLRACE_SINK_SESSION_H
 #define MILLRACE_SINK_SESSION_H
 
@@ -33,7 +34,9 @@ struct session {
     struct resp resp;
     struct encode_buffer out;
     enum session_phase phase;
-    char name[SESSION_NAME_BYTES]; /* millrace:GROUP:INSTANCE:LANE */
+    char name[SESSION_NAME_BYTES]; /* millrace:GROUP:INSTANCE:LANE/LANES */
+    size_t name_stem;              /* length of `millrace:GROUP:INSTANCE:` */
+    uint32_t lane;                 /* of LANES, config->lanes */
     uint8_t *chunk;                /* what one read takes */
     uint64_t started_ns;           /* this attempt */
     uint64_t progress_ns;          /* an answer last went on, or a write that was cut short, or waiting began */

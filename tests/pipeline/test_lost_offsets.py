@@ -213,7 +213,7 @@ def test_who_slept_through_a_takeover_writes_nothing_when_it_wakes(space):
 
     with space.redis.client() as client, space.redis.client() as watcher:
         names = {c["name"]: c["addr"] for c in client.client_list()}
-        old = names["millrace:lease:node1:0"]
+        old = names["millrace:lease:node1:0/1"]
         with watcher.monitor() as monitor:
             for role in ("sink", "transform", "ingest"):
                 first.signal_pid(pids[role], role, signal.SIGCONT)

@@ -265,18 +265,18 @@ def test_older_connection_of_a_lane_is_ended_on_the_server(space):
     load.start()
     load.finish()
     m.wait_drained(load.next_offset)
-    name = f"millrace:{m.group}:node1:0"
+    name, beside = f"millrace:{m.group}:node1:0/1", f"millrace:{m.group}:node1:1/1"
     with server.client() as client:
         assert [c["name"] for c in client.client_list()].count(name) == 1
     left_behind, stranger = server.client(), server.client()
     left_behind.client_setname(name)
-    stranger.client_setname(name + "0")  # of another lane
+    stranger.client_setname(beside)  # of another lane
     m.kill_worker("sink", 0)
     m.wait_for(lambda s: m.worker("sink", 0, s)["starts"] == 2 and m.worker("sink", 0, s)["state"] == "running", 10,
                "the successor")
     with server.client() as client:
         names = [c["name"] for c in client.client_list()]
-    assert names.count(name) == 1 and names.count(name + "0") == 1
+    assert names.count(name) == 1 and names.count(beside) == 1
     assert m.metric("sink_redis_connection_killed") >= 1
     left_behind.close()
     stranger.close()

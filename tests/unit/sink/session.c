@@ -77,23 +77,44 @@ static void expect_failed(const char *text) {
 
 Test(session, names_itself_and_ends_older_connections_of_its_name_before_any_data) {
     redisContext *old = redisConnectUnix(redis.path), *other = redisConnectUnix(redis.path);
-    freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
-    freeReplyObject(redisCommand(other, "CLIENT SETNAME millrace:g:i1:01"));
+    freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0/1"));
+    freeReplyObject(redisCommand(other, "CLIENT SETNAME millrace:g:i1:0/1x"));
     rig_init(&rig, &redis, 1);
     traffic();
     RIG_UNTIL(&rig, 5000, rig_done(&rig));
-    cr_assert(strstr(redis_say(&redis, "CLIENT LIST"), "name=millrace:g:i1:0 ") != NULL);
+    cr_assert(strstr(redis_say(&redis, "CLIENT LIST"), "name=millrace:g:i1:0/1 ") != NULL);
     cr_assert_null(redisCommand(old, "PING"), "the older connection is gone");
     redisReply *reply = redisCommand(other, "PING");
     cr_assert_not_null(reply, "a name that only begins alike is somebody else");
     cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 1);
 }
 
+/* With another number of lanes, what is ours now was written by a connection of another lane: it may still hold
+ * commands that a stalled Redis has not executed yet. */
+Test(session, ends_connections_of_a_time_with_another_number_of_lanes_and_no_lane_beside_it) {
+    static const char *const end[] = {"0/2", "3/4", "0", "7", "0/3"};
+    static const char *const stay[] = {"0/2:x", "1/1", "x/2", "0/", "/2", "0/99999999999"};
+    redisContext *gone[5], *here[6];
+    for (int i = 0; i < 5; i++) {
+        gone[i] = redisConnectUnix(redis.path);
+        freeReplyObject(redisCommand(gone[i], "CLIENT SETNAME millrace:g:i1:%s", end[i]));
+    }
+    for (int i = 0; i < 6; i++) {
+        here[i] = redisConnectUnix(redis.path);
+        freeReplyObject(redisCommand(here[i], "CLIENT SETNAME millrace:g:i1:%s", stay[i]));
+    }
+    rig_init(&rig, &redis, 1);
+    RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
+    for (int i = 0; i < 5; i++) cr_assert_null(redisCommand(gone[i], "PING"), "%s", end[i]);
+    for (int i = 0; i < 6; i++) cr_assert_not_null(redisCommand(here[i], "PING"), "%s", stay[i]);
+    cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 5);
+}
+
 Test(session, ends_more_namesakes_than_fit_one_look) {
     redisContext *old[100];
     for (int i = 0; i < 100; i++) {
         old[i] = redisConnectUnix(redis.path);
-        freeReplyObject(redisCommand(old[i], "CLIENT SETNAME millrace:g:i1:0"));
+        freeReplyObject(redisCommand(old[i], "CLIENT SETNAME millrace:g:i1:0/1"));
     }
     rig_init(&rig, &redis, 1);
     RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
@@ -108,7 +129,7 @@ Test(session, two_instances_of_one_name_end_in_a_clear_message_for_one_of_them) 
     uint64_t end = clock_ns(&clock_real) + 20 * NS_PER_S;
     while (rig_step(&rig) != STEP_FAILED && rig_step(&rival) != STEP_FAILED) cr_assert_lt(clock_ns(&clock_real), end);
     struct rig *loser = rig.last == STEP_FAILED ? &rig : &rival, *winner = loser == &rig ? &rival : &rig;
-    cr_assert(strstr(rig_reason(loser), "another process uses the connection name millrace:g:i1:0") != NULL, "%s",
+    cr_assert(strstr(rig_reason(loser), "another process uses the connection name millrace:g:i1:0/1") != NULL, "%s",
               rig_reason(loser));
     rig_add(winner, 0, "k", "v");
     rig_run(winner);
@@ -130,7 +151,7 @@ Test(session, every_rule_of_the_minimal_set_is_needed) {
         rig_init(&rig, &redis, 1);
         rig.config.redis.db = 1;                          /* so that SELECT is needed */
         redisContext *old = redisConnectUnix(redis.path); /* so that there is one to end */
-        freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
+        freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0/1"));
         as_user(take[i]);
         traffic();
         RIG_UNTIL(&rig, 5000, rig.last == STEP_FAILED);
@@ -155,7 +176,7 @@ Test(session, rule_taken_away_while_running_blocks_and_goes_on_when_it_is_back) 
         as_user(take[i]);
         redis_say(&redis, "CLIENT KILL USER millrace");
         redisContext *old = redisConnectUnix(redis.path);
-        freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0"));
+        freeReplyObject(redisCommand(old, "CLIENT SETNAME millrace:g:i1:0/1"));
         traffic();
         RIG_UNTIL(&rig, 5000, rig_blocked_on(&rig, said[i]));
         cr_assert_neq(rig.last, STEP_FAILED);
