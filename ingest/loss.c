@@ -137,11 +137,11 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
     return true;
 }
 
-static bool selected(const struct ingest *g, uint32_t slot) {
-    const struct control *c = g->worker->control;
+static bool selected(const struct ingest *g, uint32_t slot, uint64_t what) {
     const struct partition *p = &g->partition[slot];
-    return p->assigned && loss_stands(g, slot) && (c->accept_topic == UINT32_MAX || c->accept_topic == p->topic) &&
-           (c->accept_partition == -1 || c->accept_partition == p->partition);
+    uint32_t topic = (uint32_t)(what >> 32), partition = (uint32_t)what;
+    return p->assigned && loss_stands(g, slot) && (topic == UINT32_MAX || topic == p->topic) &&
+           (partition == UINT32_MAX || partition == (uint32_t)p->partition);
 }
 
 void loss_step(struct ingest *g) {
@@ -150,10 +150,11 @@ void loss_step(struct ingest *g) {
     if (asked <= atomic_load_explicit(&g->ledger->accepted, memory_order_relaxed) || now < g->accept_ns) return;
     if (g->membership != MEMBER_READING && (g->membership != MEMBER_WAITING || g->first_assignment)) return;
     g->accept_ns = now + ACCEPT_AGAIN_MS * NS_PER_MS;
+    uint64_t what = atomic_load_explicit(&g->worker->control->accept_what, memory_order_relaxed);
     uint32_t accepted = 0;
     bool all = true;
     for (uint32_t i = 0; i < g->partition_count; i++) {
-        if (!selected(g, i)) continue;
+        if (!selected(g, i, what)) continue;
         bool done = accept_one(g, i);
         accepted += done;
         all &= done;

@@ -19,7 +19,7 @@
 
 /* Control page: written by the supervisor, read by workers. */
 #define CONTROL_MAGIC 0x6c72746363696c6dULL
-enum { CONTROL_VERSION = 2 };
+enum { CONTROL_VERSION = 3 };
 enum control_mode {
     CONTROL_RUN,
     CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed */
@@ -33,11 +33,16 @@ struct control { /* ABI */
     uint32_t gap;
     _Atomic uint64_t reject_number[WORKERS_MAX + 1]; /* by stats block index: number on the worker's input ring to be
                                                         rejected as `crash`; 0 none */
-    uint32_t accept_topic;                           /* of accept_loss: index of the topic, UINT32_MAX all */
-    int32_t accept_partition;                        /* … and the partition, -1 all */
+    _Atomic uint64_t accept_what;                    /* of accept_loss: control_accept_what; in place of what was asked
+                                                        before and is not carried out yet */
     _Atomic uint64_t accept_loss; /* raised by one when an operator accepts that offsets are lost; ingest carries it out
                                      while ledger_ingest.accepted is less */
 };
+
+/* Index of the topic, UINT32_MAX all, and the partition, -1 all. */
+static inline uint64_t control_accept_what(uint32_t topic, int32_t partition) {
+    return (uint64_t)topic << 32 | (uint32_t)partition;
+}
 
 /* Descriptor numbers in a worker. Per lane of the worker (ingest: all lanes; others: their one):
  *   ingest     out ring (3) · rejects ring (3) · the sink's ledger region · transform's doorbell

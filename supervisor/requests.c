@@ -63,7 +63,8 @@ static int partition_parse(const char *text, int32_t *out) {
     return 0;
 }
 
-/* Topic and partition are there before the count is raised, and stay until ingest has carried it out. */
+/* What is meant is one word, there before the count is raised. It takes the place of one that is not carried out yet:
+ * what that waits for may be what is accepted now. */
 static void accept_loss(struct supervisor *s, char **word, int words, struct control_reply *r) {
     struct control *control = s->plumbing.control;
     int topic = words > 1 ? config_topic_index(&s->config, word[1]) : 0;
@@ -74,15 +75,15 @@ static void accept_loss(struct supervisor *s, char **word, int words, struct con
         simple(r, false, "no such topic in the configuration");
     } else if (words > 2 && partition_parse(word[2], &partition) != 0) {
         simple(r, false, "a partition is a number");
-    } else if (atomic_load_explicit(&s->plumbing.ledger->accepted, memory_order_acquire) <
-               atomic_load_explicit(&control->accept_loss, memory_order_relaxed)) {
-        simple(r, false, "the one before is not carried out yet: try again");
     } else {
-        control->accept_topic = words > 1 ? (uint32_t)topic : UINT32_MAX;
-        control->accept_partition = partition;
+        bool waits = atomic_load_explicit(&s->plumbing.ledger->accepted, memory_order_acquire) <
+                     atomic_load_explicit(&control->accept_loss, memory_order_relaxed);
+        atomic_store_explicit(&control->accept_what,
+                              control_accept_what(words > 1 ? (uint32_t)topic : UINT32_MAX, partition),
+                              memory_order_relaxed);
         atomic_fetch_add_explicit(&control->accept_loss, 1, memory_order_release);
         plumbing_wake(&s->plumbing, stats_block_index(ROLE_INGEST, 0));
-        simple(r, true, "asked");
+        simple(r, true, waits ? "asked, in place of the one before, which was not carried out yet" : "asked");
     }
 }
 

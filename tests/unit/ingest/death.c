@@ -508,8 +508,7 @@ static bool die_rewinding(enum loss loss, int64_t place) {
     f->covered = loss == LOSS_ALL ? 0 : 5;
     if (loss == LOSS_ACCEPTED) p->low = 11;
     f->accepted = loss == LOSS_ACCEPTED;
-    w.b->control->accept_topic = UINT32_MAX;
-    w.b->control->accept_partition = -1;
+    atomic_store(&w.b->control->accept_what, control_accept_what(UINT32_MAX, -1));
     loss_found(slot, p, loss == LOSS_ALL);
     life.countdown = place;
     life.died = true;

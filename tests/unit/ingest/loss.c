@@ -11,8 +11,7 @@ static void lost_note(struct bench *b, int32_t partition, uint64_t epoch, uint64
 static void low_set(struct sim_partition *p, int64_t low) { p->low = low; }
 
 static void accept_loss(struct bench *b, uint32_t topic, int32_t partition) {
-    b->control->accept_topic = topic;
-    b->control->accept_partition = partition;
+    atomic_store(&b->control->accept_what, control_accept_what(topic, partition));
     atomic_fetch_add(&b->control->accept_loss, 1);
 }
 
@@ -220,6 +219,33 @@ Test(loss, while_reading_is_accepted_only_when_all_that_was_read_is_in_redis) {
     cr_assert_eq(atomic_load(&b->ledger->accepted), 1);
     for (int64_t i = 50; i < 60; i++) expect_record(b, 0, 0, 0, i);
     cr_assert_eq(counted(b, M_ingest_offset_lost), 30);
+    bench_drop(b);
+}
+
+/* What is asked for cannot be settled while another loss stops the lane: accepting that one is the way out. */
+Test(loss, is_accepted_while_another_waits_for_the_same_lane) {
+    struct bench *b = bench_reading(1, RING, 2, 20);
+    uint64_t seed = 4;
+    settle(b);
+    sim_fill(&b->kafka.partition[0], 40, 0, &seed);
+    low_set(&b->kafka.partition[0], 50);
+    low_set(&b->kafka.partition[1], 15);
+    lost_note(b, 1, 1, 7);
+    settle(b);
+    expect_lost(b, 0, 20, 50);
+    expect_lost(b, 1, 0, 15);
+    accept_loss(b, 0, 0);
+    settle(b);
+    cr_assert_eq(atomic_load(&b->ledger->accepted), 0, "the sink stands still: nothing of it is released");
+    accept_loss(b, 0, 1);
+    pass_ms(b, 1000);
+    settle(b);
+    expect_lost(b, 1, 0, 0);
+    cr_assert_eq(atomic_load(&b->ledger->accepted), 2);
+    apply_all(b);
+    accept_loss(b, 0, 0);
+    settle(b);
+    expect_lost(b, 0, 0, 0);
     bench_drop(b);
 }
 

@@ -87,27 +87,22 @@ Test(requests, reload_of_no_file_is_refused) {
 Test(requests, accept_loss_names_what_is_meant_before_it_is_raised) {
     const struct control *c = s.plumbing.control;
     cr_assert(good("accept-loss"));
-    cr_assert_eq(c->accept_topic, UINT32_MAX);
-    cr_assert_eq(c->accept_partition, -1);
+    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(UINT32_MAX, -1));
     cr_assert_eq(atomic_load(&c->accept_loss), 1);
     atomic_store(&ledger->accepted, 1);
-    cr_assert(good("accept-loss cards.change"));
-    cr_assert_eq(c->accept_topic, 1);
-    cr_assert_eq(c->accept_partition, -1);
+    cr_assert(good("accept-loss cards.change") && says("\"asked\""));
+    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(1, -1));
     atomic_store(&ledger->accepted, 2);
-    cr_assert(good("accept-loss t 7"));
-    cr_assert_eq(c->accept_topic, 0);
-    cr_assert_eq(c->accept_partition, 7);
+    cr_assert(good("accept-loss t 7") && says("\"asked\""));
+    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(0, 7));
     cr_assert_eq(atomic_load(&c->accept_loss), 3);
 }
 
-Test(requests, accept_loss_waits_for_the_one_before) {
-    cr_assert(good("accept-loss t 1"));
-    cr_assert_not(good("accept-loss t 2"));
-    cr_assert_eq(s.plumbing.control->accept_partition, 1, "ingest may be looking at it just now");
-    cr_assert_eq(atomic_load(&s.plumbing.control->accept_loss), 1);
-    atomic_store(&ledger->accepted, 1);
-    cr_assert(good("accept-loss t 2"));
+Test(requests, accept_loss_takes_the_place_of_one_that_waits) {
+    cr_assert(good("accept-loss t 1") && says("\"asked\""));
+    cr_assert(good("accept-loss t 2") && says("in place of the one before"));
+    cr_assert_eq(atomic_load(&s.plumbing.control->accept_what), control_accept_what(0, 2));
+    cr_assert_eq(atomic_load(&s.plumbing.control->accept_loss), 2);
 }
 
 Test(requests, accept_loss_of_what_is_not_there_is_refused) {
