@@ -118,6 +118,8 @@ static void adopt(struct stats *s, const struct stats *old) {
         stats_flush(&local);
         atomic_store_explicit(&b->starts, atomic_load_explicit(&from->starts, memory_order_relaxed),
                               memory_order_relaxed);
+        atomic_store_explicit(&b->deaths, atomic_load_explicit(&from->deaths, memory_order_relaxed),
+                              memory_order_relaxed);
     }
 }
 

@@ -19,7 +19,7 @@
 #include "base/limits.h"
 
 #define STATS_MAGIC 0x737461747373696dULL
-enum { STATS_VERSION = 1 };
+enum { STATS_VERSION = 2 };
 
 enum metric {
 #define METRIC(role, name, type, unit, help) M_##role##_##name,
@@ -77,7 +77,8 @@ struct stats_block {      /* ABI */
     int32_t lane;         /* -1: of the whole instance */
     _Atomic uint32_t pid; /* 0: none */
     _Atomic uint32_t state;
-    _Atomic uint64_t starts;
+    _Atomic uint64_t starts; /* a reload and rings made anew count as well */
+    _Atomic uint64_t deaths; /* ends that nobody asked for, as the supervisor's child_died counts them */
     _Atomic uint64_t heartbeat_ns;              /* CLOCK_MONOTONIC of the last step */
     _Atomic uint64_t ready;                     /* equals `starts` once this process is attached and validated */
     _Atomic uint64_t published;                 /* number of the last record this stage has passed on */

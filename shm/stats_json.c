@@ -84,7 +84,8 @@ static void json_worker(const struct stats *s, uint32_t index, FILE *out) {
     stats_text_get(&b->reason, reason);
     fprintf(out, "%s\n    {", index == 1 ? "" : ",");
     json_member("role", view_role(b), ", ", out);
-    fprintf(out, "\"lane\": %d, \"pid\": %u, \"starts\": %" PRIu64 ", ", b->lane, view_pid(b), view_starts(b));
+    fprintf(out, "\"lane\": %d, \"pid\": %u, \"starts\": %" PRIu64 ", \"deaths\": %" PRIu64 ", ", b->lane, view_pid(b),
+            view_starts(b), view_deaths(b));
     json_member("state", view_state_name(b), ", ", out);
     json_member("reason", reason, ", ", out);
     fprintf(out, "\"heartbeat_age_ms\": %" PRIu64 ",\n     \"metrics\": ", view_heartbeat_age_ms(b));

@@ -11,7 +11,8 @@
     X(info, "gauge", "Always 1; the labels build and group say what runs.")                                            \
     X(up, "gauge", "1 while the supervisor's process is there.")                                                       \
     X(worker_state, "gauge", "1 for the state each worker is in, 0 for the others.")                                   \
-    X(worker_start_total, "counter", "Times the worker was started.")                                                  \
+    X(worker_start_total, "counter", "Times the worker was started, also by a reload.")                                \
+    X(worker_death_total, "counter", "Ends of the worker that nobody asked for.")                                      \
     X(worker_heartbeat_age_seconds, "gauge", "Time since the worker's last sign of life.")                             \
     X(lane_publish_total, "counter",                                                                                   \
       "Records a stage has passed on, markers included; of the sink: that Redis has acknowledged.")                    \
@@ -138,6 +139,12 @@ static void prometheus_workers(const struct stats *s, FILE *out) {
         fputs("millrace_worker_start_total", out);
         labels_put(s, stats_block(s, i), out);
         fprintf(out, "} %" PRIu64 "\n", view_starts(stats_block(s, i)));
+    }
+    series_put(SERIES_worker_death_total, out);
+    for (uint32_t i = 1; i < s->header->block_count; i++) {
+        fputs("millrace_worker_death_total", out);
+        labels_put(s, stats_block(s, i), out);
+        fprintf(out, "} %" PRIu64 "\n", view_deaths(stats_block(s, i)));
     }
     series_put(SERIES_worker_heartbeat_age_seconds, out);
     for (uint32_t i = 1; i < s->header->block_count; i++) {

@@ -51,7 +51,7 @@ static void worker_put(const struct stats *s, const struct stats_block *b, FILE 
     snprintf(alive, sizeof alive, "-");
     if (view_pid(b) != 0) spell_ms(view_heartbeat_age_ms(b), alive);
     fprintf(out, "%-14s %-10s %8s %7" PRIu64 " %10s %10s %6" PRIu64 "MiB\n", name, view_state_name(b), pid,
-            view_starts(b), alive, cpu, view_value_named(s, b, "worker", "memory_peak") >> 20);
+            view_deaths(b), alive, cpu, view_value_named(s, b, "worker", "memory_peak") >> 20);
     stats_text_get(&b->reason, reason);
     if (reason[0] == 0) return;
     fputs("               ", out);
@@ -159,7 +159,7 @@ static void troubles_put(const struct stats *s, FILE *out) {
 
 void stats_render_table(const struct stats *s, FILE *out) {
     head_put(s, out);
-    fprintf(out, "\n%-14s %-10s %8s %7s %10s %10s %9s\n", "WORKER", "STATE", "PID", "STARTS", "LAST SEEN", "CPU",
+    fprintf(out, "\n%-14s %-10s %8s %7s %10s %10s %9s\n", "WORKER", "STATE", "PID", "DEATHS", "LAST SEEN", "CPU",
             "MEMORY");
     for (uint32_t i = 1; i < s->header->block_count; i++) worker_put(s, stats_block(s, i), out);
     lanes_put(s, out);

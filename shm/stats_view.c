@@ -123,6 +123,7 @@ uint64_t view_heartbeat_age_ms(const struct stats_block *b) {
 
 uint32_t view_pid(const struct stats_block *b) { return atomic_load_explicit(&b->pid, memory_order_relaxed); }
 uint64_t view_starts(const struct stats_block *b) { return atomic_load_explicit(&b->starts, memory_order_relaxed); }
+uint64_t view_deaths(const struct stats_block *b) { return atomic_load_explicit(&b->deaths, memory_order_relaxed); }
 uint32_t view_state(const struct stats_block *b) { return atomic_load_explicit(&b->state, memory_order_acquire); }
 const char *view_state_name(const struct stats_block *b) { return worker_state_name((enum worker_state)view_state(b)); }
 const char *view_role(const struct stats_block *b) { return role_name((enum role)b->role); }

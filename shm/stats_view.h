@@ -53,6 +53,7 @@ const char *view_topic(const struct stats *s, uint32_t i); /* "?" when there is 
 /* Fields of a block. */
 uint32_t view_pid(const struct stats_block *b);
 uint64_t view_starts(const struct stats_block *b);
+uint64_t view_deaths(const struct stats_block *b);
 uint32_t view_state(const struct stats_block *b);
 const char *view_state_name(const struct stats_block *b);
 uint64_t view_heartbeat_age_ms(const struct stats_block *b);

@@ -427,9 +427,16 @@ static void mark_lost(struct line *l, uint32_t slot, struct mark found) {
     if (!lost_note(&l->ledger->slot[slot], epoch_of(l, slot), marks_lost_word(found), had)) return;
     stats_add(&l->worker->local, M_sink_loss_found, 1);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
-    LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
-             "Redis has lost writes it acknowledged: next offset in Redis %s%s, acknowledged %lld; they are read again",
-             has, found.foreign ? " of another Kafka cluster" : "", (long long)had);
+    if (found.next < 0)
+        LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
+                 "Redis has lost all it acknowledged of this partition, for the mark is gone; what came before offset "
+                 "%lld is to be read again",
+                 (long long)had);
+    else
+        LOG_LINE(LOG_ERROR, "sink.redis_lost_writes", &at,
+                 "Redis has lost writes it acknowledged: its mark is at offset %lld%s and was at %lld; what is between "
+                 "is to be read again",
+                 (long long)found.next, found.foreign ? " of another Kafka cluster" : "", (long long)had);
 }
 
 static void mark_other(struct line *l, uint32_t slot, struct mark expected, struct mark found) {

@@ -314,6 +314,7 @@ void child_reap(struct child *c, const struct child_context *x) {
     if (exited && c->exit_code == EXIT_RING_BROKEN) event = EVENT_BROKEN;
     bool asked = event == EVENT_LEFT && (c->draining || c->state == CHILD_STOPPING);
     stats_add(x->local, asked ? M_supervisor_child_exit : M_supervisor_child_died, 1);
+    if (!asked) atomic_fetch_add_explicit(&c->block->deaths, 1, memory_order_relaxed);
     child_handle(c, event, x);
 }
 

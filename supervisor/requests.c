@@ -35,15 +35,23 @@ static void status(struct supervisor *s, char **word, int words, struct control_
     control_reply_end(r);
 }
 
+/* What a person needs to know of a result: what follows, and where the outcome stands. */
+static const char *reload_told(const struct supervisor *s, const char *result) {
+    if (strcmp(result, "started") == 0)
+        return "the instance drains and goes over to the new configuration; millrace ctl status tells the outcome";
+    if (strcmp(result, "queued") == 0)
+        return "another reload is under way, this one follows it; millrace ctl status tells the outcome";
+    return s->reload.text;
+}
+
 static void reload(struct supervisor *s, char **word, int words, struct control_reply *r) {
     (void)word;
     (void)words;
     const char *result = phase_reload(s);
-    bool over = strcmp(result, "refused") == 0 || strcmp(result, "unchanged") == 0;
     control_reply_begin(r, strcmp(result, "refused") != 0);
     control_reply_text(r, "result", result);
     control_reply_number(r, "reload", s->reload.asked);
-    control_reply_text(r, "message", over ? s->reload.text : result);
+    control_reply_text(r, "message", reload_told(s, result));
     control_reply_end(r);
 }
 

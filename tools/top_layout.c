@@ -32,7 +32,7 @@ static const char *worker_state_text(const struct sample_worker *w) {
 }
 
 static bool silent(const struct sample_worker *w) { return w->pid != 0 && w->silent_ms >= SILENT_MS; }
-static bool troubled(const struct sample_worker *w) { return w->state != STATE_RUNNING || w->starts > 1 || silent(w); }
+static bool troubled(const struct sample_worker *w) { return w->state != STATE_RUNNING || w->deaths > 0 || silent(w); }
 
 /* -- complaints -------------------------------------------------------------------------------- */
 
@@ -164,8 +164,8 @@ static int totals_draw(struct frame *f, int row, int width, const struct top_pic
     frame_put(f, row + 1, MARGIN, STYLE_DIM, "to Redis");
     frame_right(f, row + 1, 19, STYLE_BOLD, "%s/s", rate(c, c->applied, 7, a));
     frame_right(f, row + 1, 30, STYLE_PLAIN, "%s/s", byte_rate(c, c->sent_bytes, b));
-    frame_put(f, row + 1, label, STYLE_DIM, "restarts");
-    frame_put(f, row + 1, value, s->restarts > 0 ? STYLE_WARN : STYLE_PLAIN, "%" PRIu64, s->restarts);
+    frame_put(f, row + 1, label, STYLE_DIM, "deaths");
+    frame_put(f, row + 1, value, s->deaths > 0 ? STYLE_WARN : STYLE_PLAIN, "%" PRIu64, s->deaths);
     frame_put(f, row + 1, value + 5, STYLE_DIM, "rejected");
     frame_put(f, row + 1, value + 14, s->rejected > 0 ? STYLE_WARN : STYLE_PLAIN, "%s",
               frame_number((double)s->rejected, 5, a));
@@ -284,7 +284,7 @@ static void latency_draw(struct frame *f, int row, int rows, int width, const st
 static void workers_head(struct frame *f, int row, int width) {
     frame_put(f, row, MARGIN, STYLE_HEAD, "%-*s", width - MARGIN, "WORKER");
     frame_put(f, row, 16, STYLE_HEAD, "STATE");
-    frame_right(f, row, 37, STYLE_HEAD, "RESTARTS");
+    frame_right(f, row, 37, STYLE_HEAD, "DEATHS");
     frame_right(f, row, 44, STYLE_HEAD, "CPU");
     frame_right(f, row, 54, STYLE_HEAD, "MEMORY");
     frame_right(f, row, 65, STYLE_HEAD, "PID");
@@ -294,10 +294,9 @@ static void workers_head(struct frame *f, int row, int width) {
 static void worker_draw(struct frame *f, int row, int width, const struct top_picture *p, uint32_t i) {
     const struct sample_worker *w = &p->now->worker[i];
     char name[32], memory[FRAME_NUMBER_BYTES];
-    uint64_t restarts = w->starts > 1 ? w->starts - 1 : 0;
     frame_put(f, row, MARGIN, STYLE_PLAIN, "%s", worker_name(w, name));
     frame_put(f, row, 16, state_style(worker_state_text(w)), "%s", worker_state_text(w));
-    frame_right(f, row, 37, restarts > 0 ? STYLE_WARN : STYLE_PLAIN, "%" PRIu64, restarts);
+    frame_right(f, row, 37, w->deaths > 0 ? STYLE_WARN : STYLE_PLAIN, "%" PRIu64, w->deaths);
     if (p->change->known)
         frame_right(f, row, 44, STYLE_PLAIN, "%.0f%%", 100 * p->change->cpu[i]);
     else

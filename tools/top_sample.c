@@ -19,13 +19,12 @@ static void workers_take(struct sample *out, const struct stats *s) {
             .lane = b->lane,
             .pid = view_pid(b),
             .state = view_state(b),
-            .starts = view_starts(b),
+            .deaths = view_deaths(b),
             .cpu_ns = view_value_named(s, b, "worker", "cpu"),
             .memory = view_value_named(s, b, "worker", "memory_peak"),
             .silent_ms = view_heartbeat_age_ms(b),
         };
         stats_text_get(&b->reason, w->reason);
-        if (w->starts > 1) out->restarts += w->starts - 1;
     }
 }
 
@@ -122,6 +121,7 @@ void sample_take(struct sample *out, const struct stats *s) {
     out->applied = view_sum_named(s, "sink", "record_applied");
     out->sent_bytes = view_sum_named(s, "sink", "byte_sent");
     out->rejected = view_sum_named(s, "transform", "record_reject");
+    out->deaths = view_sum_named(s, "supervisor", "child_died");
     for (uint32_t i = 0; i < h->topic_count && i < TOPICS_MAX; i++)
         snprintf(out->topic[i], TOPIC_BYTES, "%s", view_topic(s, i));
     workers_take(out, s);

@@ -19,7 +19,7 @@ struct sample_worker {
     enum role role;
     int32_t lane; /* -1: ingest */
     uint32_t pid, state;
-    uint64_t starts, cpu_ns, memory, silent_ms;
+    uint64_t deaths, cpu_ns, memory, silent_ms;
     char reason[STATS_TEXT_BYTES];
 };
 
@@ -45,7 +45,7 @@ struct sample {
     const char *state; /* stats_state; "down" when there is no segment */
     char reason[STATS_TEXT_BYTES];
     uint64_t up_ms;
-    uint64_t read, read_bytes, applied, sent_bytes, rejected, restarts; /* counters of the whole */
+    uint64_t read, read_bytes, applied, sent_bytes, rejected, deaths; /* counters of the whole */
     int64_t lag;
     uint32_t worker_count, lane_count, partition_count, lost_count;
     struct sample_worker worker[WORKERS_MAX];

@@ -100,6 +100,7 @@ def test_twenty_reloads_under_load_lose_nothing(space, checked):
     assert m.metric("supervisor_ring_reset", stats) == 0 and m.metric("supervisor_record_discard", stats) == 0
     assert m.metric("supervisor_child_died", stats) == 0
     assert m.worker("ingest", None, stats)["starts"] == starts + 19
+    assert all(w["deaths"] == 0 for w in stats["workers"]), "a reload is no death"
     assert held(m.process.pid) == before, "descriptors or mappings were left behind"
     space.judge(produced=load.published + 1000)
     assert m.drain() == 0

@@ -126,7 +126,7 @@ def test_what_goes_on_is_seen_at_any_size(space, terminal):
     terminal.resize(120, 40)
     m.kill_worker("sink", 1)
     terminal.wait_row(r"^ sink\[1\] +running +1 ")
-    terminal.wait_row(r"^ to Redis .* restarts +1 ")
+    terminal.wait_row(r"^ to Redis .* deaths +1 ")
     with redis.client() as c:
         c.config_set("maxmemory", 1)
     terminal.wait_row(r"^ \S+/node1   blocked ")

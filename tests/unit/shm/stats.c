@@ -438,6 +438,7 @@ Test(stats, what_was_counted_goes_on_in_the_segment_that_takes_its_place, .init 
     stats_observe(&local, H_sink_ingest_to_redis, 5000);
     stats_flush(&local);
     atomic_store(&local.block->starts, 7);
+    atomic_store(&local.block->deaths, 3);
     atomic_store(&local.block->published, 99);
     old.header->started_wall_ms = 123;
     config.lanes = 3;
@@ -447,6 +448,7 @@ Test(stats, what_was_counted_goes_on_in_the_segment_that_takes_its_place, .init 
     cr_assert_eq(atomic_load(&b->histogram[H_sink_ingest_to_redis][histogram_bucket(5000)]), 1);
     cr_assert_eq(atomic_load(&b->histogram_sum_ns[H_sink_ingest_to_redis]), 5000);
     cr_assert_eq(atomic_load(&b->starts), 7);
+    cr_assert_eq(atomic_load(&b->deaths), 3);
     cr_assert_eq(atomic_load(&b->published), 0, "the numbers begin again with the rings");
     cr_assert_eq(atomic_load(&stats_block(&next, stats_block_index(ROLE_SINK, 2))->starts), 0);
     cr_assert_eq(next.header->started_wall_ms, 123);

@@ -190,6 +190,7 @@ Test(child, that_is_asked_to_leave_leaves_and_is_not_started_again) {
     cr_assert_eq(i->child.exit_code, EXIT_ASKED);
     cr_assert_eq(counted(i, M_supervisor_child_exit), 1);
     cr_assert_eq(counted(i, M_supervisor_child_died), 0);
+    cr_assert_eq(atomic_load(&i->child.block->deaths), 0);
     cr_assert_eq(atomic_load(&i->child.block->state), STATE_DOWN);
     instance_drop(i);
 }
@@ -218,6 +219,7 @@ Test(child, that_leaves_unasked_has_died) {
     next_death(i);
     cr_assert_eq(i->child.starts, 2, "it was not started again");
     cr_assert_eq(counted(i, M_supervisor_child_died), 1);
+    cr_assert_eq(atomic_load(&i->child.block->deaths), 1);
     cr_assert_eq(counted(i, M_supervisor_child_exit), 0);
     instance_drop(i);
 }

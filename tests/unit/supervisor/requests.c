@@ -84,6 +84,13 @@ Test(requests, reload_of_no_file_is_refused) {
     cr_assert_eq(s.phase, PHASE_RUNNING);
 }
 
+Test(requests, reload_during_another_follows_it_and_says_where_the_outcome_stands) {
+    s.phase = PHASE_LEAVING;
+    s.after = AFTER_RELOAD;
+    cr_assert(good("reload"));
+    cr_assert(says("\"result\":\"queued\"") && says("millrace ctl status tells the outcome"));
+}
+
 Test(requests, accept_loss_names_what_is_meant_before_it_is_raised) {
     const struct control *c = s.plumbing.control;
     cr_assert(good("accept-loss"));

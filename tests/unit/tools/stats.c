@@ -13,7 +13,8 @@ static void block_set(enum role role, uint32_t lane, enum worker_state state, co
     struct stats_block *b = stats_block(&s, stats_block_index(role, lane));
     b->pid = 1000 + stats_block_index(role, lane);
     b->state = state;
-    b->starts = 2;
+    b->starts = 4;
+    b->deaths = 2;
     b->heartbeat_ns = clock_ns(&clock_real) - 40 * NS_PER_MS;
     stats_text_set(&b->reason, reason);
 }
@@ -121,7 +122,7 @@ Test(stats, json_has_what_is_documented, .init = instance_make, .fini = instance
     cr_assert_str_eq(text_at(w, "role", NULL), "sink");
     cr_assert_str_eq(text_at(w, "state", NULL), "running");
     cr_assert(number_at(w, "lane", NULL) == 1 && number_at(w, "pid", NULL) == 1005 &&
-              number_at(w, "starts", NULL) == 2);
+              number_at(w, "starts", NULL) == 4 && number_at(w, "deaths", NULL) == 2);
     cr_assert(number_at(w, "heartbeat_age_ms", NULL) >= 40 && number_at(w, "heartbeat_age_ms", NULL) < 2000);
     cr_assert_eq(number_at(w, "metrics", "sink_record_applied"), 960);
     cr_assert_eq(number_at(item(v, "workers", 0), "lane", NULL), -1);
@@ -276,7 +277,8 @@ Test(stats, prometheus_form_has_types_labels_and_values, .init = instance_make, 
         "^# TYPE millrace_sink_in_flight gauge$",
         "^millrace_worker_state" OF ",role=\"sink\",lane=\"0\",state=\"running\"\\} 1$",
         "^millrace_worker_state" OF ",role=\"sink\",lane=\"0\",state=\"blocked\"\\} 0$",
-        "^millrace_worker_start_total" OF ",role=\"ingest\"\\} 2$",
+        "^millrace_worker_start_total" OF ",role=\"ingest\"\\} 4$",
+        "^millrace_worker_death_total" OF ",role=\"ingest\"\\} 2$",
         "^millrace_lane_publish_total" OF ",role=\"ingest\",lane=\"1\"\\} 2000000$",
         "^millrace_partition_lag" OF ",topic=\"cards.bulk\",partition=\"0\"\\} 50$",
         "^millrace_info" OF ",group=\"millrace-cards\",build=\"[^\"]*\"\\} 1$",

@@ -100,7 +100,9 @@ Test(top, two_looks_make_rates_per_lane_and_worker, .init = instance_make, .fini
     block(ROLE_SINK, 1)->value[M_sink_record_applied] = 1000;
     block(ROLE_SINK, 0)->value[M_sink_record_applied] = 500;
     block(ROLE_SINK, 1)->value[M_worker_cpu] = NS_PER_S;
-    block(ROLE_SINK, 1)->starts = 3;
+    block(ROLE_SINK, 1)->starts = 5; /* by reloads, too */
+    block(ROLE_SINK, 1)->deaths = 2;
+    stats_block(&s, 0)->value[M_supervisor_child_died] = 2;
     sample_take(&now, &s);
     now.at_ns = before.at_ns + 2 * NS_PER_S;
     looks();
@@ -113,7 +115,8 @@ Test(top, two_looks_make_rates_per_lane_and_worker, .init = instance_make, .fini
     cr_assert_eq(now.lane[1].ring[RING_TO_TRANSFORM].records, 500);
     cr_assert_eq(now.lane[1].ring[RING_TO_SINK].records, 500);
     cr_assert_eq(now.lane[1].ring[RING_TO_SINK].capacity, 0, "this process has no rings");
-    cr_assert_eq(now.restarts, 2);
+    cr_assert_eq(now.deaths, 2);
+    cr_assert_eq(now.worker[stats_block_index(ROLE_SINK, 1) - 1].deaths, 2);
     sample_change(&change, NULL, &now, &caught);
     cr_assert(!change.known, "one look is not enough");
 }
