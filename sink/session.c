@@ -139,11 +139,12 @@ static bool ask_select(struct session *s) {
 
 /* -- connection names -- */
 
-/* Without names the server cannot be told to end our older connections: the operator has to know, and to accept it. */
+/* Without names the server cannot be told to end our older connections: the operator has to know, and to accept it.
+ * A Redis that wants a password refuses every command, these are only the first of them. */
 static enum greeting refused_name(struct session *s, struct failure *f) {
     struct failure said;
     refused(s, &said);
-    if (said.class != REPLY_CONFIG) {
+    if (said.class != REPLY_CONFIG || strncmp(s->resp.reply.error_text, "NOAUTH ", 7) == 0) {
         *f = said;
         return GREETING_FAILED;
     }

@@ -262,6 +262,7 @@ Test(session, missing_password_at_the_first_start_stops_and_says_where_to_set_it
     rig_init(&rig, &redis, 1);
     expect_failed("NOAUTH");
     cr_assert(strstr(rig_reason(&rig), "redis.password_file") != NULL);
+    cr_assert(strstr(rig_reason(&rig), "unsafe_reconnect") == NULL, "that would not help: %s", rig_reason(&rig));
 }
 
 Test(session, password_of_the_default_user_lets_in) {
