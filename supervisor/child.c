@@ -35,9 +35,11 @@ void child_init(struct child *c, const struct plumbing *p, enum role role, uint3
     *c = (struct child){.role = role, .lane = lane, .pidfd = -1, .block_index = stats_block_index(role, lane)};
     c->block = stats_block(&p->stats, c->block_index);
     c->starts = atomic_load_explicit(&c->block->starts, memory_order_relaxed);
+    if (role == ROLE_INGEST)
+        snprintf(c->name, sizeof c->name, "%s", role_name(role));
+    else
+        snprintf(c->name, sizeof c->name, "%s[%u]", role_name(role), lane);
 }
-
-static int lane_of(const struct child *c) { return c->role == ROLE_INGEST ? -1 : (int)c->lane; }
 
 static void state_publish(const struct child *c, enum worker_state state, const char *reason) {
     stats_text_set(&c->block->reason, reason);
@@ -129,7 +131,7 @@ static enum child_state do_spawn(struct child *c, const struct child_context *x)
     int n = plumbing_descriptors(x->plumbing, c->role, c->lane, fds);
     c->pid = spawn_worker(x->program_folder, x->plumbing->config, c->role, c->lane, c->starts, fds, n, &c->pidfd, &err);
     if (c->pid < 0) {
-        log_error("supervisor.spawn_failed", "%s[%d]: %s", role_name(c->role), lane_of(c), err.text);
+        log_error("supervisor.spawn_failed", "%s: %s", c->name, err.text);
         c->pid = 0;
         c->due_ns = now + NS_PER_S;
         return CHILD_BACKOFF;
@@ -170,7 +172,7 @@ static enum child_state do_gone(struct child *c, const struct child_context *x) 
 static enum child_state fail(struct child *c) {
     c->due_ns = 0;
     state_publish(c, STATE_FAILED, c->failure);
-    log_error("supervisor.child_failed", "%s[%d] is given up: %s", role_name(c->role), lane_of(c), c->failure);
+    log_error("supervisor.child_failed", "%s is given up: %s", c->name, c->failure);
     return CHILD_FAILED;
 }
 
@@ -269,8 +271,8 @@ void child_handle(struct child *c, enum child_event event, const struct child_co
     action act = table[c->state][event];
     enum child_state next = act != NULL ? act(c, x) : c->state;
     if (next != c->state)
-        log_debug("supervisor.child", "%s[%d]: %s on %s -> %s", role_name(c->role), lane_of(c),
-                  child_state_name(c->state), child_event_name(event), child_state_name(next));
+        log_debug("supervisor.child", "%s: %s on %s -> %s", c->name, child_state_name(c->state),
+                  child_event_name(event), child_state_name(next));
     c->state = next;
 }
 
@@ -287,12 +289,11 @@ static void obituary(const struct child *c, const struct child_context *x) {
     stats_text_get(&c->block->panic, panic);
     if (c->exit_signal != 0) {
         if (panic[0] != 0) stats_add(x->local, M_supervisor_child_panic, 1);
-        log_warn("supervisor.child_died", "%s[%d] pid %d ended by signal %d (%s)%s%s%s", role_name(c->role), lane_of(c),
-                 (int)c->pid, c->exit_signal, strsignal(c->exit_signal), c->hung ? ", it had stopped responding" : "",
+        log_warn("supervisor.child_died", "%s pid %d ended by signal %d (%s)%s%s%s", c->name, (int)c->pid,
+                 c->exit_signal, strsignal(c->exit_signal), c->hung ? ", it had stopped responding" : "",
                  panic[0] != 0 ? ": " : "", panic);
     } else {
-        log_info("supervisor.child_left", "%s[%d] pid %d left with status %d", role_name(c->role), lane_of(c),
-                 (int)c->pid, c->exit_code);
+        log_info("supervisor.child_left", "%s pid %d left with status %d", c->name, (int)c->pid, c->exit_code);
     }
     stats_text_set(&c->block->panic, "");
 }
@@ -338,9 +339,8 @@ static void heartbeat_look(struct child *c, const struct child_context *x, bool 
     c->hung = true;
     c->burning = cpu_ns(c->pid) - c->cpu_at_heartbeat_ns > silent / BURNING_SHARE;
     stats_add(x->local, M_supervisor_child_hung, 1);
-    log_warn("supervisor.child_hung", "%s[%d] pid %d: no heartbeat for %llu ms%s, killing it", role_name(c->role),
-             lane_of(c), (int)c->pid, (unsigned long long)(silent / NS_PER_MS),
-             c->burning ? " while it uses the processor" : "");
+    log_warn("supervisor.child_hung", "%s pid %d: no heartbeat for %llu ms%s, killing it", c->name, (int)c->pid,
+             (unsigned long long)(silent / NS_PER_MS), c->burning ? " while it uses the processor" : "");
     child_handle(c, EVENT_HUNG, x);
 }
 

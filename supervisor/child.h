@@ -58,6 +58,7 @@ struct child_poison {
 struct child {
     enum role role;
     uint32_t lane;
+    char name[24]; /* in texts: ingest, sink[0] */
     uint32_t block_index;
     struct stats_block *block;
     enum child_state state;

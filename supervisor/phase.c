@@ -58,8 +58,6 @@ static bool ingest_gone(const struct supervisor *s) {
     return s->child[0].state == CHILD_DOWN || s->child[0].state == CHILD_FAILED;
 }
 
-static int lane_of(const struct child *c) { return c->role == ROLE_INGEST ? -1 : (int)c->lane; }
-
 /* The number of the last record that a lane's sink has released. From the statistics, for the rings themselves may be
  * what is broken. */
 static uint64_t lane_released(const struct supervisor *s, uint32_t lane) {
@@ -193,7 +191,7 @@ const char *phase_reload(struct supervisor *s) {
  * everything worked, comes back. */
 static void undo(struct supervisor *s, const struct child *c) {
     char text[sizeof s->reload.text];
-    snprintf(text, sizeof text, "%s[%d] refuses the new configuration: %s", role_name(c->role), lane_of(c), c->failure);
+    snprintf(text, sizeof text, "%s refuses the new configuration: %s", c->name, c->failure);
     log_error("supervisor.reload_undone", "%s; going back to the one before", text);
     stats_add(&s->local, M_supervisor_reload_refuse, 1);
     s->config_next = s->config_before;
@@ -279,7 +277,7 @@ static bool resets_too_many(struct supervisor *s) {
 }
 
 static void ring_broken(struct supervisor *s, const struct child *c) {
-    log_error("supervisor.ring_broken", "%s[%d]: %s", role_name(c->role), lane_of(c), c->failure);
+    log_error("supervisor.ring_broken", "%s: %s", c->name, c->failure);
     if (s->phase == PHASE_DRAINING) { /* on the way to something: what is in the rings is read again afterwards */
         leave(s, EX_TEMPFAIL);
         return;
@@ -294,7 +292,7 @@ static void ring_broken(struct supervisor *s, const struct child *c) {
         return;
     }
     bool undoable = s->reload.undoable;
-    s->broken_lane = lane_of(c);
+    s->broken_lane = c->role == ROLE_INGEST ? -1 : (int)c->lane;
     go_over(s, "making the rings anew");
     s->reload.undoable = undoable;
     s->after = AFTER_RESET;
@@ -307,12 +305,12 @@ static void failure_look(struct supervisor *s) {
     if (c->broken) {
         ring_broken(s, c);
     } else if (s->after == AFTER_RELOAD) { /* draining for it: the new configuration may be what mends this */
-        log_warn("supervisor.reload_undrained", "%s[%d] %s", role_name(c->role), lane_of(c), c->failure);
+        log_warn("supervisor.reload_undrained", "%s %s", c->name, c->failure);
         leave(s, EX_TEMPFAIL);
     } else if (c->refused && s->phase < PHASE_DRAINING && s->reload.undoable && now_ns() < s->reload.undo_until_ns) {
         undo(s, c);
     } else {
-        log_error("supervisor.failed", "stopping: %s[%d] %s", role_name(c->role), lane_of(c), c->failure);
+        log_error("supervisor.failed", "stopping: %s %s", c->name, c->failure);
         reason_show(s, c->failure);
         leave(s, c->refused ? EX_CONFIG : EX_SOFTWARE);
     }
