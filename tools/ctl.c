@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "shm/stats.h"
+#include "shm/stats_render.h"
 #include "tools/command.h"
 
 static const char help[] =
@@ -143,6 +143,22 @@ static void pause_ms(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 100
 
 /* -- commands ---------------------------------------------------------------------------------- */
 
+/* A supervisor in the phase `running` may have workers that are blocked: that is what is asked for. */
+static void state_print(const struct ctl *c, const char *reply) {
+    struct stats s = {0};
+    struct err err = {0};
+    char phase[REPLY_BYTES], text[REPLY_BYTES], reason[STATS_TEXT_BYTES];
+    reply_text(reply, "phase", phase);
+    reply_text(reply, "reason", text);
+    if (strcmp(phase, "running") == 0 && stats_open(&s, c->run_dir, c->name, &err) == 0) {
+        snprintf(phase, sizeof phase, "%s", stats_state(&s, reason));
+        snprintf(text, sizeof text, "%s", reason);
+        stats_close(&s);
+    }
+    printf("%s", phase);
+    if (text[0] != 0) printf(" (%s)", text);
+}
+
 static int run_status(const struct ctl *c) {
     char reply[REPLY_BYTES], text[REPLY_BYTES];
     int status = ask(c, "status\n", reply);
@@ -153,10 +169,12 @@ static int run_status(const struct ctl *c) {
     }
     printf("%s/", reply_text(reply, "name", text));
     printf("%s, pid %llu: ", reply_text(reply, "instance", text), reply_number(reply, "pid"));
-    printf("%s", reply_text(reply, "phase", text));
-    if (reply_text(reply, "reason", text)[0] != 0) printf(" (%s)", text);
-    printf("\nconfiguration %s, %llu lanes\n", reply_text(reply, "file", text), reply_number(reply, "lanes"));
-    if (reply_number(reply, "reload_done") > 0) {
+    state_print(c, reply);
+    unsigned long long lanes = reply_number(reply, "lanes");
+    printf("\nconfiguration %s, %llu lane%s\n", reply_text(reply, "file", text), lanes, lanes == 1 ? "" : "s");
+    if (reply_number(reply, "reload_asked") > reply_number(reply, "reload_done")) {
+        puts("a reload is under way");
+    } else if (reply_number(reply, "reload_done") > 0) {
         printf("last reload: %s", reply_text(reply, "reload_result", text));
         printf(": %s\n", reply_text(reply, "message", text));
     }
@@ -219,12 +237,28 @@ static bool chosen(const struct ctl *c, const struct lost *l) {
            (c->partition == NULL || strtol(c->partition, NULL, 10) == l->partition);
 }
 
-/* The chosen partitions with lost offsets, as the segment under the instance's name shows them now. -1: no segment. */
+static const char *topic_name(const struct stats *s, uint32_t i) {
+    return (const char *)s->header + s->header->topic_at + (size_t)i * TOPIC_BYTES;
+}
+
+static bool topic_known(const struct ctl *c, const struct stats *s) {
+    for (uint32_t i = 0; c->topic != NULL && i < s->header->topic_count; i++)
+        if (strncmp(topic_name(s, i), c->topic, TOPIC_BYTES) == 0) return true;
+    return c->topic == NULL;
+}
+
+/* The chosen partitions with lost offsets, as the segment under the instance's name shows them now. -1: no segment, or
+ * no such topic. */
 static int lost_read(const struct ctl *c, struct lost out[PARTITIONS_MAX], struct err *err) {
     struct stats s = {0};
     if (stats_open(&s, c->run_dir, c->name, err) != 0) return -1;
     uint32_t count = atomic_load_explicit(&s.header->partition_count, memory_order_acquire);
     int n = 0;
+    if (!topic_known(c, &s)) {
+        stats_close(&s);
+        err_set(err, EX_USAGE, "the instance has no topic %s", c->topic);
+        return -1;
+    }
     for (uint32_t i = 0; i < count && i < PARTITIONS_MAX; i++) {
         const struct stats_partition *p = stats_partition(&s, i);
         struct lost *l = &out[n];
@@ -232,7 +266,7 @@ static int lost_read(const struct ctl *c, struct lost out[PARTITIONS_MAX], struc
                            .from = atomic_load_explicit(&p->lost_from, memory_order_acquire),
                            .to = atomic_load_explicit(&p->lost_to, memory_order_acquire)};
         if (p->topic >= s.header->topic_count) continue;
-        memcpy(l->topic, (const char *)s.header + s.header->topic_at + (size_t)p->topic * TOPIC_BYTES, TOPIC_BYTES - 1);
+        memcpy(l->topic, topic_name(&s, p->topic), TOPIC_BYTES - 1);
         if (l->from < l->to && chosen(c, l)) n++;
     }
     stats_close(&s);
@@ -287,6 +321,12 @@ static const struct {
     int (*run)(const struct ctl *c);
 } commands[] = {{"status", run_status}, {"reload", run_reload}, {"stop", run_stop}, {"accept-loss", run_accept}};
 
+static int (*command_named(const char *word))(const struct ctl *c) {
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(word, commands[i].word) == 0) return commands[i].run;
+    return NULL;
+}
+
 struct arguments {
     const char *file, *format, *timeout;
     struct ctl ctl;
@@ -315,6 +355,8 @@ static int arguments_check(const struct arguments *a, const char *word) {
 }
 
 static int find_and_run(struct arguments *a, const char *word) {
+    int (*run)(const struct ctl *c) = command_named(word);
+    if (run == NULL) return command_misuse("ctl", "unknown command %s: status, reload, stop or accept-loss", word);
     int status = arguments_check(a, word);
     if (status != EX_OK) return status;
     if (a->ctl.name == NULL) {
@@ -325,9 +367,7 @@ static int find_and_run(struct arguments *a, const char *word) {
     }
     if (a->ctl.run_dir == NULL) a->ctl.run_dir = "/run/millrace";
     a->ctl.json = a->format != NULL && strcmp(a->format, "json") == 0;
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(word, commands[i].word) == 0) return commands[i].run(&a->ctl);
-    return command_misuse("ctl", "unknown command %s: status, reload, stop or accept-loss", word);
+    return run(&a->ctl);
 }
 
 int command_ctl(int argc, char **argv) {

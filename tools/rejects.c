@@ -289,9 +289,10 @@ int command_rejects(int argc, char **argv) {
         case 'h': fputs(help, stdout); return EX_OK;
         default: return command_misuse("rejects", "unknown option or missing argument: %s", argv[optind - 1]);
         }
-    const char *what = argc - optind == 1 ? argv[optind] : "";
+    const char *what = optind < argc ? argv[optind] : "";
     wanted.export = strcmp(what, "export") == 0;
     if (!wanted.export && strcmp(what, "list") != 0) return command_misuse("rejects", "say `list` or `export`");
+    if (optind + 1 < argc) return command_misuse("rejects", "unexpected argument %s", argv[optind + 1]);
     if (wanted.reveal && !wanted.export) return command_misuse("rejects", "--reveal goes with export");
     if (wanted.export) wanted.json = false; /* it is JSON anyway */
     const struct config *config = command_config(file, &status);

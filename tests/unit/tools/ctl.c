@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "shm/stats.h"
 #include "tests/unit/tools/command.h"
@@ -175,6 +176,28 @@ Test(ctl, accept_loss_asks_for_nothing_when_nothing_is_lost) {
     cr_assert_str_eq(asked(), "status\n");
 }
 
+Test(ctl, accept_loss_of_an_unknown_topic_is_told) {
+    lose(1, 10, 25);
+    cr_assert_eq(CTL("accept-loss", "--topic", "T"), EX_USAGE);
+    cr_assert_not_null(strstr(done.err, "no topic T"));
+}
+
+Test(ctl, status_shows_the_state_and_that_a_reload_is_under_way) {
+    lose(1, 10, 25);
+    struct stats_block *whole = stats_block(&segment, 0), *sink = stats_block(&segment, 3);
+    whole->pid = (uint32_t)getpid();
+    whole->heartbeat_ns = clock_ns(&clock_real);
+    whole->state = STATE_RUNNING;
+    for (uint32_t i = 1; i < segment.header->block_count; i++) stats_block(&segment, i)->state = STATE_RUNNING;
+    sink->state = STATE_BLOCKED;
+    stats_text_set(&sink->reason, "OOM");
+    SERVE("{\"ok\":true,\"name\":\"cards\",\"instance\":\"n1\",\"phase\":\"running\",\"reason\":\"\",\"pid\":7,"
+          "\"lanes\":1,\"file\":\"/m.yaml\",\"reload_asked\":2,\"reload_done\":1,\"reload_result\":\"refused\"}\n");
+    cr_assert_eq(CTL("status"), 0, "%s", done.err);
+    cr_assert_str_eq(done.out, "cards/n1, pid 7: blocked (OOM)\nconfiguration /m.yaml, 1 lane\n"
+                               "a reload is under way\n");
+}
+
 Test(ctl, accept_loss_that_is_refused_is_told) {
     lose(1, 10, 25);
     SERVE("{\"ok\":false,\"message\":\"the instance is not running\"}\n");
@@ -186,6 +209,8 @@ Test(ctl, accept_loss_that_is_refused_is_told) {
 
 Test(ctl, refuses_arguments_that_mean_nothing) {
     cr_assert_eq(CTL("frobnicate"), EX_USAGE);
+    cr_assert_eq(run_command(command_ctl, (char *[]){"ctl", "frobnicate", NULL}), EX_USAGE);
+    cr_assert_not_null(strstr(done.err, "unknown command frobnicate"), "the file is not looked for: %s", done.err);
     cr_assert_eq(CTL("status", "reload"), EX_USAGE);
     cr_assert_eq(CTL("status", "--wait"), EX_USAGE);
     cr_assert_eq(CTL("status", "--topic", "t"), EX_USAGE);

@@ -202,5 +202,7 @@ Test(rejects, explains_itself) {
     cr_assert_eq(run_command(command_rejects, (char *[]){"rejects", NULL}), EX_USAGE);
     cr_assert_eq(RUN(command_rejects, "frob"), EX_USAGE);
     cr_assert_eq(RUN(command_rejects, "list", "--reveal"), EX_USAGE);
+    cr_assert_eq(RUN(command_rejects, "export", "some-id"), EX_USAGE);
+    cr_assert_not_null(strstr(done.err, "unexpected argument some-id"), "%s", done.err);
     cr_assert_eq(RUN(command_rejects, "list", "--frob"), EX_USAGE);
 }
