@@ -234,9 +234,9 @@ void stats_render_markdown(FILE *out) {
           "\n"
           "Every name begins with `millrace_`, and every sample has the labels `name` and `instance_name`; those of\n"
           "a process have `role`, and `lane` where there are several of it, those of a partition `topic` and\n"
-          "`partition`. Counters go on when a worker is replaced and begin anew with the supervisor. In JSON the\n"
-          "names are `<role>_<name>` without unit and `_total`, times are in seconds, and `metrics` holds the sums\n"
-          "over all lanes.\n"
+          "`partition`. Counters go on when a worker is replaced, and over a reload; they begin anew with the\n"
+          "supervisor. In JSON the names are `<role>_<name>` without unit and `_total`, times are in seconds, and\n"
+          "`metrics` holds the sums over all lanes.\n"
           "\n"
           "| Prometheus | Type | Meaning |\n"
           "|---|---|---|\n",
