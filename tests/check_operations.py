@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Holds docs/operations.md against the sources: every log event and every state has its row there, and no other has;
-and the metrics it names exist.
+the levels of the events are those of the calls that log them; and the metrics it names exist.
 
 An event is a string `component.what_happened` in a product folder, `component` being the folder's name (`worker` in
 shm, which all workers share). Prints each offence; exit 1 when there is one."""
@@ -14,6 +14,10 @@ COMPONENTS = {"supervisor": ["supervisor"], "ingest": ["ingest"], "transform": [
               "shm": ["worker"], "base": [], "tools": []}
 LOGGED = re.compile(r'(?:log_(?:error|warn|info|debug)(?:_at)?\(|LOG_LINE\(LOG_\w+,|worker_(?:fail|broken)\([^,"]+,)'
                     r'\s*"([^"]*)"')
+
+
+LEVELLED = re.compile(r'(?:log_(error|warn|info|debug)(?:_at)?\(|LOG_LINE\(LOG_(ERROR|WARN|INFO|DEBUG),|'
+                      r'(worker_(?:fail|broken))\([^,"]+,)\s*(?:&?\w+,\s*)?"([a-z]+\.[a-z0-9_]+)"')
 
 
 def sources(folder):
@@ -49,6 +53,26 @@ def rows(page, heading):
     return re.findall(r"(?m)^\| `([^`]+)` \|", section[1]) if section else []
 
 
+def levels():
+    """{event: the levels it is logged at, where the call itself says it}"""
+    found = {}
+    for folder in COMPONENTS:
+        for _, text in sources(folder):
+            for call, line, fatal, event in LEVELLED.findall(text):
+                found.setdefault(event, set()).add("error" if fatal else (call or line.lower()))
+    return found
+
+
+def compare_levels(page):
+    said = dict(re.findall(r"(?m)^\| `([a-z]+\.[a-z0-9_]+)` \| ([a-z, ]+) \|", page))
+    logged = levels()
+    if len(logged) < 50:
+        yield f"the levels of only {len(logged)} events were found: is this script out of date?"
+    for event in sorted(set(said) & set(logged)):
+        if not logged[event] <= set(said[event].split(", ")):
+            yield f"event {event} is logged as {', '.join(sorted(logged[event]))}, its row says {said[event]}"
+
+
 def compare(what, wanted, there):
     out = [f"{what} {name} has no row" for name in sorted(set(wanted) - set(there))]
     out += [f"{what} {name} has a row and is nowhere in the sources" for name in sorted(set(there) - set(wanted))]
@@ -63,6 +87,7 @@ def main():
         offences.append(f"only {len(found)} events and {len(states())} states were found: is this script out of date?")
     offences += compare("event", found, rows(page, "## Log events"))
     offences += compare("state", states(), rows(page, "## States"))
+    offences += compare_levels(page)
     metrics = set(re.findall(r"`(millrace_[a-z0-9_]+)`", (ROOT / "docs/metrics.md").read_text(encoding="utf-8")))
     named = set(re.findall(r"\bmillrace_[a-z0-9_]+", page))
     offences += [f"there is no metric {name}" for name in sorted(named - metrics)
