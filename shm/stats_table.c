@@ -137,6 +137,7 @@ static void troubles_put(const struct stats *s, FILE *out) {
     } troubles[] = {
         {"supervisor", "child_died", "worker deaths"},
         {"supervisor", "child_hung", "workers hung"},
+        {"supervisor", "ring_reset", "times broken rings made anew"},
         {"supervisor", "record_poison", "poisonous records"},
         {"transform", "record_reject", "records rejected"},
         {"ingest", "commit_fail", "failed commits"},
@@ -145,6 +146,8 @@ static void troubles_put(const struct stats *s, FILE *out) {
         {"sink", "redis_error_reply", "error replies of Redis"},
         {"sink", "record_resent", "records sent again"},
         {"sink", "mark_mismatch", "marks that differ"},
+        {"sink", "write_lost", "writes that Redis lost, written again"},
+        {"ingest", "offset_lost", "offsets accepted as lost"},
     };
     char number[GROUPED_BYTES];
     const char *lead = "\nsince start: ";

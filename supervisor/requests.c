@@ -59,7 +59,7 @@ static void stop(struct supervisor *s, char **word, int words, struct control_re
     (void)word;
     (void)words;
     phase_stop(s);
-    simple(r, true, "stopping");
+    simple(r, true, "stopping: what has been read is applied and committed first");
 }
 
 /* 0, or -1 when the text is not a partition. */

@@ -336,6 +336,7 @@ Test(stats, prometheus_histogram_is_cumulative, .init = instance_make, .fini = i
 Test(stats, table_fits_eighty_columns_and_says_what_matters, .init = instance_make, .fini = instance_drop) {
     block_set(ROLE_SINK, 1, STATE_BLOCKED, "redis lost writes");
     count(ROLE_SUPERVISOR, 0, M_supervisor_child_died, 12345);
+    count(ROLE_SINK, 1, M_sink_write_lost, 2000);
     const char *text = rendered(stats_render_table);
     for (const char *p = text, *end; (end = strchr(p, '\n')) != NULL; p = end + 1)
         cr_expect(end - p <= 80, "%td columns: %.*s", end - p, (int)(end - p), p);
@@ -344,7 +345,8 @@ Test(stats, table_fits_eighty_columns_and_says_what_matters, .init = instance_ma
                                         "^1 +2,000,000 +990 +980 +1,999,020$",
                                         "^cards\\.bulk +1 +50  50 in 0$",
                                         "^cards\\.change +1 +- *$",
-                                        "since start: 12,345 worker deaths$"};
+                                        "since start: 12,345 worker deaths,$",
+                                        "^ +2,000 writes that Redis lost, written again$"};
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
         cr_expect(matches(text, lines[i]), "%s\n%s", lines[i], text);
 }
