@@ -17,7 +17,7 @@
 #include "shm/twin.h"
 
 #define LEDGER_MAGIC 0x726567646c6c696dULL
-enum { LEDGER_VERSION = 3, CLUSTER_BYTES = 64 };
+enum { LEDGER_VERSION = 4, CLUSTER_BYTES = 64 };
 
 enum ledger_flags {
     LEDGER_ASSIGNED = 1 << 0,    /* this instance reads the partition now */
@@ -66,9 +66,12 @@ struct ledger_sink_slot {       /* ABI: written by the lane's sink only */
     _Atomic uint64_t lost_before; /* refed's count at that moment */
     struct twin refed;            /* {next offset, count}: earlier records of a rewound epoch are counted; lost writes
                                      that were written again, in all */
-    uint64_t reserved[4];
+    struct twin seen;             /* {next offset, ms}: what the mark found when the epoch was established says of the
+                                     last record it covers, its offset + 1 (0: nothing) and its Kafka timestamp; stored
+                                     before `released` names that epoch */
+    uint64_t reserved[6];
 };
-static_assert(sizeof(struct ledger_sink_slot) == 192, "ledger ABI");
+static_assert(sizeof(struct ledger_sink_slot) == 256, "ledger ABI");
 
 struct ledger_sink { /* ABI */
     _Atomic uint64_t magic;

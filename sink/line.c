@@ -250,7 +250,9 @@ static void encode_batch(struct line *l) {
         if (item->epoch == 0) continue;
         const struct ledger_sink_slot *s = &l->ledger->slot[item->slot];
         bool refed = lost_open(s) && item->kind != ITEM_MARKER && lost_refeeds(s, item->next);
-        flight_touch(&l->flight, item->slot, (struct mark){item->next, item->epoch, false}, refed);
+        int64_t timestamp_ms = in->sample[item->number & in->sample_mask].timestamp_ms;
+        flight_touch(&l->flight, item->slot, marks_of(&l->marks, item->slot, item->next, item->epoch, timestamp_ms),
+                     refed);
     }
     flight_end(&l->flight, last->number, last->end);
     encode_marks(l, b);
@@ -459,9 +461,11 @@ static void answer_old(struct line *l, uint32_t touch) {
     }
 }
 
-/* Writes the mark at the floor, a first one only if nobody else was faster, and reads it again. */
-static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict) {
-    struct mark mark = {.next = marks_floor(&l->marks, slot), .epoch = epoch_of(l, slot)};
+/* Writes the mark at the floor, a first one only if nobody else was faster, and reads it again. A rewind does not
+ * change what the topic is known by. */
+static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict, struct mark found) {
+    struct mark mark = {
+        .next = marks_floor(&l->marks, slot), .epoch = epoch_of(l, slot), .seen = found.seen, .seen_ms = found.seen_ms};
     struct log_at at = at_slot(l, slot, mark.next);
     if (verdict == MARK_TRUST)
         log_warn_at("sink.mark_trusted", &at,
@@ -489,7 +493,7 @@ static void answer_mark(struct line *l, uint32_t slot) {
     case MARK_OTHER: mark_other(l, slot, known, found); break;
     case MARK_CREATE:
     case MARK_TRUST:
-    case MARK_SET: mark_create(l, slot, verdict); break;
+    case MARK_SET: mark_create(l, slot, verdict, found); break;
     case MARK_LOST: mark_lost(l, slot, found); break;
     default: mark_bad(l, slot, verdict); break;
     }

@@ -36,23 +36,44 @@ size_t mark_text(char out[MARK_TEXT_BYTES], struct mark mark, const char *instan
     n += append(out + n, instance);
     out[n++] = ' ';
     n += append(out + n, cluster[0] != 0 ? cluster : "-");
+    out[n++] = ' ';
+    if (mark.seen > 0) {
+        n += encode_digits(out + n, (uint64_t)mark.seen - 1);
+        out[n++] = ':';
+        n += encode_digits(out + n, (uint64_t)mark.seen_ms);
+    } else {
+        out[n++] = '-';
+    }
     out[n] = 0;
     return n;
 }
 
-/* A decimal number followed by a space. Returns what is behind it, or NULL. */
-static const char *number_read(const char *at, uint64_t max, uint64_t *out) {
+/* A decimal number followed by `behind`, which is passed over unless it is the end. Returns the place, or NULL. */
+static const char *number_read(const char *at, uint64_t max, char behind, uint64_t *out) {
     char *end;
     if (*at < '0' || *at > '9') return NULL;
     errno = 0;
     *out = strtoull(at, &end, 10);
-    return errno == 0 && *out <= max && *end == ' ' ? end + 1 : NULL;
+    return errno == 0 && *out <= max && *end == behind ? end + (behind != 0) : NULL;
+}
+
+/* Takes the last word off `CLUSTER SEEN:MS` or `CLUSTER -`. A cluster alone is the text of an older build. */
+static void seen_take(char *cluster, struct mark *out) {
+    char *last = strrchr(cluster, ' ');
+    uint64_t offset = 0, ms = 0;
+    if (last == NULL) return;
+    const char *at = number_read(last + 1, LEDGER_LOST_OFFSET - 1, ':', &offset);
+    bool pair = at != NULL && number_read(at, LEDGER_LOST_OFFSET, 0, &ms) != NULL;
+    if (!pair && strcmp(last + 1, "-") != 0) return;
+    *last = 0;
+    if (!pair) return;
+    out->seen = (int64_t)offset + 1;
+    out->seen_ms = (int64_t)ms;
 }
 
 /* `INSTANCE CLUSTER`, where an instance has no space. NULL: there is no cluster, and there should be one. */
-static const char *cluster_read(const char *at, uint64_t version) {
-    const char *space = strchr(at, ' ');
-    if (version == 1) return "-";
+static char *cluster_read(char *at) {
+    char *space = strchr(at, ' ');
     return space != NULL && space != at && space[1] != 0 ? space + 1 : NULL;
 }
 
@@ -62,13 +83,16 @@ int mark_parse(const char *text, size_t len, const char *cluster, struct mark *o
     if (len >= sizeof copy || memchr(text, 0, len) != NULL) return -1;
     memcpy(copy, text, len);
     copy[len] = 0;
-    const char *at = number_read(copy, 2, &version), *from;
-    if (at == NULL || version == 0 || (at = number_read(at, LEDGER_LOST_OFFSET, &next)) == NULL ||
-        (at = number_read(at, UINT32_MAX, &epoch)) == NULL || *at == 0 || (from = cluster_read(at, version)) == NULL)
+    const char *at = number_read(copy, 2, ' ', &version);
+    if (at == NULL || version == 0 || (at = number_read(at, LEDGER_LOST_OFFSET, ' ', &next)) == NULL ||
+        (at = number_read(at, UINT32_MAX, ' ', &epoch)) == NULL || *at == 0)
         return -1;
-    bool known = cluster[0] != 0 && strcmp(from, "-") != 0;
-    *out =
-        (struct mark){.next = (int64_t)next, .epoch = (uint32_t)epoch, .foreign = known && strcmp(from, cluster) != 0};
+    *out = (struct mark){.next = (int64_t)next, .epoch = (uint32_t)epoch};
+    if (version == 1) return 0;
+    char *from = cluster_read(copy + (at - copy));
+    if (from == NULL) return -1;
+    seen_take(from, out);
+    out->foreign = cluster[0] != 0 && strcmp(from, "-") != 0 && strcmp(from, cluster) != 0;
     return 0;
 }
 
@@ -107,6 +131,15 @@ int64_t marks_floor(const struct marks *m, uint32_t slot) {
     return atomic_load_explicit(&m->plan->slot[slot].start, memory_order_acquire);
 }
 
+struct mark marks_of(struct marks *m, uint32_t slot, int64_t next, uint32_t epoch, int64_t timestamp_ms) {
+    struct marks_slot *s = &m->slot[slot];
+    if (timestamp_ms >= 0 && (uint64_t)timestamp_ms <= LEDGER_LOST_OFFSET) {
+        s->seen_next = next;
+        s->seen_ms = timestamp_ms;
+    }
+    return (struct mark){.next = next, .epoch = epoch, .seen = s->seen_next, .seen_ms = s->seen_ms};
+}
+
 /* No mark. Where this instance has had anything acknowledged, or has seen the mark, Redis has lost it. */
 static enum mark_verdict judge_nil(const struct marks *m, uint32_t slot) {
     uint64_t epoch, next;
@@ -127,10 +160,12 @@ static enum mark_verdict judge_against(struct mark found, struct mark expected) 
 
 /* An epoch that began by a rewind. Redis has to be no worse than it was when the loss was noted: it may have lost more
  * since, and that would be covered up. */
-static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, const struct mark *found) {
+static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, struct mark *found) {
     uint64_t noted, what;
     int64_t start = marks_floor(m, slot);
-    if (found->next == start && !found->foreign) return MARK_GOOD; /* written by us already, or as good */
+    bool other = found->seen > 0 && (found->foreign || assigned(m, slot, LEDGER_FIRST_START));
+    if (other) found->seen = found->seen_ms = 0;
+    if (found->next == start && !found->foreign && !other) return MARK_GOOD; /* written by us already, or as good */
     twin_load(&m->ledger->slot[slot].lost, &noted, &what);
     if (noted == 0 && found->next < 0) { /* noted by an instance before this one: its ingest says so in the commit */
         int64_t origin = atomic_load_explicit(&m->plan->slot[slot].origin, memory_order_acquire);
@@ -164,7 +199,8 @@ static int reply_mark(const struct marks *m, const struct resp_reply *reply, str
 
 /* Redis is known to have everything before the start of the epoch: that much is released, so that ingest may commit it
  * (a first start), and an idle partition does not look as if nothing were known of it. */
-static void establish(struct marks *m, uint32_t slot, uint32_t epoch) {
+static void establish(struct marks *m, uint32_t slot, uint32_t epoch, const struct mark *found) {
+    twin_store(&m->ledger->slot[slot].seen, (uint64_t)found->seen, (uint64_t)found->seen_ms);
     int64_t start = atomic_load_explicit(&m->plan->slot[slot].start, memory_order_acquire);
     twin_store(&m->ledger->slot[slot].released, epoch, (uint64_t)start);
 }
@@ -187,7 +223,9 @@ enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct 
     s->known = *found;
     s->checked_epoch = epoch;
     s->seen = true;
-    if (released != epoch) establish(m, slot, epoch);
+    s->seen_next = found->seen;
+    s->seen_ms = found->seen_ms;
+    if (released != epoch) establish(m, slot, epoch, found);
     lost_answered(&m->ledger->slot[slot]);
     return verdict;
 }

@@ -10,8 +10,8 @@
 
 #include "shm/workspace.h"
 
-Test(ledger, layout_is_what_version_3_says) {
-    cr_assert_eq(LEDGER_VERSION, 3);
+Test(ledger, layout_is_what_version_4_says) {
+    cr_assert_eq(LEDGER_VERSION, 4);
     cr_assert_eq(offsetof(struct ledger_ingest, version), 8);
     cr_assert_eq(offsetof(struct ledger_ingest, count), 12);
     cr_assert_eq(offsetof(struct ledger_ingest, lease_until_ns), 16);
@@ -30,6 +30,7 @@ Test(ledger, layout_is_what_version_3_says) {
     cr_assert_eq(offsetof(struct ledger_sink_slot, lost_next), 96);
     cr_assert_eq(offsetof(struct ledger_sink_slot, lost_before), 104);
     cr_assert_eq(offsetof(struct ledger_sink_slot, refed), 112);
+    cr_assert_eq(offsetof(struct ledger_sink_slot, seen), 160);
 }
 
 Test(ledger, a_new_ledger_knows_no_partition_and_no_commit) {

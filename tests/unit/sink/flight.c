@@ -46,9 +46,9 @@ Test(flight, batch_with_answers_to_come_cannot_be_popped, .signal = SIGABRT) {
 
 Test(flight, touches_of_a_batch_are_one_per_partition_with_the_last_offset) {
     struct batch *b = flight_begin(&f, 1);
-    flight_touch(&f, 5, (struct mark){10, 1, false}, true);
-    flight_touch(&f, 9, (struct mark){70, 1, false}, false);
-    flight_touch(&f, 5, (struct mark){11, 1, false}, true);
+    flight_touch(&f, 5, (struct mark){10, 1, false, 0, 0}, true);
+    flight_touch(&f, 9, (struct mark){70, 1, false, 0, 0}, false);
+    flight_touch(&f, 5, (struct mark){11, 1, false, 0, 0}, true);
     flight_end(&f, 3, 300);
     cr_assert_eq(b->touch_count, 2);
     cr_assert_eq(flight_touch_at(&f, b, 0)->mark.next, 11);
@@ -56,7 +56,7 @@ Test(flight, touches_of_a_batch_are_one_per_partition_with_the_last_offset) {
     cr_assert_eq(flight_touch_at(&f, b, 1)->slot, 9);
     cr_assert_eq(flight_touch_at(&f, b, 1)->refed, 0);
     b = flight_begin(&f, 4);
-    flight_touch(&f, 5, (struct mark){12, 1, false}, false);
+    flight_touch(&f, 5, (struct mark){12, 1, false, 0, 0}, false);
     flight_end(&f, 4, 400);
     cr_assert_eq(b->touch_count, 1, "the next batch has touches of its own");
     cr_assert_eq(flight_touch_at(&f, flight_oldest(&f), 0)->mark.next, 11);
@@ -65,7 +65,7 @@ Test(flight, touches_of_a_batch_are_one_per_partition_with_the_last_offset) {
 Test(flight, touch_in_one_place_of_the_queue_is_not_taken_for_one_before_a_clear) {
     for (int i = 0; i < 100; i++) {
         struct batch *b = flight_begin(&f, 1);
-        flight_touch(&f, 5, (struct mark){i, 1, false}, false);
+        flight_touch(&f, 5, (struct mark){i, 1, false, 0, 0}, false);
         cr_assert_eq(b->touch_count, 1);
         flight_end(&f, 1, 100);
         flight_clear(&f);

@@ -445,7 +445,7 @@ Test(forget, offsets_that_kafka_no_longer_has_are_the_operators_business) {
     part[0].origin = 7;
     hold = false;
     PLAY_UNTIL(10000, settled());
-    redis_is(&redis, "2 10 2 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 10 2 i1 -", RIG_MARK(0));
     cr_assert_eq(rig_count(&rig, M_sink_write_lost), writes(7, 10) + 2 * writes(0, 10));
 }
 
@@ -467,7 +467,7 @@ Test(forget, mark_behind_the_committed_offset_at_takeover_is_a_loss) {
     PLAY_UNTIL(5000, settled() && part[0].rewinds == 1);
     cr_assert(part[1].rewinds == 0 && part[2].rewinds == 0);
     cr_assert_eq(rig_count(&rig, M_sink_write_lost), writes(999, 1000));
-    redis_is(&redis, "2 1000 2 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 1000 2 i1 -", RIG_MARK(0));
     redis_is(&redis, "1 1000 3 i2", "GET " RIG_MARK(1));
 }
 
@@ -484,7 +484,7 @@ Test(forget, commits_without_marks_are_trusted_when_the_operator_says_so) {
     begin_at_commit(1000);
     rig.config.redis.when_marks_missing = MARKS_MISSING_TRUST_KAFKA;
     play(1);
-    redis_is(&redis, "2 1001 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 1001 1 i1 -", RIG_MARK(0));
     cr_assert_eq(lost_in_all(), 0);
 }
 
@@ -508,7 +508,7 @@ Test(forget, mark_of_another_cluster_waits_for_the_operator_and_is_taken_over) {
     cr_assert_eq(what, LEDGER_LOST_OTHER | 500);
     epoch_begin(0, 100, LEDGER_REWOUND); /* accepted */
     play(1);
-    redis_is(&redis, "2 101 2 i1 here", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 101 2 i1 here", RIG_MARK(0));
 }
 
 Test(forget, key_of_a_mark_that_holds_something_else_stops_the_lane) {
@@ -529,7 +529,7 @@ Test(forget, mark_ahead_of_the_ledger_is_what_a_crash_leaves) {
     mark_back(1, 500);
     crash();
     play(20);
-    redis_is(&redis, "2 40 1 i1 -", "GET " RIG_MARK(1));
+    mark_is(&redis, "2 40 1 i1 -", RIG_MARK(1));
     cr_assert_eq(rig_count(&rig, M_sink_loss_found), 0);
 }
 
@@ -562,14 +562,14 @@ static void lease_ms(int64_t ms) {
 Test(forget, nothing_is_written_without_the_lease_but_marks_are_made) {
     atomic_store(&rig.plan->lease_until_ns, 0);
     PLAY_UNTIL(2000, rig_state(&rig) == STATE_RUNNING);
-    redis_is(&redis, "2 0 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 0 1 i1 -", RIG_MARK(0));
     for (uint32_t p = 0; p < PARTITIONS; p++) part[p].end = 30;
     for (int i = 0; i < 50; i++) PLAY_UNTIL(100, rig_step(&rig) != STEP_FAILED);
     cr_assert_eq(rig_state(&rig), STATE_RUNNING, "the first lease may take a moment");
     PLAY_UNTIL(4000, rig_blocked_on(&rig, "has not confirmed this instance"));
     rig_for(&rig, 300);
     redis_is(&redis, "3", "DBSIZE");
-    redis_is(&redis, "2 0 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 0 1 i1 -", RIG_MARK(0));
     cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1, "a connection that carries nothing is kept");
     cr_assert_eq(rig_count(&rig, M_sink_lease_expire), 1);
     lease_ms(60000);
@@ -620,5 +620,5 @@ Test(forget, what_was_read_under_an_earlier_epoch_leaves_the_ring_without_a_leas
         atomic_store(&rig.plan->slot[p].epoch, 2);
     }
     RIG_UNTIL(&rig, 3000, rig_done(&rig));
-    redis_is(&redis, "2 20 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 20 1 i1 -", RIG_MARK(0));
 }

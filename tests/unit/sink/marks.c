@@ -39,11 +39,14 @@ Test(marks, key_and_text_have_their_documented_form) {
     size_t n = mark_key(key, "millrace-cards", "cards.bulk", 12);
     cr_assert_str_eq(key, "millrace:mark:millrace-cards:cards.bulk:12");
     cr_assert_eq(n, strlen(key));
-    n = mark_text(text, (struct mark){48213, UINT32_MAX, false}, "node1", "iXF8Yq");
-    cr_assert_str_eq(text, "2 48213 4294967295 node1 iXF8Yq");
+    n = mark_text(text, (struct mark){48213, UINT32_MAX, false, 0, 0}, "node1", "iXF8Yq");
+    cr_assert_str_eq(text, "2 48213 4294967295 node1 iXF8Yq -");
     cr_assert_eq(n, strlen(text));
-    mark_text(text, (struct mark){0, 1, false}, "node1", "");
-    cr_assert_str_eq(text, "2 0 1 node1 -");
+    n = mark_text(text, (struct mark){48213, 3, false, 48212, 1700000000123}, "node1", "iXF8Yq");
+    cr_assert_str_eq(text, "2 48213 3 node1 iXF8Yq 48211:1700000000123");
+    cr_assert_eq(n, strlen(text));
+    mark_text(text, (struct mark){0, 1, false, 0, 0}, "node1", "");
+    cr_assert_str_eq(text, "2 0 1 node1 - -");
 }
 
 Test(marks, longest_names_fit) {
@@ -57,11 +60,13 @@ Test(marks, longest_names_fit) {
     group[sizeof group - 1] = topic[sizeof topic - 1] = instance[sizeof instance - 1] = 0;
     cluster[sizeof cluster - 1] = 0;
     cr_assert_lt(mark_key(key, group, topic, INT32_MAX), sizeof key);
-    size_t n = mark_text(text, (struct mark){LEDGER_LOST_OFFSET, UINT32_MAX, false}, instance, cluster);
+    struct mark longest = {LEDGER_LOST_OFFSET, UINT32_MAX, false, LEDGER_LOST_OFFSET, LEDGER_LOST_OFFSET};
+    size_t n = mark_text(text, longest, instance, cluster);
     cr_assert_lt(n, sizeof text);
     cr_assert_lt(n, RESP_TEXT_BYTES, "what is read back is whole");
     cr_assert_eq(mark_parse(text, n, cluster, &mark), 0);
     cr_assert(mark.next == LEDGER_LOST_OFFSET && mark.epoch == UINT32_MAX && !mark.foreign);
+    cr_assert(mark.seen == LEDGER_LOST_OFFSET && mark.seen_ms == LEDGER_LOST_OFFSET);
 }
 
 Test(marks, text_is_read_back_and_everything_else_refused) {
@@ -90,6 +95,34 @@ Test(marks, text_is_read_back_and_everything_else_refused) {
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         cr_assert_eq(mark_parse(bad[i], strlen(bad[i]), "c", &mark), -1, "%s", bad[i]);
     cr_assert_eq(mark_parse("1 4\0002 7 n", 11, "c", &mark), -1);
+}
+
+Test(marks, last_record_is_read_back_from_texts_of_any_age) {
+    static const struct {
+        const char *text;
+        int64_t seen, ms;
+        bool foreign;
+    } row[] = {{"2 4 7 n c 3:1700000000123", 4, 1700000000123, false},
+               {"2 4 7 n c 0:0", 1, 0, false},
+               {"2 4 7 n c -", 0, 0, false},
+               {"2 4 7 n c", 0, 0, false},
+               {"2 4 7 n - 3:5", 4, 5, false},
+               {"2 4 7 n - -", 0, 0, false},
+               {"2 4 7 n -", 0, 0, false},
+               {"2 4 7 n d 3:5", 4, 5, true},
+               {"2 4 7 n c e 3:5", 4, 5, true},
+               {"2 4 7 n 3:5", 0, 0, true}, /* a cluster of that name */
+               {"2 4 7 n c 3:5x", 0, 0, true},
+               {"2 4 7 n c 3:", 0, 0, true},
+               {"2 4 7 n c :5", 0, 0, true},
+               {"1 4 7 n", 0, 0, false}};
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        struct mark mark;
+        cr_assert_eq(mark_parse(row[i].text, strlen(row[i].text), "c", &mark), 0, "%s", row[i].text);
+        cr_assert(mark.seen == row[i].seen && mark.seen_ms == row[i].ms, "%s: %lld:%lld", row[i].text,
+                  (long long)mark.seen, (long long)mark.seen_ms);
+        cr_assert_eq(mark.foreign, row[i].foreign, "%s", row[i].text);
+    }
 }
 
 Test(marks, cluster_is_another_one_only_when_both_are_known) {
@@ -134,7 +167,7 @@ Test(marks, at_first_sight_a_mark_is_compared_with_the_floor) {
 
 Test(marks, later_a_mark_is_compared_with_what_was_written) {
     read_as("1 100 7 i");
-    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){150, 7, false}, answer("1 100 7 i"), &found), MARK_GOOD);
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){150, 7, false, 0, 0}, answer("1 100 7 i"), &found), MARK_GOOD);
     cr_assert_eq(read_as("2 150 7 i -"), MARK_GOOD);
     cr_assert_eq(read_as("2 150 9 i -"), MARK_OTHER);
     cr_assert_eq(read_as("2 151 9 i -"), MARK_OTHER);
@@ -189,13 +222,14 @@ Test(marks, mark_of_another_cluster_is_a_loss_in_any_epoch) {
     cr_assert_eq(read_as("2 700 3 i there"), MARK_LOST, "later, too");
     marks_forget(&m);
     cr_assert_eq(read_as("2 700 3 i there"), MARK_LOST, "and on a new connection");
-    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){510, 7, false}, answer("2 500 3 i there"), &found), MARK_LOST);
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){510, 7, false, 0, 0}, answer("2 500 3 i there"), &found),
+                 MARK_LOST);
 }
 
 Test(marks, word_of_a_loss_says_what_is_left) {
-    cr_assert_eq(marks_lost_word((struct mark){-1, 0, false}), LEDGER_LOST_ALL);
-    cr_assert_eq(marks_lost_word((struct mark){42, 7, false}), 42);
-    cr_assert_eq(marks_lost_word((struct mark){42, 7, true}), 42 | LEDGER_LOST_OTHER);
+    cr_assert_eq(marks_lost_word((struct mark){-1, 0, false, 0, 0}), LEDGER_LOST_ALL);
+    cr_assert_eq(marks_lost_word((struct mark){42, 7, false, 0, 0}), 42);
+    cr_assert_eq(marks_lost_word((struct mark){42, 7, true, 0, 0}), 42 | LEDGER_LOST_OTHER);
 }
 
 /* -- after a loss ------------------------------------------------------------------------------ */
@@ -281,7 +315,7 @@ Test(marks, loss_of_an_earlier_epoch_that_no_rewind_answered_still_holds) {
 }
 
 Test(marks, old_mark_of_a_batch_is_compared_with_what_was_there_last) {
-    struct mark wrote = {120, 7, false}, next = {130, 7, false};
+    struct mark wrote = {120, 7, false, 0, 0}, next = {130, 7, false, 0, 0};
     read_as("1 110 7 i");
     cr_assert_eq(marks_judge_old(&m, 3, wrote, answer("1 110 7 i"), &found), MARK_GOOD);
     cr_assert_eq(marks_judge_old(&m, 3, next, answer("2 119 7 i -"), &found), MARK_LOST);
@@ -301,6 +335,58 @@ Test(marks, old_mark_of_a_batch_is_compared_with_what_was_there_last) {
 Test(marks, batch_that_redis_refused_has_replaced_no_mark) {
     read_as("1 110 7 i");
     /* The batch up to 120 was refused with its mark; the next one, up to 130, was not. */
-    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){130, 7, false}, answer("1 110 7 i"), &found), MARK_GOOD);
+    cr_assert_eq(marks_judge_old(&m, 3, (struct mark){130, 7, false, 0, 0}, answer("1 110 7 i"), &found), MARK_GOOD);
     cr_assert_eq(m.slot[3].known.next, 130);
+}
+
+/* -- by which record the topic is known -------------------------------------------------------- */
+
+static void expect_seen(int64_t next, int64_t ms, const char *why) {
+    uint64_t a, b;
+    twin_load(&ledger.slot[3].seen, &a, &b);
+    cr_assert((int64_t)a == next && (int64_t)b == ms, "%s: %lld:%lld", why, (long long)a, (long long)b);
+}
+
+Test(marks, last_record_of_the_mark_found_is_in_the_ledger_when_the_epoch_is_established) {
+    cr_assert_eq(read_as("2 90 2 other - 89:1700"), MARK_LOST);
+    expect_seen(0, 0, "not established");
+    cr_assert_eq(read_as("2 100 2 other - 98:1700"), MARK_GOOD);
+    expect_seen(99, 1700, "a takeover");
+    cr_assert_eq(established(7), 100);
+    cr_assert_eq(read_as("2 150 7 i - 149:1800"), MARK_OTHER);
+    expect_seen(99, 1700, "only takeovers count");
+    next_epoch(120, 0);
+    cr_assert_eq(read_as("2 150 7 i -"), MARK_GOOD);
+    expect_seen(0, 0, "nothing is known any more");
+}
+
+Test(marks, what_is_sent_names_the_last_record_and_no_marker) {
+    read_as("2 100 2 other - 98:1700");
+    struct mark mark = marks_of(&m, 3, 105, 7, -1);
+    cr_assert(mark.next == 105 && mark.epoch == 7 && mark.seen == 99 && mark.seen_ms == 1700, "as before");
+    mark = marks_of(&m, 3, 106, 7, 0);
+    cr_assert(mark.seen == 106 && mark.seen_ms == 0);
+    mark = marks_of(&m, 3, 107, 7, INT64_MAX);
+    cr_assert(mark.next == 107 && mark.seen == 106, "such a time could not be read back");
+    mark = marks_of(&m, 3, 108, 7, -1);
+    cr_assert(mark.next == 108 && mark.seen == 106 && !mark.foreign);
+    read_as("2 100 2 other -");
+    cr_assert_eq(marks_of(&m, 3, 101, 7, -1).seen, 0, "what was read last counts");
+}
+
+Test(marks, rewound_epoch_knows_the_topic_by_the_same_record) {
+    lost_note(&ledger.slot[3], 7, 60, 100);
+    next_epoch(60, LEDGER_REWOUND);
+    cr_assert_eq(read_as("2 90 7 i - 89:1700"), MARK_SET);
+    cr_assert(found.seen == 90 && found.seen_ms == 1700, "to be written");
+    cr_assert_eq(read_as("2 60 8 i - 89:1700"), MARK_GOOD);
+    expect_seen(90, 1700, "still to be looked at");
+}
+
+Test(marks, topic_that_was_accepted_is_known_by_nothing_of_the_one_before) {
+    next_epoch(60, LEDGER_REWOUND | LEDGER_FIRST_START);
+    cr_assert_eq(read_as("2 60 7 i - 59:1700"), MARK_SET, "at the right offset, of the wrong topic");
+    cr_assert_eq(found.seen, 0);
+    cr_assert_eq(read_as("2 60 8 i - -"), MARK_GOOD);
+    expect_seen(0, 0, "accepted");
 }

@@ -148,6 +148,18 @@ __attribute__((unused)) static void redis_words(struct rig_redis *r, const char 
                          expected);                                                                                    \
     } while (0)
 
+/* The mark without its last word, which says by which record the topic is known. */
+#define mark_is(r, expected, key)                                                                                      \
+    do {                                                                                                               \
+        char mark_is_got[256];                                                                                         \
+        snprintf(mark_is_got, sizeof mark_is_got, "%s", redis_say(r, "GET %s", key));                                  \
+        char *mark_is_last = strrchr(mark_is_got, ' ');                                                                \
+        cr_assert(mark_is_last != NULL && (strchr(mark_is_last, ':') != NULL || strcmp(mark_is_last, " -") == 0),      \
+                  "%s", mark_is_got);                                                                                  \
+        *mark_is_last = 0;                                                                                             \
+        cr_assert_str_eq(mark_is_got, expected, "got %s, expected %s", mark_is_got, expected);                         \
+    } while (0)
+
 /* Makes the server listen on a free port of 127.0.0.1, too. Returns the port. */
 __attribute__((unused)) static uint16_t redis_listen_tcp(struct rig_redis *r) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -257,6 +269,7 @@ struct rig_record {
     int64_t expire_at_ms;
     uint32_t epoch; /* 0: 1 */
     uint16_t flags;
+    int64_t timestamp_ms; /* 0: now */
 };
 
 __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) {
@@ -267,7 +280,7 @@ __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) 
                           .partition = (int32_t)p.partition,
                           .epoch = p.epoch != 0 ? p.epoch : 1,
                           .offset = r->next[p.partition],
-                          .timestamp_ms = clock_wall_ms(&clock_real),
+                          .timestamp_ms = p.timestamp_ms != 0 ? p.timestamp_ms : clock_wall_ms(&clock_real),
                           .ingest_ns = (int64_t)clock_ns(&clock_real),
                           .expire_at_ms = p.expire_at_ms,
                           .redis_key_bytes = p.key != NULL ? (uint32_t)strlen(p.key) : 0,

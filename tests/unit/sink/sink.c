@@ -36,9 +36,36 @@ Test(sink, add_update_and_delete_become_what_they_say) {
 Test(sink, marks_say_what_was_released) {
     for (int i = 0; i < 25; i++) rig_add(&rig, i % 2, "k", "v");
     rig_run(&rig);
-    redis_is(&redis, "2 13 1 i1 -", "GET " RIG_MARK(0));
-    redis_is(&redis, "2 12 1 i1 -", "GET " RIG_MARK(1));
+    mark_is(&redis, "2 13 1 i1 -", RIG_MARK(0));
+    mark_is(&redis, "2 12 1 i1 -", RIG_MARK(1));
     cr_assert_eq(rig_count(&rig, M_sink_mark_mismatch), 0);
+}
+
+Test(sink, marks_name_the_last_record_of_kafka_and_a_takeover_hands_it_on) {
+    uint64_t seen, ms;
+    rig_put(&rig, .op = RECORD_ADD, .key = "k", .value = "v", .timestamp_ms = 1700);
+    rig_put(&rig, .op = RECORD_SKIP, .timestamp_ms = -1);
+    rig_run(&rig);
+    redis_is(&redis, "2 2 1 i1 - 0:1700", "GET " RIG_MARK(0));
+    rig_put(&rig, .op = RECORD_SKIP, .timestamp_ms = -1);
+    rig_run(&rig);
+    redis_is(&redis, "2 3 1 i1 - 0:1700", "GET " RIG_MARK(0));
+    rig_put(&rig, .op = RECORD_REJECT, .timestamp_ms = 1800);
+    rig_run(&rig);
+    redis_is(&redis, "2 4 1 i1 - 3:1800", "GET " RIG_MARK(0));
+    twin_load(&rig.ledger->slot[0].seen, &seen, &ms);
+    cr_assert_eq(seen, 0, "no mark was there when it began");
+
+    rig_crash(&rig);
+    atomic_store(&rig.plan->slot[0].start, 4);
+    atomic_store(&rig.plan->slot[0].flags, LEDGER_ASSIGNED);
+    atomic_store(&rig.plan->slot[0].epoch, 2);
+    rig_attach(&rig);
+    rig_put(&rig, .op = RECORD_SKIP, .timestamp_ms = -1, .epoch = 2);
+    rig_run(&rig);
+    redis_is(&redis, "2 5 2 i1 - 3:1800", "GET " RIG_MARK(0));
+    twin_load(&rig.ledger->slot[0].seen, &seen, &ms);
+    cr_assert(seen == 4 && ms == 1800, "%llu:%llu", (unsigned long long)seen, (unsigned long long)ms);
 }
 
 Test(sink, last_write_of_a_key_wins_within_one_batch_and_across) {
@@ -195,7 +222,7 @@ Test(sink, markers_advance_the_ledger_and_the_mark_in_order) {
     rig_run(&rig);
     cr_assert_eq(rig_released(&rig, 0), 2);
     cr_assert_eq(rig_released(&rig, 1), 1);
-    redis_is(&redis, "2 2 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 2 1 i1 -", RIG_MARK(0));
     cr_assert_eq(rig_count(&rig, M_sink_record_marker), 3);
     cr_assert_eq(rig_count(&rig, M_sink_record_applied), 0);
 }
@@ -216,7 +243,7 @@ Test(sink, record_of_an_earlier_epoch_is_neither_applied_nor_counted_as_released
     uint64_t epoch, next;
     twin_load(&rig.ledger->slot[0].released, &epoch, &next);
     cr_assert(epoch == 2 && next == 1);
-    redis_is(&redis, "2 1 2 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 1 2 i1 -", RIG_MARK(0));
 }
 
 Test(sink, answer_that_comes_after_the_epoch_was_raised_releases_nothing_of_the_new_one) {
@@ -343,7 +370,7 @@ Test(sink, successor_sends_again_from_the_oldest_unreleased_record_in_order) {
     cr_assert_eq(atomic_load(&rig.block.published), released);
     rig_run(&rig);
     redis_is(&redis, "94", "GET k");
-    redis_is(&redis, "2 115 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 115 1 i1 -", RIG_MARK(0));
     cr_assert_eq(rig_released(&rig, 0), 115);
 }
 
@@ -404,7 +431,7 @@ Test(sink, a_partition_seen_for_the_first_time_gets_its_mark_before_its_records)
     rig.next[2] = 1000;
     for (int i = 0; i < 5; i++) rig_add(&rig, i % 2 ? 2 : 0, "k", "v");
     rig_run(&rig);
-    redis_is(&redis, "2 1002 1 i1 -", "GET " RIG_MARK(2));
+    mark_is(&redis, "2 1002 1 i1 -", RIG_MARK(2));
     cr_assert_eq(rig_released(&rig, 2), 1002);
 }
 
@@ -413,7 +440,7 @@ Test(sink, marks_of_other_lanes_are_left_alone) {
     rig_add(&rig, 0, "k", "v");
     rig_run(&rig);
     rig_for(&rig, 1200); /* a look at all marks while idle, too */
-    redis_is(&redis, "2 1 1 i1 -", "GET " RIG_MARK(0));
+    mark_is(&redis, "2 1 1 i1 -", RIG_MARK(0));
     redis_is(&redis, "(nil)", "GET " RIG_MARK(1));
 }
 
