@@ -81,6 +81,8 @@ struct ingest {
     bool kafka_denied;                  /* … and only a person can mend it */
     char trouble[STATS_TEXT_BYTES];     /* why it is BLOCKED: something that cannot be read; "" none */
     char lost_text[STATS_TEXT_BYTES];   /* … offsets that are lost; "" none */
+    uint32_t judge_turn;                /* whose turn it is when Kafka is asked what it has; as many as time allows */
+    uint32_t accept_turn;               /* … and when a loss is accepted */
     uint64_t accept_ns;                 /* no new attempt to carry out control.accept_loss before */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */

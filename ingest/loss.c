@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "ingest/ingest.h"
 
-enum { ACCEPT_AGAIN_MS = 1000 };
+enum { ACCEPT_AGAIN_MS = 1000, ACCEPT_MS = 1000 };
 
 static int64_t number_of(const _Atomic int64_t *n) { return atomic_load_explicit(n, memory_order_relaxed); }
 
@@ -144,6 +144,26 @@ static bool selected(const struct ingest *g, uint32_t slot, uint64_t what) {
            (partition == UINT32_MAX || partition == (uint32_t)p->partition);
 }
 
+/* Carries out what can be, for a bounded time and in turns: each partition asks Kafka and syncs a file. False: not all
+ * is done. */
+static bool accept_some(struct ingest *g, uint64_t what, uint64_t until, uint32_t *accepted) {
+    uint32_t n = g->partition_count, from = g->accept_turn;
+    bool all = true;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = (from + k) % n;
+        if (!selected(g, i, what)) continue;
+        if (clock_ns(g->clock) >= until) {
+            g->accept_ns = 0; /* at once */
+            return false;
+        }
+        g->accept_turn = (i + 1) % n;
+        bool done = accept_one(g, i);
+        *accepted += done;
+        all &= done;
+    }
+    return all;
+}
+
 void loss_step(struct ingest *g) {
     uint64_t asked = atomic_load_explicit(&g->worker->control->accept_loss, memory_order_acquire);
     uint64_t now = clock_ns(g->clock);
@@ -152,13 +172,7 @@ void loss_step(struct ingest *g) {
     g->accept_ns = now + ACCEPT_AGAIN_MS * NS_PER_MS;
     uint64_t what = atomic_load_explicit(&g->worker->control->accept_what, memory_order_relaxed);
     uint32_t accepted = 0;
-    bool all = true;
-    for (uint32_t i = 0; i < g->partition_count; i++) {
-        if (!selected(g, i, what)) continue;
-        bool done = accept_one(g, i);
-        accepted += done;
-        all &= done;
-    }
+    bool all = accept_some(g, what, now + ACCEPT_MS * NS_PER_MS, &accepted);
     loss_show(g);
     if (accepted > 0) g->commit_due_ns = 0;
     if (!all) return;

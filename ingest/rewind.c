@@ -1,7 +1,7 @@
 #include "base/log.h"
 #include "ingest/ingest.h"
 
-enum { JUDGE_AGAIN_MS = 500 };
+enum { JUDGE_AGAIN_MS = 500, JUDGE_MS = 1000 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -48,7 +48,7 @@ static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, ui
     struct err err;
     int64_t low, high, from = 0, to = 0;
     if (g->kafka.watermarks(g->kafka.self, &at, &low, &high, &err) != 0) {
-        p->judge_ns = now + JUDGE_AGAIN_MS * NS_PER_MS;
+        p->judge_ns = clock_ns(g->clock) + JUDGE_AGAIN_MS * NS_PER_MS;
         log_warn("ingest.rewind_waits", "%s", err.text);
         return false;
     }
@@ -71,18 +71,30 @@ static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, ui
     return true;
 }
 
+/* Whether partition i is to be judged now; if so, found and *what as for judge. */
+static bool judge_due(const struct ingest *g, uint32_t i, uint64_t now, bool *found, uint64_t *what) {
+    const struct partition *p = &g->partition[i];
+    *found = commit_lost_found(g, i, what);
+    bool known = *found && p->judged && p->judged_what == *what && loss_stands(g, i);
+    return p->assigned && ((*found && !known) || p->gone) && now >= p->judge_ns;
+}
+
+/* A broker that does not answer takes a second a partition: there may be hundreds, and a worker that is silent for long
+ * is taken for hung. So this goes on for a bounded time, in turns. */
 void rewind_step(struct ingest *g) {
     if (g->membership != MEMBER_READING && g->membership != MEMBER_REVOKING) return;
-    uint64_t now = clock_ns(g->clock), what = 0;
-    bool changed = false;
-    for (uint32_t i = 0; i < g->partition_count; i++) {
-        struct partition *p = &g->partition[i];
-        if (!p->assigned) continue;
-        bool found = commit_lost_found(g, i, &what);
-        bool known = found && p->judged && p->judged_what == what && loss_stands(g, i);
-        if (((found && !known) || p->gone) && now >= p->judge_ns) changed |= judge(g, i, found, what, now);
-        p->waits = loss_stands(g, i) || p->gone || commit_lost_found(g, i, &what);
+    uint64_t now = clock_ns(g->clock), until = now + JUDGE_MS * NS_PER_MS, what = 0;
+    uint32_t n = g->partition_count, from = g->judge_turn;
+    bool changed = false, found;
+    for (uint32_t k = 0; k < n && now < until; k++) {
+        uint32_t i = (from + k) % n;
+        if (!judge_due(g, i, now, &found, &what)) continue;
+        changed |= judge(g, i, found, what, now);
+        g->judge_turn = (i + 1) % n;
+        now = clock_ns(g->clock);
     }
+    for (uint32_t i = 0; i < n; i++)
+        g->partition[i].waits = loss_stands(g, i) || g->partition[i].gone || commit_lost_found(g, i, &what);
     if (!changed) return;
     g->commit_due_ns = 0; /* and again as soon as one that is under way is answered */
     commit_step(g, true);

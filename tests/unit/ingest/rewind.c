@@ -229,6 +229,36 @@ Test(rewind, while_partitions_are_taken_back_hands_over_the_lower_offset) {
     bench_drop(b);
 }
 
+static struct bench *asking;
+static int32_t answering; /* partitions from here on are on a broker that answers */
+
+static int watermarks_slow(void *self, const struct kafka_partition *at, int64_t *low, int64_t *high, struct err *err) {
+    if (at->partition >= answering) return sim_watermarks(self, at, low, high, err);
+    asking->time.now_ns += KAFKA_CALL_MS * NS_PER_MS;
+    return err_set(err, 2, "no answer");
+}
+
+/* Or the worker would be silent for so long that it is taken for hung, again and again. */
+Test(rewind, of_many_partitions_does_not_wait_for_a_broker_that_is_away) {
+    struct bench *b = asking = bench_reading(1, 1 << 20, 40, 2);
+    settle(b);
+    apply_all(b);
+    b->g->kafka.watermarks = watermarks_slow;
+    answering = 39;
+    for (int i = 0; i < 40; i++) lost_note(b, i, 1, 0);
+    for (int i = 0; i < 50; i++) {
+        uint64_t before = b->time.now_ns;
+        step(b);
+        cr_assert_leq(b->time.now_ns - before, 2 * KAFKA_CALL_MS * NS_PER_MS, "step %d", i);
+    }
+    cr_assert(epoch_of(b, 0, 38) == 1 && epoch_of(b, 0, 39) == 2, "its turn comes");
+    answering = 0;
+    pass_ms(b, 1000);
+    settle(b);
+    for (int i = 0; i < 40; i++) cr_assert_eq(epoch_of(b, 0, i), 2, "%d", i);
+    bench_drop(b);
+}
+
 Test(rewind, lets_an_instance_leave) {
     struct bench *b = bench_applied();
     lost_note(b, 0, 1, 6);
