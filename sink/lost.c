@@ -12,13 +12,22 @@ bool lost_stands(const struct ledger_sink_slot *s, uint32_t epoch) {
     return noted != 0 && noted == epoch;
 }
 
+/* From where on what is written again counts. What Redis still has does not, though ingest may go back further (to a
+ * reject that is not durable, say); what an earlier loss took and nobody has counted yet does. */
+static uint64_t counts_from(const struct ledger_sink_slot *s, uint64_t what, bool open) {
+    uint64_t from = (what & (LEDGER_LOST_ALL | LEDGER_LOST_OTHER)) != 0 ? 0 : what, counted_to, n;
+    twin_load(&s->refed, &counted_to, &n);
+    return open && counted_to < from ? counted_to : from;
+}
+
 /* The note itself comes last: a successor of a sink that dies before it comes to the same verdict. */
 bool lost_note(struct ledger_sink_slot *s, uint32_t epoch, uint64_t what, int64_t had) {
     if (lost_stands(s, epoch)) return false;
     uint64_t before = atomic_load_explicit(&s->lost_next, memory_order_relaxed), n = counted(s);
+    uint64_t from = counts_from(s, what, before != 0);
     if (before == 0) atomic_store_explicit(&s->lost_before, n, memory_order_relaxed);
     if ((uint64_t)had > before) atomic_store_explicit(&s->lost_next, (uint64_t)had, memory_order_release);
-    twin_store(&s->refed, 0, n);
+    twin_store(&s->refed, from, n);
     twin_store(&s->lost, epoch, what);
     return true;
 }

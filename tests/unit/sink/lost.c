@@ -52,6 +52,16 @@ Test(lost, each_lost_write_is_counted_once_however_often_it_is_sent) {
     cr_assert(!lost_open(s) && !lost_passed(s, 131, &n), "told once");
 }
 
+Test(lost, what_redis_kept_is_not_counted_though_it_is_written_again) {
+    lost_note(s, 4, 60, 100);
+    refeed(40, 70, 7); /* ingest went back to a reject that was not durable */
+    cr_assert_eq(lost_total(&ledger), 10);
+    lost_note(s, 5, 80, 90); /* what was under way was there, and not released */
+    refeed(70, 100, 7);
+    cr_assert(lost_passed(s, 100, &n));
+    cr_assert_eq(n, 40, "[70,80) was lost before, and is counted now");
+}
+
 Test(lost, writes_that_are_lost_twice_are_counted_twice) {
     lost_note(s, 4, LEDGER_LOST_ALL, 100);
     refeed(0, 40, 10);
@@ -79,11 +89,11 @@ Test(lost, total_is_of_all_partitions) {
 /* A sink that dies between any two stores of a note leaves either no note or the whole one; the successor notes it
  * again and nothing is counted that was not lost. */
 Test(lost, note_that_was_cut_short_is_made_again) {
-    for (int stores = 0; stores < 3; stores++) {
+    for (int stores = 0; stores < 4; stores++) {
         memset(&ledger, 0, sizeof ledger);
         if (stores > 0) atomic_store(&s->lost_before, 0);
         if (stores > 1) atomic_store(&s->lost_next, 100);
-        if (stores > 2) twin_store(&s->refed, 0, 0);
+        if (stores > 2) twin_store(&s->refed, 60, 0);
         cr_assert(!lost_stands(s, 4));
         cr_assert(lost_note(s, 4, 60, 100));
         refeed(60, 100, 10);
