@@ -305,6 +305,13 @@ static bool batch_fits(struct line *l) {
 
 static void release_answered(struct line *l);
 
+/* Setting a mark back is as much of a write as a record is: whoever has the partition by now would take it for a loss.
+ * Making one that is not there harms nobody, and a first start gets its lease by that. */
+static bool may_set(const struct line *l, uint32_t slot) {
+    return (atomic_load_explicit(&l->plan->slot[slot].flags, memory_order_acquire) & LEDGER_REWOUND) == 0 ||
+           line_leased(l);
+}
+
 int line_send(struct line *l, uint32_t limit, struct failure *f) {
     uint64_t now = clock_ns(l->worker->clock), reject = worker_reject_number(l->worker);
     int moved = 0;
@@ -312,7 +319,8 @@ int line_send(struct line *l, uint32_t limit, struct failure *f) {
     while (!flight_asking(&l->flight) && !l->halting) {
         if (intake_fill(&l->intake, reject, now) > 0) moved = 1;
         if (l->intake.stop == INTAKE_UNMARKED && l->intake.count == 0) {
-            line_ask_marks(l, false);
+            l->unleased = !may_set(l, l->intake.held.slot);
+            if (!l->unleased) line_ask_marks(l, false);
             break;
         }
         if (!batch_due(l, limit, now) || !batch_fits(l)) break;
@@ -492,8 +500,10 @@ static void answer_mark(struct line *l, uint32_t slot) {
     switch (verdict) {
     case MARK_OTHER: mark_other(l, slot, known, found); break;
     case MARK_CREATE:
-    case MARK_TRUST:
-    case MARK_SET: mark_create(l, slot, verdict, found); break;
+    case MARK_TRUST: mark_create(l, slot, verdict, found); break;
+    case MARK_SET:
+        if (line_leased(l)) mark_create(l, slot, verdict, found);
+        break;
     case MARK_LOST: mark_lost(l, slot, found); break;
     default: mark_bad(l, slot, verdict); break;
     }

@@ -577,6 +577,25 @@ Test(forget, nothing_is_written_without_the_lease_but_marks_are_made) {
     expect_all_there();
 }
 
+Test(forget, mark_is_not_set_back_without_the_lease) {
+    lease_ms(60000);
+    play(20);
+    redis_is(&redis, "OK", "FLUSHALL");
+    hold = true;
+    PLAY_UNTIL(3000, recovering_on("redis lost writes"));
+    lease_ms(-1); /* this machine stood still, and another has all partitions and has mended them */
+    for (uint32_t p = 0; p < PARTITIONS; p++) mark_back(p, 500);
+    hold = false;
+    PLAY_UNTIL(3000, rig_blocked_on(&rig, "has not confirmed this instance"));
+    uint64_t commands = rig_count(&rig, M_sink_command);
+    rig_for(&rig, 300);
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        cr_assert_eq(atoi(redis_say(&redis, "GET millrace:mark:g:cards:%u", p) + 2), 500);
+    cr_assert_leq(rig_count(&rig, M_sink_command), commands + 10, "and nobody asks without a pause");
+    lease_ms(60000);
+    expect_recovered();
+}
+
 Test(forget, lease_that_ends_takes_what_is_under_way_with_its_connection) {
     lease_ms(60000);
     play(20);
