@@ -53,6 +53,7 @@ static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, ui
         return false;
     }
     int64_t target = found ? rewind_target(g, slot, what) : p->next;
+    if (g->broken) return false; /* a rejects ring was found so just now: how far to go back, nobody knows */
     if (found && (what & LEDGER_LOST_OTHER) != 0)
         to = (int64_t)(what & LEDGER_LOST_OFFSET);
     else if (low > target)

@@ -250,3 +250,20 @@ Test(keep, leaves_at_a_record_of_no_topic) {
 Test(keep, leaves_at_a_record_of_no_partition) {
     broken(RING_HEADER_BYTES + offsetof(struct record, slot), UINT16_MAX, sizeof(uint16_t));
 }
+
+/* While nothing can be stored nobody looks at the ring, but a rewind does: what it must not go behind is in there. */
+Test(keep, broken_ring_that_a_rewind_finds_is_no_loss_of_offsets) {
+    struct bench *b = bench_with(1);
+    apply_all(b);
+    rejects(b, 0, 1, 100);
+    b->g->store.max_bytes = 1;
+    settle(b);
+    cr_assert(b->g->rejects_blocked);
+    damage(b, 8, 77, 8);
+    twin_store(&b->sink[0]->slot[0].lost, 1, 7);
+    step(b);
+    cr_assert(b->g->broken);
+    cr_assert(b->ledger->slot[0].lost_to == b->ledger->slot[0].lost_from && epoch_of(b, 0, 0) == 1);
+    cr_assert_eq(step(b), STEP_BROKEN);
+    bench_drop(b);
+}
