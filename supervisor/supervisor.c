@@ -42,6 +42,19 @@ static int lock_take(struct supervisor *s, struct err *err) {
     return err_set(err, EX_OSERR, "%s: %s", path, strerror(errno));
 }
 
+/* One instance per data_dir: two of different names would append to the same file of rejected records, and cut off what
+ * they take for a torn end. */
+static int data_lock_take(struct supervisor *s, struct err *err) {
+    const char *path = s->config.data_dir;
+    s->data_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->data_fd < 0) return err_set(err, EX_CANTCREAT, "%s: %s", path, strerror(errno));
+    if (flock(s->data_fd, LOCK_EX | LOCK_NB) == 0) return 0;
+    if (errno == EWOULDBLOCK)
+        return err_set(err, EX_CONFIG, "data_dir %s is in use by another instance: each needs a folder of its own",
+                       path);
+    return err_set(err, EX_OSERR, "%s: %s", path, strerror(errno));
+}
+
 static int watch(struct supervisor *s, int fd, uint32_t tag, struct err *err) {
     struct epoll_event e = {.events = EPOLLIN, .data.u32 = tag};
     if (fd >= 0 && epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0) return 0;
@@ -104,7 +117,7 @@ int supervisor_init(struct supervisor *s, const char *program_folder, struct err
     const struct config *c = &s->config;
     notify_init(&s->notify);
     if (folder_make(c->run_dir, 0750, err) != 0 || folder_make(c->data_dir, 0750, err) != 0) return -1;
-    if (lock_take(s, err) != 0) return -1;
+    if (lock_take(s, err) != 0 || data_lock_take(s, err) != 0) return -1;
     host_report(c);
     if (plumbing_create(&s->plumbing, c, err) != 0) {
         if (err->code < EX__BASE || err->code > EX__MAX) err->code = EX_OSERR;
@@ -212,6 +225,9 @@ int supervisor_run(struct supervisor *s) {
     }
     stats_flush(&s->local);
     control_socket_close(&s->control_socket, s->config.run_dir, s->config.name);
-    log_info("supervisor.stopped", "%s", s->exit_status == EX_OK ? "drained, everything read is committed" : "stopped");
+    if (s->exit_status == EX_OK)
+        log_info("supervisor.stopped", "drained, everything read is committed");
+    else
+        log_info("supervisor.stopped", "with status %d", s->exit_status);
     return s->exit_status;
 }

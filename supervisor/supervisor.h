@@ -57,18 +57,18 @@ struct supervisor {
     uint64_t drain_released, drain_moved_ns; /* while draining for a reload: how far the sinks were, and since when */
     uint64_t reset_ns[RESETS_MAX];           /* when the last resets for broken rings were, as a ring */
     uint32_t reset_count;
-    int broken_lane; /* whose ring a reset is for, -1: perhaps any */
+    int broken_lane;       /* whose ring a reset is for, -1: perhaps any */
     int leave_status;      /* what a stop would exit with once everybody has left */
     uint64_t phase_due_ns; /* deadline of the phase; 0 none */
     uint64_t last_tick_ns, textfile_due_ns;
     int exit_status;
-    int lock_fd, epoll_fd, signal_fd, timer_fd;
+    int lock_fd, data_fd, epoll_fd, signal_fd, timer_fd;
     int watched[WORKERS_MAX]; /* by child: the pidfd that the loop watches, -1 none */
 };
 
-/* supervisor_init takes the instance's lock, makes the shared memory, the control socket and the descriptors of the
- * loop. config is already in s->config, and its file in s->file. Returns 0, or -1 with err.code one of sysexits.h:
- * EX_TEMPFAIL when this name runs already. */
+/* supervisor_init takes the locks of the name and of the data_dir, makes the shared memory, the control socket and
+ * the descriptors of the loop. config is already in s->config, and its file in s->file. Returns 0, or -1 with err.code
+ * one of sysexits.h: EX_TEMPFAIL when this name runs already, EX_CONFIG when another name has the data_dir. */
 int supervisor_init(struct supervisor *s, const char *program_folder, struct err *err);
 
 /* supervisor_run starts the workers and serves the loop until everybody has left. Returns the exit status: 0 drained,

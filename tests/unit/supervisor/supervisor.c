@@ -24,13 +24,19 @@ Test(supervisor, refuses_a_second_start_of_the_same_name, .timeout = 60) {
     run_drop(r);
 }
 
-Test(supervisor, starts_beside_another_name, .timeout = 60) {
+Test(supervisor, starts_beside_another_name_with_a_data_dir_of_its_own, .timeout = 60) {
     struct run *r = run_make();
     static struct supervisor other;
     struct err err = {0};
     run_up(r);
     other.config = r->s->config;
     snprintf(other.config.name, sizeof other.config.name, "other");
+    cr_assert_eq(supervisor_init(&other, r->folder, &err), -1, "both would write the same file of rejected records");
+    cr_assert_eq(err.code, EX_CONFIG);
+    cr_assert_not_null(strstr(err.text, "data_dir"), "%s", err.text);
+    close(other.lock_fd);
+    close(other.data_fd);
+    snprintf(other.config.data_dir, sizeof other.config.data_dir, "%s/other", r->folder);
     cr_assert_eq(supervisor_init(&other, r->folder, &err), 0, "%s", err.text);
     kill(r->pid, SIGTERM);
     cr_assert_eq(run_end(r), EX_OK);
