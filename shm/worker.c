@@ -153,7 +153,7 @@ void worker_state(struct worker *w, enum worker_state state, const char *format,
     atomic_store_explicit(&w->block->state, state, memory_order_release);
     if (state == STATE_BLOCKED)
         log_warn("worker.blocked", "blocked: %s", text);
-    else if (!same_state)
+    else if (!same_state || (state == STATE_CONNECTING && old[0] == 0)) /* why not at once is known after a try */
         log_info("worker.state", "%s%s%s", worker_state_name(state), text[0] != 0 ? ": " : "", text);
     attention_ring(w);
 }

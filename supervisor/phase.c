@@ -305,12 +305,12 @@ static void failure_look(struct supervisor *s) {
     if (c->broken) {
         ring_broken(s, c);
     } else if (s->after == AFTER_RELOAD) { /* draining for it: the new configuration may be what mends this */
-        log_warn("supervisor.reload_undrained", "%s %s", c->name, c->failure);
+        log_warn("supervisor.reload_undrained", "%s: %s", c->name, c->failure);
         leave(s, EX_TEMPFAIL);
     } else if (c->refused && s->phase < PHASE_DRAINING && s->reload.undoable && now_ns() < s->reload.undo_until_ns) {
         undo(s, c);
     } else {
-        log_error("supervisor.failed", "stopping: %s %s", c->name, c->failure);
+        log_error("supervisor.failed", "stopping: %s: %s", c->name, c->failure);
         reason_show(s, c->failure);
         leave(s, c->refused ? EX_CONFIG : EX_SOFTWARE);
     }

@@ -189,6 +189,20 @@ Test(worker, says_nothing_about_what_was_not_asked_for) {
     cr_assert(gauge(M_worker_cpu_pinned) == 0 && gauge(M_worker_memory_locked) == 0);
 }
 
+/* A state is logged once; why it is still connecting is known only when that has been tried. */
+static int connect_in_vain(struct worker *w) {
+    worker_ready(w);
+    worker_state(w, STATE_CONNECTING, "%s", "no route");
+    worker_state(w, STATE_CONNECTING, "%s", "no route either");
+    return EXIT_ASKED;
+}
+
+Test(worker, says_once_why_it_is_still_connecting) {
+    cr_assert_eq(run_worker(connect_in_vain), EXIT_ASKED, "%s", at.log);
+    cr_assert_not_null(strstr(at.log, "worker.state connecting: no route\n"), "%s", at.log);
+    cr_assert_null(strstr(at.log, "either"), "%s", at.log);
+}
+
 /* -- waiting ----------------------------------------------------------------------------------- */
 
 /* A body with nothing to do, that counts how often it is asked before it first sleeps and leaves after that. */
