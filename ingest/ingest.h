@@ -119,8 +119,8 @@ bool commit_settled(const struct ingest *g); /* nothing on its way, and nothing 
 
 /* rewind.c: what Redis has lost is read again; or it is found that Kafka has not got it either. */
 void rewind_step(struct ingest *g);
-/* A new epoch from target on, LEDGER_REWOUND. */
-void rewind_to(struct ingest *g, uint32_t slot, int64_t target);
+/* A new epoch from target on. flags: what the sink should know beside LEDGER_REWOUND. */
+void rewind_to(struct ingest *g, uint32_t slot, int64_t target, uint32_t flags);
 
 /* loss.c: offsets that Redis needs and Kafka no longer has, until an operator accepts that. */
 void loss_step(struct ingest *g); /* carries out control.accept_loss */

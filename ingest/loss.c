@@ -132,7 +132,8 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
                 (long long)to, (long long)target);
     stats_add(g->stats, M_ingest_offset_lost, (uint64_t)(to - from));
     origin_move(g, slot, from, target);
-    rewind_to(g, slot, target); /* a Redis that has nothing at all is another matter, unless the origin moved */
+    /* Not a first start: a Redis that has nothing at all is another matter, unless the origin has moved. */
+    rewind_to(g, slot, target, LEDGER_ACCEPTED);
     loss_store(g, slot, 0, 0);
     return true;
 }

@@ -24,7 +24,7 @@ static int64_t rewind_target(struct ingest *g, uint32_t slot, uint64_t what) {
 /* The epoch is raised first, and its start lowered then: until it is, a sink that looks finds its mark behind the start
  * or no worse than it, and a successor reads from the start of before, which is asked about again. REWOUND comes last,
  * for it has the sink set the mark to the start that it finds; that of an earlier rewind is taken back before. */
-void rewind_to(struct ingest *g, uint32_t slot, int64_t target) {
+void rewind_to(struct ingest *g, uint32_t slot, int64_t target, uint32_t flags) {
     struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     struct partition *p = &g->partition[slot];
     struct log_at at = log_place(g, p, target);
@@ -34,7 +34,7 @@ void rewind_to(struct ingest *g, uint32_t slot, int64_t target) {
     p->epoch++;
     atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform, sink */
     atomic_store_explicit(&s->start, target, memory_order_release);
-    atomic_store_explicit(&s->flags, LEDGER_ASSIGNED | LEDGER_REWOUND, memory_order_release);
+    atomic_store_explicit(&s->flags, LEDGER_ASSIGNED | LEDGER_REWOUND | flags, memory_order_release);
     read_from(p, target);
     p->refetch_ns = clock_ns(g->clock); /* a seek first */
     stats_add(g->stats, M_ingest_partition_rewind, 1);
@@ -63,7 +63,7 @@ static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, ui
     if (to > from)
         loss_note(g, slot, from, to);
     else if (found)
-        rewind_to(g, slot, target);
+        rewind_to(g, slot, target, 0);
     else
         read_again(p, now); /* it is there after all */
     p->gone = false;

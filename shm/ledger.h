@@ -23,6 +23,8 @@ enum ledger_flags {
     LEDGER_ASSIGNED = 1 << 0,    /* this instance reads the partition now */
     LEDGER_FIRST_START = 1 << 1, /* the group had no commit: the sink creates the mark */
     LEDGER_REWOUND = 1 << 2, /* this epoch began by a rewind: the sink sets the mark to `start`, whatever it finds */
+    LEDGER_ACCEPTED =
+        1 << 3, /* … and an operator has accepted what is lost: the mark found may tell of another topic */
 };
 
 struct ledger_ingest_slot { /* ABI: written by ingest only */

@@ -163,7 +163,7 @@ static enum mark_verdict judge_against(struct mark found, struct mark expected) 
 static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, struct mark *found) {
     uint64_t noted, what;
     int64_t start = marks_floor(m, slot);
-    bool other = found->seen > 0 && (found->foreign || assigned(m, slot, LEDGER_FIRST_START));
+    bool other = found->seen > 0 && (found->foreign || assigned(m, slot, LEDGER_ACCEPTED));
     if (other) found->seen = found->seen_ms = 0;
     if (found->next == start && !found->foreign && !other) return MARK_GOOD; /* written by us already, or as good */
     twin_load(&m->ledger->slot[slot].lost, &noted, &what);

@@ -97,8 +97,7 @@ struct mark marks_of(struct marks *m, uint32_t slot, int64_t next, uint32_t epoc
  * of a loss in an earlier epoch is taken back. MARK_LOST too when a loss was noted in this epoch already: it stands
  * until ingest raises the epoch. *found gets the mark, or what is known to be there when that is less; next -1: nil.
  * What it says of the last record goes to the ledger before the epoch is established. It is taken for unknown where the
- * mark is of another topic: of another cluster, or when an operator has accepted what was lost (an epoch that began by
- * a rewind and is a first start). */
+ * mark is of another topic: of another cluster, or when an operator has accepted what was lost (LEDGER_ACCEPTED). */
 enum mark_verdict marks_judge_read(struct marks *m, uint32_t slot, const struct resp_reply *reply, struct mark *found);
 
 /* marks_judge_old judges the old mark that SET XX GET returned when `wrote` was written, and notes what is there now. A

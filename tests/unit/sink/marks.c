@@ -384,7 +384,7 @@ Test(marks, rewound_epoch_knows_the_topic_by_the_same_record) {
 }
 
 Test(marks, topic_that_was_accepted_is_known_by_nothing_of_the_one_before) {
-    next_epoch(60, LEDGER_REWOUND | LEDGER_FIRST_START);
+    next_epoch(60, LEDGER_REWOUND | LEDGER_ACCEPTED);
     cr_assert_eq(read_as("2 60 7 i - 59:1700"), MARK_SET, "at the right offset, of the wrong topic");
     cr_assert_eq(found.seen, 0);
     cr_assert_eq(read_as("2 60 8 i - -"), MARK_GOOD);
