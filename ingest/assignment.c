@@ -344,7 +344,7 @@ static uint64_t revoke_ms(const struct ingest *g) {
 static void rebalance_begin(struct ingest *g, const struct kafka_event *e) {
     stats_add(g->stats, M_ingest_rebalance, 1);
     g->rebalance = *e;
-    if (e->lost) lease_end(g, "the group has given the partitions to others");
+    if (e->lost) lease_end(g, "not a member of the group any more, others may have the partitions");
     g->membership = e->type == KAFKA_ASSIGN ? MEMBER_ASSIGNING : MEMBER_REVOKING;
     g->rebalance_due_ns = clock_ns(g->clock) + revoke_ms(g) * NS_PER_MS;
     g->retry_ns = 0;

@@ -136,7 +136,8 @@ void worker_ready(struct worker *w) {
     lock_memory(w);
     atomic_store_explicit(&w->block->ready, w->starts, memory_order_release);
     log_info("worker.ready", "attached and validated, start %llu", (unsigned long long)w->starts);
-    worker_state(w, STATE_CONNECTING, "%s", "");
+    stats_text_set(&w->block->reason, "");
+    atomic_store_explicit(&w->block->state, STATE_CONNECTING, memory_order_release);
     attention_ring(w);
 }
 

@@ -201,6 +201,7 @@ Test(worker, says_once_why_it_is_still_connecting) {
     cr_assert_eq(run_worker(connect_in_vain), EXIT_ASKED, "%s", at.log);
     cr_assert_not_null(strstr(at.log, "worker.state connecting: no route\n"), "%s", at.log);
     cr_assert_null(strstr(at.log, "either"), "%s", at.log);
+    cr_assert_null(strstr(at.log, "connecting\n"), "a state without its reason tells nobody anything: %s", at.log);
 }
 
 /* -- waiting ----------------------------------------------------------------------------------- */
