@@ -169,7 +169,8 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     epoch_raise(g, slot, start);
     flags_set(g, slot,
               LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
-                  (at->note.rewound ? LEDGER_REWOUND : 0));
+                  (at->note.rewound ? LEDGER_REWOUND : 0) |
+                  (at->note.run != 0 && at->note.run == g->worker->control->run ? LEDGER_MARKED : 0));
     commit_known(g, slot, at->offset, &at->note);
     p->gone = loss_stands(g, slot); /* whether more than is noted is lost is found out at once */
     struct log_at where = {g->config->topic[at->topic].name, at->partition, start};

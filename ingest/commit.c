@@ -73,9 +73,12 @@ static struct note commit_note(const struct ingest *g, uint32_t slot) {
     const struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
     bool marked = commit_released(g, slot) >= 0;
+    bool rewound = (flags & LEDGER_REWOUND) != 0 && (flags & LEDGER_ACCEPTED) == 0;
+    bool known = marked || rewound || (flags & LEDGER_MARKED) != 0; /* Redis had a mark, or what it lost is mended */
     struct note note = {.origin = atomic_load_explicit(&s->origin, memory_order_relaxed),
                         .first = !marked && (flags & LEDGER_FIRST_START) != 0,
-                        .rewound = !marked && (flags & LEDGER_REWOUND) != 0};
+                        .rewound = !marked && (flags & LEDGER_REWOUND) != 0,
+                        .run = known ? g->worker->control->run : 0};
     if (!loss_stands(g, slot)) return note;
     note.lost_from = atomic_load_explicit(&s->lost_from, memory_order_relaxed);
     note.lost_to = atomic_load_explicit(&s->lost_to, memory_order_relaxed);

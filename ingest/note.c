@@ -1,5 +1,6 @@
 #include "ingest/note.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ size_t note_write(char out[NOTE_BYTES], const struct note *note) {
                       (long long)note->lost_to);
     n += snprintf(out + n, NOTE_BYTES - (size_t)n, "%s%s", note->first ? " first=1" : "",
                   note->rewound ? " rewound=1" : "");
+    if (note->run != 0) n += snprintf(out + n, NOTE_BYTES - (size_t)n, " run=%016" PRIx64, note->run);
     return (size_t)n;
 }
 
@@ -29,6 +31,8 @@ static int64_t offset_read(const char **at) {
 static void word_read(const char *word, struct note *note) {
     if (strcmp(word, "first=1") == 0) note->first = true;
     if (strcmp(word, "rewound=1") == 0) note->rewound = true;
+    if (strncmp(word, "run=", 4) == 0 && strspn(word + 4, "0123456789abcdef") == 16 && word[20] == 0)
+        note->run = strtoull(word + 4, NULL, 16);
     if (strncmp(word, "origin=", 7) == 0) {
         word += 7;
         int64_t origin = offset_read(&word);

@@ -1,7 +1,7 @@
 /* Note: what a commit says beside its offset. It is the metadata of the commit, a text, so that it reaches whoever has
  * the partition next, on this machine or another:
  *
- *     millrace 1 origin=120 lost=500-900 first=1 rewound=1
+ *     millrace 1 origin=120 lost=500-900 first=1 rewound=1 run=81b3c0ffee5a9d02
  *
  * Words may be missing, unknown ones are passed over. Metadata of anybody else, and none, is an empty note. */
 #ifndef MILLRACE_INGEST_NOTE_H
@@ -11,13 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NOTE_BYTES = 112 }; /* three offsets of 19 digits, the words, and a NUL */
+enum { NOTE_BYTES = 144 }; /* three offsets of 19 digits, a run of 16, the words, and a NUL */
 
 struct note {
     int64_t origin;             /* where the group first began with the partition, [0, 2^62); 0 also when unknown */
     int64_t lost_from, lost_to; /* offsets that Redis needs and Kafka no longer has, from < to; 0 and 0: none */
     bool first;                 /* the group's first start, and no mark was made yet: the commit is where it began */
     bool rewound;               /* read again from this offset on, and the mark was not set back yet */
+    uint64_t run;               /* the run (struct control) in which its mark was there; 0: none is known */
 };
 
 /* note_write writes the text of a note, NUL-terminated, and returns its length. */
@@ -28,7 +29,7 @@ struct note note_read(const char *text, size_t len);
 
 static inline bool note_same(const struct note *a, const struct note *b) {
     return a->origin == b->origin && a->lost_from == b->lost_from && a->lost_to == b->lost_to && a->first == b->first &&
-           a->rewound == b->rewound;
+           a->rewound == b->rewound && a->run == b->run;
 }
 
 #endif

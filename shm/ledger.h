@@ -25,6 +25,8 @@ enum ledger_flags {
     LEDGER_REWOUND = 1 << 2, /* this epoch began by a rewind: the sink sets the mark to `start`, whatever it finds */
     LEDGER_ACCEPTED =
         1 << 3, /* … and an operator has accepted what is lost: the mark found may tell of another topic */
+    LEDGER_MARKED =
+        1 << 4, /* its mark was there in this run, before the rings were made anew: one that is gone is lost */
 };
 
 struct ledger_ingest_slot { /* ABI: written by ingest only */

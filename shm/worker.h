@@ -19,7 +19,7 @@
 
 /* Control page: written by the supervisor, read by workers. */
 #define CONTROL_MAGIC 0x6c72746363696c6dULL
-enum { CONTROL_VERSION = 3 };
+enum { CONTROL_VERSION = 4 };
 enum control_mode {
     CONTROL_RUN,
     CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed */
@@ -37,6 +37,7 @@ struct control { /* ABI */
                                                         before and is not carried out yet */
     _Atomic uint64_t accept_loss; /* raised by one when an operator accepts that offsets are lost; ingest carries it out
                                      while ledger_ingest.accepted is less */
+    uint64_t run;                 /* this supervisor with this Redis, over all lives; never 0 */
 };
 
 /* Index of the topic, UINT32_MAX all, and the partition, -1 all. */

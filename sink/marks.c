@@ -144,7 +144,7 @@ struct mark marks_of(struct marks *m, uint32_t slot, int64_t next, uint32_t epoc
 static enum mark_verdict judge_nil(const struct marks *m, uint32_t slot) {
     uint64_t epoch, next;
     twin_load(&m->ledger->slot[slot].released, &epoch, &next);
-    if (epoch != 0 || m->slot[slot].seen) return MARK_LOST;
+    if (epoch != 0 || m->slot[slot].seen || assigned(m, slot, LEDGER_MARKED)) return MARK_LOST;
     if (assigned(m, slot, LEDGER_FIRST_START)) return MARK_CREATE;
     switch (m->config->redis.when_marks_missing) {
     case MARKS_MISSING_TRUST_KAFKA: return MARK_TRUST;

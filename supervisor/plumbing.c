@@ -77,6 +77,18 @@ static int config_copy(const struct config *config, enum role role, struct err *
     return ro;
 }
 
+/* Another Redis is another run: what is not in it was not lost there. */
+static uint64_t run_of(const struct plumbing *p) {
+    char text[TOPIC_BYTES + 192];
+    const struct config *c = p->config;
+    uint64_t hash = 0xcbf29ce484222325ULL; /* FNV-1a */
+    int n = snprintf(text, sizeof text, "%d %s %u %u %s", (int)c->redis.scheme, c->redis.host, c->redis.port,
+                     c->redis.db, c->redis.path);
+    for (int i = 0; i < n && i < (int)sizeof text - 1; i++) hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3ULL;
+    uint64_t run = hash ^ p->run;
+    return run != 0 ? run : 1;
+}
+
 static int control_make(struct plumbing *p, struct err *err) {
     int fd = workspace_create("control", sizeof *p->control, err);
     if (fd < 0) return -1;
@@ -84,6 +96,7 @@ static int control_make(struct plumbing *p, struct err *err) {
     if (p->control == NULL) return -1;
     p->control->version = CONTROL_VERSION;
     p->control->lives = p->lives;
+    p->control->run = run_of(p);
     atomic_store_explicit(&p->control->magic, CONTROL_MAGIC, memory_order_release);
     p->control_ro = workspace_reopen_readonly(fd, err);
     close(fd); /* the supervisor writes through its mapping */
@@ -147,6 +160,7 @@ uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge) {
 int plumbing_create(struct plumbing *p, const struct config *config, struct err *err) {
     memset(p, 0, sizeof *p);
     p->stats_fd = -1;
+    clock_real.random(clock_real.context, &p->run, sizeof p->run);
     return make(p, config, err) != 0 ? -1 : stats_create(&p->stats, config, &p->stats_fd, err);
 }
 

@@ -25,6 +25,7 @@ struct plumbing {
     const struct ledger_ingest *ledger; /* read-only */
     uint32_t lanes;                     /* that there are descriptors of */
     uint32_t lives;                     /* how often it was made anew */
+    uint64_t run;                       /* random, for as long as this process lives */
     int stats_fd, control_ro, ledger_rw, ledger_ro, attention;
     int config_fd[ROLE_COUNT];
     int doorbell[WORKERS_MAX + 1]; /* by stats block index; [0] unused */

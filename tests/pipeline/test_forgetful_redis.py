@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from harness.millrace import command
 from harness.process import wait_until
 from harness.proxy import Proxy
 from harness.redis_server import RedisServer
@@ -179,6 +180,20 @@ def test_whole_instance_started_again_without_marks(space):
     m.write_config(redis={"when_marks_missing": "rebuild"})
     m.start_ready()
     expect_mended(space, m, trusted, 2300)
+
+
+def test_redis_that_comes_back_empty_after_a_reload(space):
+    """A reload makes the ledger anew, and yet nobody takes the empty Redis for one that holds what was committed."""
+    server = space.start_redis()
+    space.topic()
+    m = space.millrace(redis={"when_marks_missing": "trust_kafka"}).start_ready()
+    load = published(space, m, 2000)
+    server.kill()
+    m.write_config(lanes=2)
+    done = command("ctl", "reload", "--wait", "--name", m.name, "--run-dir", m.run_dir, build=m.build, timeout=60)
+    assert done.returncode == 0, done.stderr
+    server.start()
+    expect_mended(space, m, load, 2000)
 
 
 def test_flushes_and_deaths_at_the_same_moment(space):

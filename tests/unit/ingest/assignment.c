@@ -551,3 +551,34 @@ Test(assignment, ends_with_a_client_that_can_never_go_on) {
     cr_assert_str_eq(reason_shown(b), "trouble");
     bench_drop(b);
 }
+
+/* What the sink then takes for a loss, whatever redis.when_marks_missing says. */
+Test(assignment, partition_of_this_run_had_its_mark_before_the_rings_were_made_anew) {
+    struct bench *b = bench_reading(1, RING, 1, 20);
+    b->control->run = 77;
+    settle(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(b->kafka.partition[0].note.run, 0, "there is no mark yet");
+    apply_all(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(b->kafka.partition[0].note.run, 77);
+    for (int i = 0; i < 2; i++) { /* the second time what the first has committed before there was anything to read */
+        bench_forgets(b);
+        ingest_starts(b);
+        sim_give(&b->kafka, 1);
+        settle(b);
+        cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED | LEDGER_MARKED);
+        pass_ms(b, 1000);
+        settle(b);
+        cr_assert_eq(b->kafka.partition[0].note.run, 77);
+    }
+    b->control->run = 78; /* another process, or another Redis */
+    bench_forgets(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED);
+    bench_drop(b);
+}

@@ -206,6 +206,14 @@ Test(marks, missing_mark_is_a_beginning_only_where_nothing_was_written_yet) {
     cr_assert_eq(read_as(NULL), MARK_LOST);
 }
 
+Test(marks, mark_that_was_there_before_the_rings_were_made_anew_and_is_gone_is_a_loss) {
+    config.redis.when_marks_missing = MARKS_MISSING_TRUST_KAFKA;
+    atomic_store(&plan.slot[3].flags, LEDGER_ASSIGNED | LEDGER_MARKED);
+    cr_assert_eq(read_as(NULL), MARK_LOST);
+    atomic_store(&plan.slot[3].flags, LEDGER_ASSIGNED);
+    cr_assert_eq(read_as(NULL), MARK_TRUST);
+}
+
 Test(marks, mark_that_was_seen_and_is_gone_is_a_loss_after_a_reconnect_too) {
     atomic_store(&plan.slot[3].flags, LEDGER_ASSIGNED | LEDGER_FIRST_START);
     read_as("1 100 7 i");

@@ -461,6 +461,7 @@ Test(plumbing, made_anew_is_empty_and_another_incarnation) {
     cr_assert_eq(before.published, 1);
     atomic_store(&p->control->mode[1], CONTROL_LEAVE);
     atomic_store(&p->control->accept_loss, 5);
+    uint64_t run = p->control->run;
     next = config;
     next.lanes = 2;
     next.ring_bytes = 2 * config.ring_bytes;
@@ -473,6 +474,10 @@ Test(plumbing, made_anew_is_empty_and_another_incarnation) {
     cr_assert_eq(atomic_load(&p->control->mode[1]), CONTROL_RUN);
     cr_assert_eq(atomic_load(&p->control->accept_loss), 0);
     cr_assert_eq(atomic_load(&p->ledger->count), 0);
+    cr_assert(p->control->run != 0 && p->control->run == run, "the same run");
+    next.redis.db++;
+    cr_assert_eq(plumbing_remake(p, &next, &err), 0, "%s", err.text);
+    cr_assert_neq(p->control->run, run, "with another Redis");
     inheritance_check(p, ROLE_INGEST, 0);
     inheritance_check(p, ROLE_SINK, 1);
     folder_remove(folder);
