@@ -14,13 +14,23 @@ static_assert(VALUE_ORIGINAL_BYTES_MAX <= LZ4_MAX_INPUT_SIZE, "every record can 
 
 int value_encoder_init(struct value_encoder *e, struct xaes_sealer *sealer, uint32_t key_id, struct err *err) {
     *e = (struct value_encoder){.sealer = sealer, .key_id = sealer != NULL ? key_id : 0};
-    e->lz4 = malloc((size_t)LZ4_sizeofState());
+    e->lz4 = LZ4_createStream();
     return e->lz4 != NULL ? 0 : err_set(err, EX_OSERR, "no memory for LZ4");
 }
 
 void value_encoder_free(struct value_encoder *e) {
-    free(e->lz4);
+    LZ4_freeStream(e->lz4);
     *e = (struct value_encoder){0};
+}
+
+/* A block of its own, at most len - 1 bytes; 0: it does not get smaller. The table of matches (16 KiB) is as large as
+ * thirty records, so it is not cleared for each: a fast reset makes what it has out of date. After a failure the stream
+ * is to be made anew (lz4.h). */
+static size_t compress(LZ4_stream_t *s, const uint8_t *value, size_t len, uint8_t *out) {
+    LZ4_resetStream_fast(s);
+    int n = LZ4_compress_fast_continue(s, (const char *)value, (char *)out, (int)len, (int)len - 1, 1);
+    if (n <= 0) LZ4_initStream(s, sizeof *s);
+    return n > 0 ? (size_t)n : 0;
 }
 
 size_t value_encode(struct value_encoder *e, unsigned flags, const void *redis_key, size_t redis_key_bytes,
@@ -29,10 +39,8 @@ size_t value_encode(struct value_encoder *e, unsigned flags, const void *redis_k
     CHECK(len <= VALUE_ORIGINAL_BYTES_MAX && (!encrypt || e->sealer != NULL));
     size_t header = VALUE_HEADER_BYTES + (encrypt ? XAES_NONCE_BYTES : 0);
     uint8_t *payload = out + header;
-    int packed = 0; /* bytes after compression, 0: it did not get smaller */
-    if ((flags & VALUE_LZ4) != 0 && len > 1)
-        packed = LZ4_compress_fast_extState(e->lz4, (const char *)value, (char *)payload, (int)len, (int)len - 1, 1);
-    size_t stored = packed > 0 ? (size_t)packed : len;
+    size_t packed = (flags & VALUE_LZ4) != 0 && len > 1 ? compress(e->lz4, value, len, payload) : 0;
+    size_t stored = packed > 0 ? packed : len;
     memset(out, 0, VALUE_HEADER_BYTES);
     memcpy(out, magic, sizeof magic);
     out[AT_VERSION] = VALUE_VERSION;
