@@ -59,6 +59,11 @@ static bool lane_full(const struct ingest *g) {
     return false;
 }
 
+/* Nothing was fetched of it yet when it was looked at last: there is no lag to show before that. */
+static bool high_unknown(const struct ingest *g, uint32_t slot) {
+    return atomic_load_explicit(&stats_partition(&g->worker->stats, slot)->high, memory_order_relaxed) < 0;
+}
+
 void report_step(struct ingest *g, uint64_t now) {
     if (now < g->report_due_ns) return;
     g->report_due_ns = now + REPORT_MS * NS_PER_MS;
@@ -68,7 +73,7 @@ void report_step(struct ingest *g, uint64_t now) {
     for (uint32_t i = 0; i < g->partition_count; i++) {
         partition_report(g, i);
         assigned += g->partition[i].assigned;
-        if (watermarks && g->partition[i].assigned) watermarks_report(g, i);
+        if (g->partition[i].assigned && (watermarks || high_unknown(g, i))) watermarks_report(g, i);
     }
     if (lane_full(g) && now >= g->ends_due_ns) {
         ends_report(g);
