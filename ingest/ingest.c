@@ -90,6 +90,7 @@ enum step ingest_step(void *self) {
     if (g->broken) return STEP_BROKEN;
     rewind_step(g);
     loss_step(g);
+    if (mode == CONTROL_RUN) witness_step(g);
     if (mode == CONTROL_RUN && g->membership == MEMBER_READING) busy |= read_step(g, &blocked);
     uint64_t now = clock_ns(g->clock);
     commit_step(g, false);

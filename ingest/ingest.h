@@ -24,7 +24,8 @@ struct partition {
     bool gone;           /* Kafka said that it does not have `next` */
     bool judged;         /* and found lost in this epoch: what the sink had noted then */
     uint64_t judged_what;
-    uint64_t judge_ns; /* the broker is not asked about it before */
+    uint64_t judge_ns;  /* the broker is not asked about it before */
+    uint32_t witnessed; /* the epoch in which the topic was compared with what its mark says of it */
 };
 
 struct lane {
@@ -84,6 +85,8 @@ struct ingest {
     uint32_t judge_turn;                /* whose turn it is when Kafka is asked what it has; as many as time allows */
     uint32_t accept_turn;               /* … and when a loss is accepted */
     uint64_t accept_ns;                 /* no new attempt to carry out control.accept_loss before */
+    uint32_t witness_turn, witness_fails; /* whose turn it is to be asked about; failures in a row */
+    uint64_t witness_ns;                  /* no new question before */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
@@ -132,6 +135,10 @@ static inline bool loss_stands(const struct ingest *g, uint32_t slot) {
     return atomic_load_explicit(&s->lost_to, memory_order_relaxed) >
            atomic_load_explicit(&s->lost_from, memory_order_relaxed);
 }
+
+/* witness.c: whether the topic is still the one that Redis was written from, by the last record that the mark covers;
+ * once after each takeover. Records go on meanwhile. At most two calls of the port that block, once a second. */
+void witness_step(struct ingest *g);
 
 /* lease.c: until when the sinks may write, on the strength of what the group has confirmed. */
 void lease_init(struct ingest *g);                          /* a fixed list of partitions needs none */

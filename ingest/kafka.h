@@ -11,7 +11,8 @@
 #include "ingest/note.h"
 #include "shm/ledger.h"
 
-enum { KAFKA_CALL_MS = 1000 };
+enum { KAFKA_CALL_MS = 1000, KAFKA_WITNESS_MAX = 32 };
+enum { KAFKA_WITNESS_NONE = -1, KAFKA_WITNESS_LATE = -2 };
 
 struct kafka_partition {
     uint32_t topic;    /* index in the configuration */
@@ -83,6 +84,10 @@ struct kafka_port {
     /* The cluster's id into out, "" when the brokers have none. Blocks at most KAFKA_CALL_MS. 0, or -1 with err: no
      * broker was reached yet. */
     int (*cluster)(void *self, char out[CLUSTER_BYTES], struct err *err);
+    /* Fills in the timestamp of the record that stands at the offset of each partition of list, n in [1,
+     * KAFKA_WITNESS_MAX]: KAFKA_WITNESS_NONE when there is no record at it, KAFKA_WITNESS_LATE when that did not come
+     * in time. What is being read is not touched. Blocks at most KAFKA_CALL_MS. 0, or -1 with err. */
+    int (*witness)(void *self, const struct kafka_partition *list, uint32_t n, int64_t *timestamp_ms, struct err *err);
 };
 
 /* kafka_client_open makes a librdkafka consumer from the configuration and subscribes (or, with a fixed list of

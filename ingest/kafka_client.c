@@ -1,5 +1,6 @@
 #include "ingest/kafka.h"
 #include "ingest/kafka_error.h"
+#include "ingest/kafka_witness.h"
 
 #include <librdkafka/rdkafka.h>
 #include <openssl/x509_vfy.h> /* numbers only: the library is librdkafka's */
@@ -398,6 +399,15 @@ static int client_cluster(void *self, char out[CLUSTER_BYTES], struct err *err) 
     return 0;
 }
 
+static int client_witness(void *self, const struct kafka_partition *list, uint32_t n, int64_t *timestamp_ms,
+                          struct err *err) {
+    struct client *c = self;
+    rd_kafka_topic_partition_list_t *at = list_to_library(c, list, n);
+    int r = kafka_witness(rd_kafka_conf(c->rk), at, timestamp_ms, err);
+    rd_kafka_topic_partition_list_destroy(at);
+    return r;
+}
+
 static enum kafka_fetch fetch_failed(const rd_kafka_message_t *m, struct kafka_message *out, struct err *err) {
     rd_kafka_resp_err_t e = m->err;
     out->offset = m->offset;
@@ -527,6 +537,7 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
                                 client_ends,
                                 client_seek,
                                 client_lost,
-                                client_cluster};
+                                client_cluster,
+                                client_witness};
     return c->assign_fixed ? 0 : subscribe(c, err);
 }

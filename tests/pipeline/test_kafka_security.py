@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from harness.process import wait_until
 from harness.secure_broker import USERS, SecureBroker
 
 SECRETS = [*USERS.values(), "wr0ng-canary-2231", "k3y-canary-6120"]
@@ -59,12 +60,25 @@ def works(space, m, count=400):
     assert m.drain() == 0
 
 
+def reads_the_record_of_the_mark(space, m):
+    """By the second consumer, which lives for this question only: with a wrong time in a mark the topic is another."""
+    with space.redis.client() as client:
+        mark = next(k for k in client.scan_iter(b"millrace:mark:*") if not client.get(k).endswith(b" -"))
+        client.set(mark, client.get(mark).rsplit(b":", 1)[0] + b":1")
+    m.start_ready()
+    wait_until(lambda: "ingest.topic_other" in m.log_text(), 10, "the record to be read")
+    no_secret(m)
+    assert m.drain() == 0
+
+
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"])
 def test_password_over_tls(space, secure, mechanism):
     space.broker = secure
     space.start_redis()
     space.topic()
-    works(space, space.millrace(kafka=login(space, secure, "alice", mechanism)))
+    m = space.millrace(kafka=login(space, secure, "alice", mechanism))
+    works(space, m)
+    reads_the_record_of_the_mark(space, m)
 
 
 def test_client_certificate_with_an_encrypted_key(space, secure):
@@ -72,9 +86,11 @@ def test_client_certificate_with_an_encrypted_key(space, secure):
     space.start_redis()
     space.topic()
     cert, key = secure.ca.make("client", password="k3y-canary-6120")
-    works(space, space.millrace(kafka={
+    m = space.millrace(kafka={
         **tls(secure, "CERTIFICATE"), "ssl.certificate.location": str(cert), "ssl.key.location": str(key),
-        "ssl.key.password_file": password_file(space, "key.password", "k3y-canary-6120")}))
+        "ssl.key.password_file": password_file(space, "key.password", "k3y-canary-6120")})
+    works(space, m)
+    reads_the_record_of_the_mark(space, m)
 
 
 def test_what_only_a_person_can_mend_is_said_and_no_storm(space, secure):

@@ -47,9 +47,8 @@ def lost_of(stats):
 
 
 def wait_lost(m, topic, begin, end, timeout=20):
-    stats = m.wait_for(lambda s: lost_of(s) and m.worker("ingest", stats=s)["state"] == "blocked", timeout,
-                       "lost offsets to be noticed")
-    assert lost_of(stats) == {(topic.name, 0): (begin, end)}
+    stats = m.wait_for(lambda s: lost_of(s) == {(topic.name, 0): (begin, end)} and
+                       m.worker("ingest", stats=s)["state"] == "blocked", timeout, "lost offsets to be noticed")
     assert m.worker("ingest", stats=stats)["reason"] == f"offsets [{begin},{end}) lost: {topic.name}[0]"
     assert f"offsets [{begin},{end}) lost: {topic.name}[0]" in m.run_command("stats").stdout
     return stats
@@ -120,17 +119,21 @@ def test_commits_outside_the_topic_are_lost_offsets(space):
     assert m.drain() == 0
 
     # The topic is deleted and made again; it has not grown beyond the commit.
-    space.broker.delete_topic(t.name)
-    space.broker.create_topics([t.name], 1)
-    publish(space.broker, t, range(1000, 1030), keys=10)
+    make_anew(space, t, range(1000, 1030))
     # Deleting a topic takes the group's offsets with it; the group is empty when the session has ended.
     wait_until(lambda: committed(space, m, t, 200), 15, "the commit to be set back")
     m.start_ready()
-    wait_lost(m, t, 30, 200)
+    wait_lost(m, t, 0, 200)
     accept(m)
     m.wait_drained({(t.name, 0): 30})
     assert store(space, t) == folded(range(1000, 1030), 10)
     assert m.drain() == 0
+
+
+def make_anew(space, topic, numbers):
+    space.broker.delete_topic(topic.name)
+    space.broker.create_topics([topic.name], 1)
+    publish(space.broker, topic, numbers, keys=10)
 
 
 def committed(space, m, topic, offset):
@@ -163,6 +166,85 @@ def test_another_cluster_is_not_taken_for_the_one_before(space):
     assert store(space, t) == folded(range(100), 10)
     assert accept(m)[0]["cluster"] == "T3RoZXJDbHVzdGVyT2ZVcw"
     wait_until(lambda: store(space, t) == folded(range(500, 550), 10), 20, "the other cluster's records")
+    assert m.drain() == 0
+
+
+def test_topics_made_anew_are_noticed_whatever_their_offsets(space):
+    """Kafka drops the group's commits with a topic; what is left are the marks, of records that are others now."""
+    space.start_redis()
+    t = space.topic(raw, "raw", partitions=1)
+    m = space.millrace(kafka=SHORT_SESSION).start_ready()
+    publish(space.broker, t, range(100), keys=10)
+    m.wait_drained({(t.name, 0): 100})
+    assert m.drain() == 0
+
+    def goes_on_with(numbers, lost):
+        m.start_ready()
+        wait_lost(m, t, 0, lost)
+        assert "ingest.topic_other" in m.log_text()
+        assert accept(m)[-1]["to"] == lost
+        m.wait_drained({(t.name, 0): len(numbers)})
+        assert store(space, t) == folded(numbers, 10)
+        assert m.drain() == 0
+
+    make_anew(space, t, range(1000, 1250))  # more records than before
+    goes_on_with(range(1000, 1250), 100)
+    make_anew(space, t, range(2000, 2030))  # fewer, and not one at the mark
+    goes_on_with(range(2000, 2030), 250)
+    make_anew(space, t, range(3000, 3200))  # more, and a tool sets the group beyond its mark
+    wait_until(lambda: committed(space, m, t, 150), 15, "the commit to be set")
+    goes_on_with(range(3000, 3200), 30)
+    # What was accepted is not asked for again, and the same topic is the same.
+    m.start_ready()
+    publish(space.broker, t, range(3200, 3250), keys=10)
+    m.wait_drained({(t.name, 0): 250})
+    assert not lost_of(m.stats())
+    assert m.drain() == 0
+
+
+def test_topics_that_are_the_same_are_not_taken_for_others(space):
+    """The record that the mark names is gone: by retention, and as compaction leaves it (here a control record)."""
+    space.start_redis()
+    t = space.topic(raw, "raw", partitions=1)
+    producer = Producer({"bootstrap.servers": space.broker.bootstrap, "log_level": 0, "transactional.id": "anew"})
+    producer.init_transactions()
+    producer.begin_transaction()
+    for n in range(10):
+        producer.produce(t.name, f"{n}".encode(), f"k{n}".encode(), partition=0)
+    producer.commit_transaction()
+    wait_until(lambda: space.broker.watermarks(t.name, 1)[0][1] == 11, 10, "the control record, at offset 10")
+    publish(space.broker, t, range(10, 30), keys=10)
+    m = space.millrace().start_ready()
+    m.wait_drained({(t.name, 0): 31})
+
+    m.kill_worker("ingest")
+    m.wait_for(lambda s: m.worker("ingest", stats=s)["starts"] == 2, 10, "ingest to come back")
+    publish(space.broker, t, range(30, 40), keys=10)
+    m.wait_drained({(t.name, 0): 41})
+    assert m.drain() == 0
+    m.start_ready()
+    publish(space.broker, t, range(40, 50), keys=10)
+    m.wait_drained({(t.name, 0): 51})
+    assert m.drain() == 0
+    assert "ingest.topic_" not in m.log_text()
+
+    mark = f"millrace:mark:{m.group}:{t.name}:0"
+    with space.redis.client() as client:
+        words = client.get(mark).decode().split()
+        assert words[1] == "51" and words[5].startswith("50:")
+        client.set(mark, " ".join(words[:5] + ["10:1700000000000"]))
+    m.start_ready()
+    wait_until(lambda: "ingest.topic_unproven" in m.log_text(), 10, "the record of the mark to be looked for")
+    publish(space.broker, t, range(50, 60), keys=10)
+    m.wait_drained({(t.name, 0): 61})
+    assert m.drain() == 0
+    space.broker.delete_records(t.name, 0, 61)
+    m.start_ready()
+    wait_until(lambda: m.log_text().count("ingest.topic_unproven") == 2, 10, "it to be looked for again")
+    publish(space.broker, t, range(60, 70), keys=10)
+    m.wait_drained({(t.name, 0): 71})
+    assert store(space, t) == folded(range(70), 10)
+    assert not lost_of(m.stats()) and "ingest.topic_other" not in m.log_text()
     assert m.drain() == 0
 
 

@@ -73,7 +73,9 @@ struct sim {
     int committed_fails, watermarks_fail, assign_fails, seek_fails; /* so many calls fail from now on */
     uint32_t commits, assigns, unassigns, held;                     /* held: messages taken and not done */
     uint32_t commit_calls;
-    int cluster_fails; /* so many calls fail from now on */
+    int cluster_fails;               /* so many calls fail from now on */
+    int witness_fails, witness_late; /* so many calls fail, or have no answer in time */
+    uint32_t witness_calls;
     char cluster[CLUSTER_BYTES];
     void (*before)(void *context, const char *call);                           /* at every call of the port */
     void (*on_commit)(void *context, struct sim_partition *p, int64_t offset); /* the broker takes an offset */
@@ -258,6 +260,24 @@ static inline int sim_cluster(void *self, char out[CLUSTER_BYTES], struct err *e
     sim_call(s, "cluster");
     if (s->cluster_fails > 0 && s->cluster_fails--) return err_set(err, 2, "no answer");
     snprintf(out, CLUSTER_BYTES, "%s", s->cluster);
+    return 0;
+}
+
+static inline int sim_witness(void *self, const struct kafka_partition *list, uint32_t n, int64_t *timestamp_ms,
+                              struct err *err) {
+    struct sim *s = self;
+    sim_call(s, "witness");
+    s->witness_calls++;
+    cr_assert(n > 0 && n <= KAFKA_WITNESS_MAX);
+    if (s->witness_fails > 0 && s->witness_fails--) return err_set(err, 2, "no answer");
+    bool late = s->witness_late > 0 && s->witness_late--;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sim_partition *p = sim_at(s, list[i].topic, list[i].partition);
+        const struct sim_message *m = list[i].offset >= p->low ? sim_first_from(p, list[i].offset) : NULL;
+        timestamp_ms[i] = late                                       ? KAFKA_WITNESS_LATE
+                          : m != NULL && m->offset == list[i].offset ? m->timestamp_ms
+                                                                     : KAFKA_WITNESS_NONE;
+    }
     return 0;
 }
 
@@ -485,9 +505,10 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     b->clock = (struct clock_port){bench_monotonic_ns, bench_wall_ms, bench_monotonic_ns, bench_random, &b->time};
     b->kafka.event = calloc(SIM_EVENTS_MAX, sizeof *b->kafka.event);
     b->kafka.later = calloc(1, sizeof *b->kafka.later);
-    b->port = (struct kafka_port){&b->kafka,  sim_poll,     sim_committed, sim_watermarks, sim_watermarks_seen,
-                                  sim_assign, sim_unassign, sim_fetch,     sim_headers,    sim_done,
-                                  sim_commit, sim_ends,     sim_seek,      sim_lost,       sim_cluster};
+    b->port =
+        (struct kafka_port){&b->kafka,    sim_poll,  sim_committed, sim_watermarks, sim_watermarks_seen, sim_assign,
+                            sim_unassign, sim_fetch, sim_headers,   sim_done,       sim_commit,          sim_ends,
+                            sim_seek,     sim_lost,  sim_cluster,   sim_witness};
     return b;
 }
 
