@@ -23,6 +23,7 @@ from harness.redis_server import RedisServer  # noqa: E402
 PR_SET_CHILD_SUBREAPER = 36
 numbers = itertools.count(1)
 counts = {"passed": 0, "failed": 0, "skipped": 0}
+failures = []  # by name, for tests/run-pipeline, which may run them again
 
 
 def pytest_configure(config):
@@ -145,6 +146,7 @@ def pytest_runtest_logreport(report):
         counts["skipped"] += 1
     elif report.failed or report.skipped:
         counts["failed"] += 1
+        failures.append(report.nodeid)
 
 
 def pytest_collectreport(report):
@@ -156,3 +158,4 @@ def pytest_unconfigure(config):
     where = os.environ.get("MILLRACE_COUNTS")
     if where:
         pathlib.Path(where).write_text(" ".join(str(n) for n in counts.values()) + "\n", encoding="ascii")
+        pathlib.Path(where + ".failures").write_text("".join(f"{name}\n" for name in failures), encoding="utf-8")
