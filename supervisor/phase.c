@@ -27,11 +27,13 @@ static void phase_enter(struct supervisor *s, enum phase phase, enum worker_stat
 
 static void reason_show(struct supervisor *s, const char *reason) { stats_text_set(&own_block(s)->reason, reason); }
 
+/* On the way to a stop, a reload or a reset. */
+static bool under_way(const struct supervisor *s) { return s->phase == PHASE_DRAINING || s->phase == PHASE_LEAVING; }
+
 const char *phase_name(const struct supervisor *s) {
     static const char *const names[] = {"starting", "running", "draining", "leaving", "done"};
     static_assert(sizeof names / sizeof names[0] == PHASE_DONE + 1, "a name per phase");
-    bool round = s->phase == PHASE_DRAINING || s->phase == PHASE_LEAVING;
-    if (round && s->after != AFTER_STOP) return s->after == AFTER_RELOAD ? "reloading" : "resetting";
+    if (under_way(s) && s->after != AFTER_STOP) return s->after == AFTER_RELOAD ? "reloading" : "resetting";
     return names[s->phase];
 }
 
@@ -121,15 +123,14 @@ static void leave(struct supervisor *s, int status) {
 }
 
 void phase_stop(struct supervisor *s) {
-    bool round = s->phase == PHASE_DRAINING || s->phase == PHASE_LEAVING;
-    if (s->phase == PHASE_DONE || (round && s->after == AFTER_STOP)) {
+    if (s->phase == PHASE_DONE || (under_way(s) && s->after == AFTER_STOP)) {
         log_info("supervisor.signal", "asked to stop again: draining already");
         return;
     }
     notify_stopping(&s->notify, s->config.drain_timeout_ms + LEAVE_MS);
     reason_show(s, "");
     s->reload.queued = false;
-    if (!round) {
+    if (!under_way(s)) {
         drain(s, AFTER_STOP);
         return;
     }
@@ -157,19 +158,17 @@ static const char *reload_refuse(struct supervisor *s, const struct err *err) {
 static void go_over(struct supervisor *s, const char *why) {
     notify_reloading(&s->notify, now_ns());
     reason_show(s, why);
-    s->reload.undoable = false;
 }
 
 const char *phase_reload(struct supervisor *s) {
     struct err err = {0};
-    bool round = s->phase == PHASE_DRAINING || s->phase == PHASE_LEAVING;
-    if (s->phase == PHASE_DONE || (round && s->after == AFTER_STOP)) {
+    if (s->phase == PHASE_DONE || (under_way(s) && s->after == AFTER_STOP)) {
         s->reload.asked++;
         err_set(&err, EX_TEMPFAIL, "the instance is stopping");
         return reload_refuse(s, &err);
     }
     if (!s->reload.queued) s->reload.asked++;
-    if (round) {
+    if (under_way(s)) {
         s->reload.queued = true;
         log_info("supervisor.reload_queued", "one is under way: the file is read when that is done");
         return "queued";
@@ -183,6 +182,7 @@ const char *phase_reload(struct supervisor *s) {
     }
     log_info("supervisor.reloading", "%s has changed", s->file);
     go_over(s, "reloading the configuration");
+    s->reload.undoable = false;
     drain(s, AFTER_RELOAD);
     return "started";
 }
@@ -197,6 +197,7 @@ static void undo(struct supervisor *s, const struct child *c) {
     s->config_next = s->config_before;
     s->reload.undoing = true;
     go_over(s, "going back to the configuration before");
+    s->reload.undoable = false;
     reload_end(s, "undone", text);
     s->after = AFTER_RELOAD;
     leave(s, EX_CONFIG);
@@ -291,10 +292,8 @@ static void ring_broken(struct supervisor *s, const struct child *c) {
         leave(s, EX_SOFTWARE);
         return;
     }
-    bool undoable = s->reload.undoable;
     s->broken_lane = c->role == ROLE_INGEST ? -1 : (int)c->lane;
     go_over(s, "making the rings anew");
-    s->reload.undoable = undoable;
     s->after = AFTER_RESET;
     leave(s, EX_TEMPFAIL);
 }
