@@ -173,7 +173,7 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
                   (at->note.run != 0 && at->note.run == g->worker->control->run ? LEDGER_MARKED : 0));
     commit_known(g, slot, at->offset, &at->note);
     p->gone = loss_stands(g, slot); /* whether more than is noted is lost is found out at once */
-    struct log_at where = {g->config->topic[at->topic].name, at->partition, start};
+    struct log_at where = ingest_at(g, at->topic, at->partition, start);
     log_info_at("ingest.partition_begin", &where, "epoch %u, lane %u%s", p->epoch, p->lane,
                 first ? ", first start" : "");
     return 0;

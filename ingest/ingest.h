@@ -3,6 +3,7 @@
 #ifndef MILLRACE_INGEST_INGEST_H
 #define MILLRACE_INGEST_INGEST_H
 
+#include "base/log.h"
 #include "ingest/kafka.h"
 #include "ingest/rejects.h"
 #include "shm/worker.h"
@@ -91,6 +92,11 @@ struct ingest {
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
 };
+
+/* Where a log line is about. */
+static inline struct log_at ingest_at(const struct ingest *g, uint32_t topic, int32_t partition, int64_t offset) {
+    return (struct log_at){g->config->topic[topic].name, partition, offset};
+}
 
 /* ingest_init fills *g: lanes are attached, the Kafka port is open, the store is open. */
 void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *kafka);

@@ -44,7 +44,7 @@ void loss_note(struct ingest *g, uint32_t slot, int64_t from, int64_t to) {
         if (known_to > to) to = known_to;
         if (from == known_from && to == known_to) return;
     }
-    struct log_at at = {g->config->topic[g->partition[slot].topic].name, g->partition[slot].partition, from};
+    struct log_at at = ingest_at(g, g->partition[slot].topic, g->partition[slot].partition, from);
     loss_store(g, slot, from, to);
     log_warn_at(
         "ingest.offset_lost", &at,
@@ -127,7 +127,7 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
         log_warn("ingest.accept_failed", "%s; trying again", err.text);
         return false;
     }
-    struct log_at where = {g->config->topic[p->topic].name, p->partition, from};
+    struct log_at where = ingest_at(g, p->topic, p->partition, from);
     log_warn_at("ingest.loss_accepted", &where, "offsets [%lld,%lld) are given up; goes on at %lld", (long long)from,
                 (long long)to, (long long)target);
     stats_add(g->stats, M_ingest_offset_lost, (uint64_t)(to - from));

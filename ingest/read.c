@@ -137,7 +137,7 @@ void read_again(struct partition *p, uint64_t now) {
 /* What comes next could not be read (a batch with a wrong checksum, say). The client would go on behind it; so the
  * partition is read again from here, after a pause, and nothing of it is taken before. */
 static void failed(struct ingest *g, struct partition *p, const struct err *err, uint64_t now) {
-    struct log_at at = {g->config->topic[p->topic].name, p->partition, p->next};
+    struct log_at at = ingest_at(g, p->topic, p->partition, p->next);
     stats_add(g->stats, M_ingest_kafka_error, 1);
     if (err->code == 1) { /* rewind.c asks what the partition has */
         p->gone = p->waits = true;

@@ -5,10 +5,6 @@ enum { JUDGE_AGAIN_MS = 500, JUDGE_MS = 1000 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static struct log_at log_place(const struct ingest *g, const struct partition *p, int64_t offset) {
-    return (struct log_at){g->config->topic[p->topic].name, p->partition, offset};
-}
-
 /* Where Redis has to be written from again: where its mark is, or where the group began when there is none; never above
  * what is released, read, or rejected and not durable yet. */
 static int64_t rewind_target(struct ingest *g, uint32_t slot, uint64_t what) {
@@ -27,7 +23,7 @@ static int64_t rewind_target(struct ingest *g, uint32_t slot, uint64_t what) {
 void rewind_to(struct ingest *g, uint32_t slot, int64_t target, uint32_t flags) {
     struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     struct partition *p = &g->partition[slot];
-    struct log_at at = log_place(g, p, target);
+    struct log_at at = ingest_at(g, p->topic, p->partition, target);
     if (g->holding && g->held_slot == slot) read_drop_held(g);
     log_info_at("ingest.rewound", &at, "read again from here; %lld was next", (long long)p->next);
     atomic_store_explicit(&s->flags, LEDGER_ASSIGNED, memory_order_release);

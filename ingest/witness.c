@@ -12,10 +12,6 @@ struct question {
     uint32_t count;
 };
 
-static struct log_at log_place(const struct ingest *g, const struct kafka_partition *at) {
-    return (struct log_at){g->config->topic[at->topic].name, at->partition, at->offset};
-}
-
 /* The partitions whose mark the sink has found and nobody has looked into, those that were not asked about for the
  * longest time first. Where the mark names no record, there is nothing to look into. */
 static void collect(struct ingest *g, struct question *q) {
@@ -66,7 +62,7 @@ static void other(struct ingest *g, uint32_t slot, int64_t next) {
  * nothing, unless the partition ends before it. */
 static bool judge(struct ingest *g, const struct question *q, uint32_t i, struct err *err) {
     const struct kafka_partition *at = &q->at[i];
-    struct log_at where = log_place(g, at);
+    struct log_at where = ingest_at(g, at->topic, at->partition, at->offset);
     if (q->found_ms[i] == KAFKA_WITNESS_LATE) {
         err_set(err, 2, "%s[%d] was not read in time", where.topic, where.partition);
         return false;
