@@ -83,15 +83,16 @@ void rewind_step(struct ingest *g) {
     uint64_t now = clock_ns(g->clock), until = now + JUDGE_MS * NS_PER_MS, what = 0;
     uint32_t n = g->partition_count, from = g->judge_turn;
     bool changed = false, found;
-    for (uint32_t k = 0; k < n && now < until; k++) {
+    for (uint32_t k = 0; k < n; k++) {
         uint32_t i = (from + k) % n;
-        if (!judge_due(g, i, now, &found, &what)) continue;
-        changed |= judge(g, i, found, what, now);
-        g->judge_turn = (i + 1) % n;
-        now = clock_ns(g->clock);
+        if (judge_due(g, i, now, &found, &what) && now < until) {
+            changed |= judge(g, i, found, what, now);
+            g->judge_turn = (i + 1) % n;
+            now = clock_ns(g->clock);
+            found = commit_lost_found(g, i, &what);
+        }
+        g->partition[i].waits = loss_stands(g, i) || g->partition[i].gone || found;
     }
-    for (uint32_t i = 0; i < n; i++)
-        g->partition[i].waits = loss_stands(g, i) || g->partition[i].gone || commit_lost_found(g, i, &what);
     if (!changed) return;
     g->commit_due_ns = 0; /* and again as soon as one that is under way is answered */
     commit_step(g, true);
