@@ -13,6 +13,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/json_text.h"
 #include "shm/record.h"
 #include "shm/stats_view.h"
 #include "tools/command.h"
@@ -72,14 +73,7 @@ static void text_put(const uint8_t *bytes, size_t len) {
     if (len > REVEAL_BYTES) printf(" (cut, %zu bytes)", len);
 }
 
-static void json_string(const char *text) {
-    putchar('"');
-    for (const unsigned char *p = (const unsigned char *)text; *p != 0; p++) {
-        if (*p == '"' || *p == '\\') putchar('\\');
-        putchar(*p >= 0x20 && *p < 0x7f ? *p : '?');
-    }
-    putchar('"');
-}
+static void json_string(const char *text) { json_text_put(text, strlen(text), stdout); }
 
 static void json_base64(const char *name, const uint8_t *bytes, size_t len) {
     unsigned char out[(REVEAL_BYTES + 2) / 3 * 4 + 1];
