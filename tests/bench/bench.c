@@ -37,6 +37,7 @@ enum option_name {
     SECONDS,
     AHEAD,
     AFTER,
+    WARMUP,
     RUN_DIR,
     NAME,
     HASH
@@ -50,7 +51,8 @@ static const struct option names[] = {
     {"rate", required_argument, NULL, RATE},       {"seconds", required_argument, NULL, SECONDS},
     {"ahead", required_argument, NULL, AHEAD},     {"run-dir", required_argument, NULL, RUN_DIR},
     {"name", required_argument, NULL, NAME},       {"hash", no_argument, NULL, HASH},
-    {"after", required_argument, NULL, AFTER},     {NULL, 0, NULL, 0},
+    {"after", required_argument, NULL, AFTER},     {"warmup", required_argument, NULL, WARMUP},
+    {NULL, 0, NULL, 0},
 };
 
 static uint64_t number(const char *text) {
@@ -74,6 +76,7 @@ static void option_take(struct bench *b, int option) {
     case BATCH: b->batch = (uint32_t)number(optarg); break;
     case RATE: b->rate = (uint32_t)number(optarg); break;
     case SECONDS: b->seconds = (uint32_t)number(optarg); break;
+    case WARMUP: b->warmup = (uint32_t)number(optarg); break;
     case AHEAD: b->ahead = number(optarg); break;
     case AFTER: b->after = (uint32_t)number(optarg); break;
     case HASH: b->hash = true; break;

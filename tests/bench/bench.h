@@ -26,6 +26,7 @@ struct bench {
     uint32_t batch;   /* records sent to Redis together */
     uint32_t rate;    /* records a second, 0: as fast as it goes */
     uint32_t seconds; /* how long */
+    uint32_t warmup;  /* seconds before those, which do not count */
     uint64_t ahead;   /* records that may be written before the instance has applied them, 0: any number */
     uint32_t after;   /* process whose successor is waited for, 0: none */
     bool hash;        /* HSET of BENCH_FIELDS fields instead of SET */

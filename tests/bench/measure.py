@@ -20,6 +20,7 @@ from harness.redis_server import RedisServer
 from harness.reference import Topic
 
 PARTITIONS, KEYS = 4, 200_000
+WARMUP = 10  # seconds of a latency run that do not count: the topic is new, and the broker compiles its code
 TOPIC = "records"
 
 # For the programs that are to be compared at their best. Without what ingest does against it (docs/decisions), librdkafka
@@ -227,7 +228,7 @@ class Bench:
     # -- latency -------------------------------------------------------------------------------------------------------
     def probe(self, topic, rate, seconds, *args):
         return self.program("latency", "--brokers", self.broker.bootstrap, "--topic", topic, "--rate", rate,
-                            "--seconds", seconds, *args)["ms"]
+                            "--warmup", WARMUP, "--seconds", seconds, *args)["ms"]
 
     def latency(self, plan, seconds):
         """plan: [(row of millrace, or None for Kafka alone, records a second)]"""

@@ -72,7 +72,7 @@ def test_the_programs_of_the_benchmark_apply_every_record(space):
         assert all(p["cpu_s"] > 0 and p["memory_kb"] > 0 for p in seen["processes"])
         assert stored(client, values) == values
 
-        probe = program("latency", *kafka[:4], "--rate", 500, "--seconds", 2, "--redis", server.port)
+        probe = program("latency", *kafka[:4], "--rate", 500, "--warmup", 1, "--seconds", 1, "--redis", server.port)
         assert probe["records"] == 500 and 0 < probe["ms"][0] <= probe["ms"][2] <= probe["ms"][4] < 5000
         assert client.exists("lat:0000000000", "lat:0000000999") == 2
         assert m.drain() == 0
