@@ -1,0 +1,147 @@
+/* The low-level SHA-256 functions: a keyed state is copied per message, which EVP does with two allocations. */
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include "base/digest.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum { BLOCK_BYTES = 64 };
+
+void digest_key_init(struct digest_key *k, const uint8_t key[DIGEST_KEY_BYTES]) {
+    uint8_t inner[BLOCK_BYTES], outer[BLOCK_BYTES];
+    memset(inner, 0x36, sizeof inner);
+    memset(outer, 0x5c, sizeof outer);
+    for (size_t i = 0; i < DIGEST_KEY_BYTES; i++) {
+        inner[i] ^= key[i];
+        outer[i] ^= key[i];
+    }
+    SHA256_Init(&k->inner);
+    SHA256_Update(&k->inner, inner, sizeof inner);
+    SHA256_Init(&k->outer);
+    SHA256_Update(&k->outer, outer, sizeof outer);
+    explicit_bzero(inner, sizeof inner);
+    explicit_bzero(outer, sizeof outer);
+}
+
+void digest_key_clear(struct digest_key *k) { explicit_bzero(k, sizeof *k); }
+
+static void hmac_finish(const struct digest_key *k, SHA256_CTX *inner, uint8_t out[DIGEST_BYTES]) {
+    uint8_t hash[SHA256_DIGEST_LENGTH];
+    SHA256_CTX outer = k->outer;
+    SHA256_Final(hash, inner);
+    SHA256_Update(&outer, hash, sizeof hash);
+    SHA256_Final(hash, &outer);
+    memcpy(out, hash, DIGEST_BYTES);
+}
+
+static void xxh3_finish(XXH128_hash_t hash, uint8_t out[DIGEST_BYTES]) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, hash);
+    memcpy(out, canonical.digest, DIGEST_BYTES);
+}
+
+void digest_of(const struct digest_key *k, enum digest_algorithm algorithm, const void *data, size_t len,
+               uint8_t out[DIGEST_BYTES]) {
+    if (algorithm == DIGEST_HMAC) {
+        SHA256_CTX inner = k->inner;
+        SHA256_Update(&inner, data, len);
+        hmac_finish(k, &inner, out);
+    } else if (algorithm == DIGEST_XXH3) {
+        xxh3_finish(XXH3_128bits(data, len), out);
+    } else {
+        memset(out, 0, DIGEST_BYTES);
+    }
+}
+
+/* -- lists of fields --------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b) {
+    const struct digest_field *x = a, *y = b;
+    uint32_t shorter = x->name_bytes < y->name_bytes ? x->name_bytes : y->name_bytes;
+    int order = memcmp(x->name, y->name, shorter);
+    return order != 0 ? order : (x->name_bytes > y->name_bytes) - (x->name_bytes < y->name_bytes);
+}
+
+static void lengths_write(uint8_t out[8], const struct digest_field *f) {
+    for (int i = 0; i < 4; i++) {
+        out[i] = (uint8_t)(f->name_bytes >> (8 * i));
+        out[4 + i] = (uint8_t)(f->value_bytes >> (8 * i));
+    }
+}
+
+void digest_of_fields(const struct digest_key *k, enum digest_algorithm algorithm, struct digest_field *field, size_t n,
+                      uint8_t out[DIGEST_BYTES]) {
+    SHA256_CTX inner;
+    XXH3_state_t xxh3;
+    memset(out, 0, DIGEST_BYTES);
+    if (algorithm == DIGEST_NONE) return;
+    if (algorithm == DIGEST_HMAC)
+        inner = k->inner;
+    else
+        XXH3_128bits_reset(&xxh3);
+    qsort(field, n, sizeof *field, by_name);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t lengths[8];
+        lengths_write(lengths, &field[i]);
+        const struct {
+            const void *bytes;
+            size_t len;
+        } parts[] = {{lengths, sizeof lengths}, {field[i].name, field[i].name_bytes}, {field[i].value, field[i].value_bytes}};
+        for (size_t p = 0; p < sizeof parts / sizeof parts[0]; p++) {
+            if (algorithm == DIGEST_HMAC)
+                SHA256_Update(&inner, parts[p].bytes, parts[p].len);
+            else
+                XXH3_128bits_update(&xxh3, parts[p].bytes, parts[p].len);
+        }
+    }
+    if (algorithm == DIGEST_HMAC)
+        hmac_finish(k, &inner, out);
+    else
+        xxh3_finish(XXH3_128bits_digest(&xxh3), out);
+}
+
+/* -- sums and text ----------------------------------------------------------------------------- */
+
+void digest_sum_add(uint8_t sum[DIGEST_BYTES], const uint8_t digest[DIGEST_BYTES]) {
+    unsigned carry = 0;
+    for (int i = DIGEST_BYTES - 1; i >= 0; i--) {
+        carry += (unsigned)sum[i] + digest[i];
+        sum[i] = (uint8_t)carry;
+        carry >>= 8;
+    }
+}
+
+void digest_hex(const uint8_t digest[DIGEST_BYTES], char out[DIGEST_HEX_BYTES]) {
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < DIGEST_BYTES; i++) {
+        out[2 * i] = digits[digest[i] >> 4];
+        out[2 * i + 1] = digits[digest[i] & 15];
+    }
+    out[DIGEST_HEX_BYTES - 1] = '\0';
+}
+
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+int digest_parse(uint8_t out[DIGEST_BYTES], const char *text, size_t len) {
+    if (len != DIGEST_HEX_BYTES - 1) return -1;
+    for (int i = 0; i < DIGEST_BYTES; i++) {
+        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+        if (high < 0 || low < 0) return -1;
+        out[i] = (uint8_t)(high << 4 | low);
+    }
+    return 0;
+}
+
+enum digest_algorithm digest_header_parse(uint8_t out[DIGEST_BYTES], const void *text, size_t len) {
+    enum { WORD_BYTES = 5 };
+    const char *s = text;
+    if (len < WORD_BYTES || digest_parse(out, s + WORD_BYTES, len - WORD_BYTES) != 0) return DIGEST_NONE;
+    if (memcmp(s, "hmac:", WORD_BYTES) == 0) return DIGEST_HMAC;
+    return memcmp(s, "xxh3:", WORD_BYTES) == 0 ? DIGEST_XXH3 : DIGEST_NONE;
+}
