@@ -37,7 +37,7 @@ CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -MMD -MP
 LDFLAGS  += $(LINK)
 PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
 
-LIBS_base       := -lyaml
+LIBS_base       := -lyaml -lcrypto
 LIBS_shm        :=
 LIBS_supervisor := -lyaml
 LIBS_ingest     := -lrdkafka
@@ -165,7 +165,7 @@ uninstall: ## remove what install has put there; configurations, data and the us
 
 # -- packages of Debian 12 ---------------------------------------------------------------------------------------------
 BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
-                  libyajl-dev libncurses-dev redis-server
+                  libyajl-dev libncurses-dev libxxhash-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
                   python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools \
                   systemd tmux

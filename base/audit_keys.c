@@ -2,6 +2,7 @@
 
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sysexits.h>
 
@@ -33,8 +34,8 @@ int audit_keys_load(const char *path, unsigned parts, struct audit_keys *out, st
     int failed = 0;
     out->id = key->id;
     if (keys->count != 1)
-        failed = err_set(err, EX_CONFIG, "%s: %u keys; the keys of the audit log come from exactly one", path,
-                         keys->count);
+        failed =
+            err_set(err, EX_CONFIG, "%s: %u keys; the keys of the audit log come from exactly one", path, keys->count);
     for (size_t i = 0; failed == 0 && i < sizeof rows / sizeof rows[0]; i++)
         if ((parts & rows[i].part) != 0 && derive(key, rows[i].label, rows[i].bytes) != 0)
             failed = err_set(err, EX_SOFTWARE, "OpenSSL cannot derive the key \"%s\"", rows[i].label);

@@ -25,6 +25,8 @@ enum config_value_type { VALUE_TYPE_STRING, VALUE_TYPE_HASH };
 enum config_compress { COMPRESS_NONE, COMPRESS_LZ4 };
 enum config_marks_missing { MARKS_MISSING_BLOCK, MARKS_MISSING_TRUST_KAFKA, MARKS_MISSING_REBUILD };
 enum config_huge_pages { HUGE_PAGES_OFF, HUGE_PAGES_TRY, HUGE_PAGES_REQUIRE };
+enum config_reconcile { RECONCILE_OFF, RECONCILE_COUNTS, RECONCILE_CHECKSUM, RECONCILE_DIGEST, RECONCILE_FULL };
+enum config_evidence { EVIDENCE_MANIFEST, EVIDENCE_SCAN, EVIDENCE_OFFSETS };
 enum config_redis_scheme { REDIS_TCP, REDIS_UNIX, REDIS_TLS };
 
 struct config_property { /* one librdkafka property, already resolved (secrets too) */
@@ -50,6 +52,8 @@ struct config_topic {
     uint32_t value_type;                    /* enum config_value_type; a hash needs format json */
     uint32_t compress;                      /* enum config_compress; none for a hash, which is not encrypted either */
     uint8_t encrypt;                        /* 1: XAES-256-GCM with the current key of crypto.keys */
+    uint32_t reconcile;                     /* enum config_reconcile; of no effect with audit off */
+    uint32_t evidence;                      /* enum config_evidence */
     uint64_t ttl_ms;                        /* time to live counted from the Kafka timestamp; 0 none */
     uint32_t partition_count;               /* of the fixed list; 0: the consumer group divides them */
     int32_t partitions[PARTITIONS_MAX / 4]; /* [0, 2^31) ascending, no repeats */
@@ -63,6 +67,7 @@ struct config {
     char data_dir[PATH_BYTES];
     uint32_t lanes;
     uint32_t start;      /* enum config_start */
+    uint32_t audit;      /* 1: an audit stage follows the sink */
     uint64_t ring_bytes; /* of each of a lane's three rings; a power of two */
     uint8_t ring_dump;   /* 1: rings that fail their checks are kept in data_dir/rings */
     uint32_t spin_us;
@@ -128,6 +133,16 @@ struct config {
     struct {
         char keys[PATH_BYTES]; /* key file; "" none */
     } crypto;
+    struct {
+        char keys[PATH_BYTES]; /* audit key file; "" none, only with audit off */
+        uint32_t commit_interval_ms, commit_records;
+        uint64_t segment_bytes, retention_bytes, retention_ms;
+        uint32_t window_ms, late_after_ms, delayed_after_ms;
+        char manifest_topic[TOPIC_BYTES]; /* "" none */
+        char anchor_topic[TOPIC_BYTES];   /* "" none */
+        char webhook[PATH_BYTES];         /* "" none */
+        char command[PATH_BYTES];         /* "" none */
+    } recon;
     uint32_t topic_count;
     struct config_topic topic[TOPICS_MAX];
 };

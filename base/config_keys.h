@@ -9,7 +9,6 @@
 struct config_draft {
     struct config config;
     uint32_t config_version;
-    uint32_t audit;
     char redis_url[VALUE_BYTES];
     char redis_password_file[PATH_BYTES];
     struct config_topic defaults;

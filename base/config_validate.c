@@ -307,6 +307,11 @@ static int topic_check(struct reader *r, const struct scope *s) {
                                s->label);
     if (t->encrypt && r->draft->config.crypto.keys[0] == 0)
         return reader_complain(r, scope_where(s, "value.encrypt"), "%svalue.encrypt needs crypto.keys", s->label);
+    if (r->draft->config.audit && t->reconcile == RECONCILE_FULL && r->draft->config.crypto.keys[0] == 0)
+        return reader_complain(r, scope_where(s, "reconcile"), "%sreconcile: full needs crypto.keys", s->label);
+    if (r->draft->config.audit && t->evidence == EVIDENCE_MANIFEST && r->draft->config.recon.manifest_topic[0] == 0)
+        return reader_complain(r, scope_where(s, "evidence"), "%sevidence: manifest needs recon.manifest_topic",
+                               s->label);
     if (template_check(r, s, "key", t->key) != 0) return -1;
     return template_check(r, s, "old_key", t->old_key);
 }
@@ -332,10 +337,26 @@ static int topics_check(struct reader *r) {
     return 0;
 }
 
+/* What the audit stage cannot do without. */
+static int recon_check(struct reader *r) {
+    const struct config *c = &r->draft->config;
+    const char *hook = c->recon.webhook;
+    if (c->audit && c->recon.keys[0] == 0)
+        return reader_complain(r, scope_where(&r->root, "audit"),
+                               "audit: on needs recon.keys, a file made by `millrace keygen`");
+    if (hook[0] != 0 && strncmp(hook, "http://", 7) != 0 && strncmp(hook, "https://", 8) != 0)
+        return reader_complain(r, scope_where(&r->root, "recon.webhook"),
+                               "recon.webhook is neither an http:// nor an https:// URL");
+    if (c->recon.retention_bytes < 2 * c->recon.segment_bytes)
+        return reader_complain(r, scope_where(&r->root, "recon.retention_bytes"),
+                               "recon.retention_bytes is less than two segments (recon.segment_bytes)");
+    return 0;
+}
+
 int config_complete(struct reader *r) {
     r->draft->config.abi = CONFIG_ABI;
     if (scope_fill(r, &r->root) != 0 || instance_fill(r) != 0 || cpus_check(r) != 0 || kafka_complete(r) != 0 ||
-        redis_complete(r) != 0)
+        redis_complete(r) != 0 || recon_check(r) != 0)
         return -1;
     if (r->defaults.keys == NULL)
         r->defaults =

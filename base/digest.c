@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+
+#define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
 #include <xxhash.h>
 
 enum { BLOCK_BYTES = 64 };
@@ -87,7 +89,8 @@ void digest_of_fields(const struct digest_key *k, enum digest_algorithm algorith
         const struct {
             const void *bytes;
             size_t len;
-        } parts[] = {{lengths, sizeof lengths}, {field[i].name, field[i].name_bytes}, {field[i].value, field[i].value_bytes}};
+        } parts[] = {
+            {lengths, sizeof lengths}, {field[i].name, field[i].name_bytes}, {field[i].value, field[i].value_bytes}};
         for (size_t p = 0; p < sizeof parts / sizeof parts[0]; p++) {
             if (algorithm == DIGEST_HMAC)
                 SHA256_Update(&inner, parts[p].bytes, parts[p].len);

@@ -37,22 +37,41 @@ int record_open(const void *body, size_t len, struct record_view *view) {
     if (len < sizeof *h) return -1;
     memcpy(h, body, sizeof *h);
     if (h->op >= RECORD_OP_COUNT || h->reason >= REASON_COUNT) return -1;
-    if (record_bytes(h) != len) return -1; /* five 32-bit lengths cannot overflow a size_t of 64 bits */
     const uint8_t *at = (const uint8_t *)body + sizeof *h;
+    view->trace = (struct record_trace){0};
+    if (h->flags & RECORD_TRACED) {
+        if (len < sizeof *h + sizeof view->trace) return -1;
+        memcpy(&view->trace, at, sizeof view->trace);
+        at += sizeof view->trace;
+    }
+    /* Six 32-bit lengths cannot overflow a size_t of 64 bits. */
+    if (record_bytes(h) + view->trace.content_bytes != len) return -1;
     view->kafka_key = at;
     view->redis_key = at += h->kafka_key_bytes;
     view->old_key = at += h->redis_key_bytes;
     view->value = at += h->old_key_bytes;
-    view->headers = at + h->value_bytes;
+    view->headers = at += h->value_bytes;
+    view->content = at + h->headers_bytes;
     return (h->flags & RECORD_VALUE_FIELDS) != 0 ? fields_check(h, view->value) : 0;
 }
 
 /* -- ids --------------------------------------------------------------------------------------- */
 
-/* FNV-1a, 64 bits (draft-eastlake-fnv), folded to 48: enough to tell the topics of one installation apart. */
-static uint64_t topic_hash48(const char *topic) {
+/* FNV-1a, 64 bits (draft-eastlake-fnv). */
+static uint64_t hash64(const void *bytes, size_t len) {
     uint64_t h = 0xcbf29ce484222325ULL;
-    for (; *topic != 0; topic++) h = (h ^ (uint8_t)*topic) * 0x100000001b3ULL;
+    for (const uint8_t *p = bytes; len > 0; len--) h = (h ^ *p++) * 0x100000001b3ULL;
+    return h;
+}
+
+uint64_t record_producer_hash(const void *name, size_t len) {
+    uint64_t h = hash64(name, len);
+    return h != 0 ? h : 1;
+}
+
+/* Folded to 48 bits: enough to tell the topics of one installation apart. */
+static uint64_t topic_hash48(const char *topic) {
+    uint64_t h = hash64(topic, strlen(topic));
     return (h ^ (h >> 48)) & 0xffffffffffffULL;
 }
 

@@ -1,13 +1,14 @@
 /* The record on a ring: what one stage hands to the next.
  *
  * A ring item of type RECORD_DATA is a struct record followed by, in this order and without gaps:
- *     Kafka key, Redis key, old Redis key, value, headers
+ *     trace (RECORD_TRACED), Kafka key, Redis key, old Redis key, value, headers, content (of the trace)
  * with the lengths in the struct. The same layout at every stage; which parts are filled says `op`:
  *
  *   ingest -> transform   op RECORD_RAW: Kafka key, value and headers as read; no Redis keys
  *   ingest -> transform   op SKIP (the end of a partition) or REJECT (too large for a ring): a marker, as below
  *   transform -> sink     op ADD/UPDATE/DELETE: Redis keys and the value to be stored; no Kafka key, no headers
  *   transform -> sink     op SKIP/REJECT: a marker; all lengths are zero
+ *   transform -> sink     with audit on, every record that was read from Kafka has a trace, markers too
  *   transform -> ingest   (rejects ring) op REJECT: Kafka key, value and headers as read, sealed into `value` when
  *                         RECORD_SEALED is set; number_origin is the record's number on the ingest ring
  *
@@ -27,7 +28,7 @@
 
 #include "base/limits.h"
 
-enum { RECORD_VERSION = 2 };
+enum { RECORD_VERSION = 3 };
 
 enum record_type { RECORD_DATA = 1 }; /* ring item types; 0 is the ring's own padding */
 
@@ -54,9 +55,8 @@ enum {
     RECORD_SEALED = 1 << 2,         /* rejects: value is the sealed original (transform/seal.h) */
     RECORD_CONTENT_ABSENT = 1 << 3, /* rejects: too large or poisonous to carry; only Kafka has the content */
     RECORD_VALUE_FIELDS = 1 << 4,   /* add and update: value is a list of fields, to be stored as a hash */
+    RECORD_TRACED = 1 << 5,         /* a struct record_trace comes first */
 };
-
-enum { RECORD_DIGEST_NONE = 0 }; /* digest algorithms; the audit log adds its own */
 
 struct record {
     uint8_t op;                   /*   0 enum record_op */
@@ -74,7 +74,7 @@ struct record {
     uint8_t id[16];               /*  56 UUID from the header, else derived (record_id_derive) */
     uint8_t digest_published[16]; /*  72 */
     uint8_t digest_stored[16];    /*  88 */
-    uint8_t digest_algorithm;     /* 104 */
+    uint8_t digest_algorithm;     /* 104 enum digest_algorithm, base/digest.h: of both, and of the trace's */
     uint8_t reserved[3];          /* 105 zero */
     uint32_t kafka_key_bytes;     /* 108 */
     uint32_t redis_key_bytes;     /* 112 */
@@ -93,20 +93,55 @@ static_assert(offsetof(struct record, digest_algorithm) == 104, "record ABI");
 static_assert(offsetof(struct record, kafka_key_bytes) == 108, "record ABI");
 static_assert(offsetof(struct record, headers_bytes) == 124, "record ABI");
 
+/* What the audit log keeps of a record beside its head; made by transform. */
+struct record_trace {
+    uint8_t digest_key[16];     /*  0 of the Redis key; zero where there is none */
+    uint8_t digest_old_key[16]; /* 16 of the key that an update replaces; zero where it did not change */
+    uint8_t load[16];           /* 32 load id from the header; zero none */
+    uint64_t producer;          /* 48 record_producer_hash of the producer's name; 0 none */
+    uint64_t sequence;          /* 56 of the producer in this topic, from 1; 0 none */
+    int64_t created_ms;         /* 64 event time: the header, else the Kafka timestamp; -1 none */
+    int64_t transform_ns;       /* 72 CLOCK_MONOTONIC when transform was done with it */
+    uint32_t published_bytes;   /* 80 of the value as it was read; RECORD_BYTES_NULL: it had none */
+    uint32_t stored_bytes;      /* 84 of the value to be stored, before compression and encryption */
+    uint32_t flags;             /* 88 enum trace_flags */
+    uint32_t content_bytes;     /* 92 of the sealed original at the end of the record (`reconcile: full`); 0 none */
+};
+static_assert(sizeof(struct record_trace) == 96, "record ABI");
+#define RECORD_BYTES_NULL UINT32_MAX
+
+enum trace_flags {
+    TRACE_DECLARED = 1 << 0, /* its producer declared a digest */
+    TRACE_ALTERED = 1 << 1,  /* … which is not that of the value */
+    TRACE_CREATED = 1 << 2,  /* created_ms comes from the header */
+};
+
+/* Headers a producer writes; all values are text (docs/reconciliation.md). */
+#define HEADER_ID "millrace-id"             /* UUID */
+#define HEADER_DIGEST "millrace-digest"     /* of the value: "hmac:" or "xxh3:", 32 hexadecimal digits */
+#define HEADER_CREATED "millrace-created"   /* milliseconds since 1970, decimal */
+#define HEADER_LOAD "millrace-load"         /* UUID */
+#define HEADER_PRODUCER "millrace-producer" /* 1 to 63 characters */
+#define HEADER_SEQUENCE "millrace-sequence" /* decimal, per producer and topic, 1, 2, 3, … */
+
+/* record_producer_hash: FNV-1a of the name, never 0. */
+uint64_t record_producer_hash(const void *name, size_t len);
+
 /* The parts of a record in a ring, as pointers. Valid as long as the ring item is. */
 struct record_view {
-    struct record head; /* a copy: the ring is not read twice */
-    const uint8_t *kafka_key, *redis_key, *old_key, *value, *headers;
+    struct record head;        /* a copy: the ring is not read twice */
+    struct record_trace trace; /* with RECORD_TRACED; else zero */
+    const uint8_t *kafka_key, *redis_key, *old_key, *value, *headers, *content;
 };
 
 /* record_open checks that body[0, len) is a whole record (operation and reason known, lengths adding up exactly to
  * len, those of a list of fields too) and fills *view. Anyone. Returns 0, or -1 when the bytes are not a record. */
 int record_open(const void *body, size_t len, struct record_view *view);
 
-/* Bytes a record with these lengths takes on a ring, without the ring's own header. */
+/* Bytes a record with these lengths takes on a ring, without the ring's own header and the content of a trace. */
 static inline size_t record_bytes(const struct record *r) {
-    return sizeof *r + (size_t)r->kafka_key_bytes + r->redis_key_bytes + r->old_key_bytes + r->value_bytes +
-           r->headers_bytes;
+    return sizeof *r + (r->flags & RECORD_TRACED ? sizeof(struct record_trace) : 0) + (size_t)r->kafka_key_bytes +
+           r->redis_key_bytes + r->old_key_bytes + r->value_bytes + r->headers_bytes;
 }
 
 /* record_id_derive makes the id of a record that came without one: a version 8 UUID (RFC 9562) of topic hash,

@@ -28,6 +28,7 @@ static void refuse(const char *text, const char *message) {
 #define TOPIC "  - name: t1\n    mode: change\n    format: json\n    key: \"card:{id}\"\n"
 #define TOPICS "topics:\n" TOPIC
 #define GOOD HEAD KAFKA REDIS TOPICS
+#define AUDITED HEAD KAFKA REDIS "audit: on\nrecon: {keys: /k}\n" TOPICS
 
 #define REFUSES(test, text, message)                                                                                   \
     Test(config, test) { refuse(text, message); }
@@ -131,8 +132,12 @@ REFUSES(key_of_a_later_version, HEAD "schema_registry: {url: x}\n",
         "t.yaml:4:1: schema_registry is not available in this version")
 REFUSES(key_of_a_topic_of_a_later_version, GOOD "    on_error: block\n",
         "t.yaml:13:5: topics[0].on_error is not available in this version")
-REFUSES(reconcile_of_a_later_version, GOOD "    reconcile: digest\n",
-        "t.yaml:13:5: topics[0].reconcile is not available in this version")
+REFUSES(reconcile_with_content_and_no_keys, AUDITED "    reconcile: full\n",
+        "t.yaml:15:16: topics[0].reconcile: full needs crypto.keys")
+REFUSES(manifests_without_their_topic, AUDITED "    evidence: manifest\n",
+        "t.yaml:15:15: topics[0].evidence: manifest needs recon.manifest_topic")
+REFUSES(audit_without_keys, HEAD KAFKA REDIS "audit: on\n" TOPICS,
+        "t.yaml:8:8: audit: on needs recon.keys, a file made by `millrace keygen`")
 REFUSES(control_characters_of_a_key_do_not_reach_the_terminal, HEAD "\"la\\enes\": 1\n",
         "t.yaml:4:1: unknown key la?nes; did you mean lanes?")
 
@@ -171,7 +176,6 @@ REFUSES(size_out_of_range, HEAD "ring_bytes: 512KiB\n", "t.yaml:4:13: ring_bytes
 REFUSES(ring_that_is_no_power_of_two, HEAD "ring_bytes: 3MiB\n", "t.yaml:4:13: ring_bytes: 3MiB is not a power of two")
 REFUSES(word_that_is_unknown, HEAD "start: now\n",
         "t.yaml:4:8: start: found \"now\", expected error, earliest or latest")
-REFUSES(word_of_a_later_version, HEAD "audit: on\n", "t.yaml:4:8: audit: on is not available in this version")
 REFUSES(format_of_a_later_version, HEAD KAFKA REDIS "topics: [{format: debezium-json}]\n",
         "t.yaml:8:19: topics[0].format: debezium-json is not available in this version")
 REFUSES(truth_that_is_neither, HEAD "redis: {allow_eviction: yes}\n",

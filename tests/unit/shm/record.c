@@ -15,9 +15,10 @@ static uint64_t random_next(uint64_t *state) {
 
 /* -- ABI --------------------------------------------------------------------------------------- */
 
-Test(record, layout_is_what_version_2_says) {
-    cr_assert_eq(RECORD_VERSION, 2);
+Test(record, layout_is_what_version_3_says) {
+    cr_assert_eq(RECORD_VERSION, 3);
     cr_assert_eq(sizeof(struct record), 128);
+    cr_assert_eq(sizeof(struct record_trace), 96);
     cr_assert_eq(offsetof(struct record, op), 0);
     cr_assert_eq(offsetof(struct record, reason), 1);
     cr_assert_eq(offsetof(struct record, topic), 2);

@@ -1,0 +1,99 @@
+/* The audit log on disk: its format, and reading it. Writing it is audit/writer.h.
+ *
+ * data_dir/audit/NNNNNNNNNNNNNNNN.log, the name being the sequence number (hexadecimal, from 1) of the segment's first
+ * entry. Sequence numbers have no gaps. All numbers are little-endian.
+ *
+ *   segment   struct log_head | topics, char[LOG_TOPIC_BYTES] each | struct log_place … | mac[32] | batch | batch | …
+ *   batch     struct log_batch | struct log_lane … | entries (shm/entry.h, padded to 8) | mac[32]
+ *
+ * A batch is what one write and one fdatasync made durable. Each mac is HMAC-SHA-256 under the chain key over the mac
+ * before it and the bytes since then; the head's covers the last mac of the segment before (log_head.previous). So
+ * nothing before the end of the log can be changed, left out or put in without breaking the chain; that its end was not
+ * cut off is what anchors are for (audit/anchor.h). */
+#ifndef MILLRACE_AUDIT_LOG_H
+#define MILLRACE_AUDIT_LOG_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "shm/entry.h"
+
+#define LOG_MAGIC 0x31746475616c6c6dULL       /* "mlaudt1" */
+#define LOG_BATCH_MAGIC 0x68637461626c6c6dULL /* "mllbatch" */
+enum { LOG_VERSION = 1, LOG_MAC_BYTES = 32, LOG_TOPIC_BYTES = 256, LOG_NAME_BYTES = 16 + 4 + 1 };
+
+struct log_head {
+    uint64_t magic;
+    uint32_t version;                /* LOG_VERSION */
+    uint32_t entry_version;          /* ENTRY_VERSION */
+    uint64_t first;                  /* sequence number of the first entry */
+    int64_t created_us;              /* wall clock */
+    uint32_t key_id;                 /* of the audit key */
+    uint32_t topic_count;            /* [1, TOPICS_MAX] */
+    uint32_t place_count;            /* [0, PARTITIONS_MAX] */
+    uint32_t lane_count;             /* [0, LANES_MAX] struct log_lane after the places */
+    uint8_t previous[LOG_MAC_BYTES]; /* last mac of the segment before; zeros in the first */
+    char name[NAME_BYTES], instance[NAME_BYTES];
+    char group[LOG_TOPIC_BYTES];
+};
+
+struct log_place {  /* where the log has got to in a partition, at the beginning of the segment */
+    uint32_t topic; /* index in this segment's table */
+    int32_t partition;
+    int64_t next; /* highest offset logged + 1 */
+};
+
+struct log_lane { /* up to which number of a lane's ring everything is in the log */
+    uint32_t lane;
+    uint32_t reserved;
+    uint64_t incarnation, number;
+};
+
+struct log_batch {
+    uint64_t magic;
+    uint32_t bytes;      /* of the whole batch, mac included; a multiple of 8 */
+    uint32_t count;      /* entries; may be 0: then only lanes have moved */
+    uint64_t first;      /* sequence number of the first */
+    int64_t written_us;  /* wall clock when it was handed to the disk */
+    uint32_t lane_count; /* struct log_lane that follow */
+    uint32_t reserved;
+};
+static_assert(sizeof(struct log_batch) == 40 && sizeof(struct log_lane) == 24 && sizeof(struct log_place) == 16,
+              "format of the log");
+
+/* -- reading ----------------------------------------------------------------------------------- */
+
+/* A reader follows the log from a sequence number on, across segments, while it is being written; it never blocks the
+ * writer and takes no lock. It checks structure (sizes, numbers without gaps), not the chain: that is log_verify. */
+struct log_reader;
+
+struct log_item {
+    const struct entry *entry; /* with its content behind it; valid until the next call */
+    const char *topic;         /* name, valid as long as the reader */
+    uint64_t sequence;
+    int64_t written_us; /* of its batch */
+    uint64_t segment;   /* first sequence number of the segment it stands in, */
+    uint64_t at;        /* and where in that file */
+};
+
+enum log_read { LOG_ITEM, LOG_END, LOG_GONE, LOG_BAD };
+
+/* log_reader_open opens the log in folder dir (data_dir/audit) at sequence number `from` (0: the oldest there is).
+ * NULL with err: EX_NOINPUT no such folder. A log that has no segment yet is LOG_END until it has one. */
+struct log_reader *log_reader_open(const char *dir, uint64_t from, struct err *err);
+void log_reader_close(struct log_reader *r);
+
+/* log_reader_next: LOG_ITEM with *item; LOG_END nothing more yet (call again later); LOG_GONE: retention has removed
+ * what comes next, and log_reader_sequence is now the oldest that is there; LOG_BAD with err: the bytes are not a log
+ * (a batch that is still being written reads as LOG_END). */
+enum log_read log_reader_next(struct log_reader *r, struct log_item *item, struct err *err);
+uint64_t log_reader_sequence(const struct log_reader *r); /* of the next entry */
+
+/* log_dir writes "DATA_DIR/audit" for the instance of c. */
+void log_dir(const struct config *c, char out[PATH_BYTES + 16]);
+
+#endif
