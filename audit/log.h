@@ -3,7 +3,8 @@
  * data_dir/audit/NNNNNNNNNNNNNNNN.log, the name being the sequence number (hexadecimal, from 1) of the segment's first
  * entry. Sequence numbers have no gaps. All numbers are little-endian.
  *
- *   segment   struct log_head | topics, char[LOG_TOPIC_BYTES] each | struct log_place … | mac[32] | batch | batch | …
+ *   segment   struct log_head | topics, char[LOG_TOPIC_BYTES] each | struct log_place … | struct log_lane … |
+ *             mac[32] | batch | batch | …
  *   batch     struct log_batch | struct log_lane … | entries (shm/entry.h, padded to 8) | mac[32]
  *
  * A batch is what one write and one fdatasync made durable. Each mac is HMAC-SHA-256 under the chain key over the mac

@@ -10,10 +10,11 @@
 
 enum { AUDIT_KEY_BYTES = 32 };
 
-enum audit_key_part {           /* what a process asks for; the rest stays zero */
-    AUDIT_KEY_DIGEST = 1 << 0,  /* transform, verify, load, recon */
-    AUDIT_KEY_CHAIN = 1 << 1,   /* audit, `millrace audit verify` */
-    AUDIT_KEY_ANCHOR = 1 << 2,  /* audit: the seed of its Ed25519 key; `millrace audit key` shows the public half */
+enum audit_key_part {                            /* what a process asks for; the rest stays zero */
+                      AUDIT_KEY_DIGEST = 1 << 0, /* transform, verify, load, recon */
+                      AUDIT_KEY_CHAIN = 1 << 1,  /* audit, `millrace audit verify` */
+                      AUDIT_KEY_ANCHOR =
+                          1 << 2, /* audit: the seed of its Ed25519 key; `millrace audit key` shows the public half */
 };
 
 struct audit_keys {
@@ -21,9 +22,9 @@ struct audit_keys {
     uint8_t digest[AUDIT_KEY_BYTES], chain[AUDIT_KEY_BYTES], anchor_seed[AUDIT_KEY_BYTES];
 };
 
-/* audit_keys_load reads the file at path and derives the parts asked for. The caller wipes *out (explicit_bzero) as soon
- * as it has made its own states of it. Returns 0, or -1 with err as of keys_load; EX_CONFIG too when the file holds more
- * than one key, EX_SOFTWARE when OpenSSL refuses. */
+/* audit_keys_load reads the file at path and derives the parts asked for (enum audit_key_part, or'ed). The caller wipes
+ * *out (explicit_bzero) as soon as it has made its own states of it. Returns 0, or -1 with err as of keys_load;
+ * EX_CONFIG too when the file holds more than one key, EX_SOFTWARE when OpenSSL refuses. */
 int audit_keys_load(const char *path, unsigned parts, struct audit_keys *out, struct err *err);
 
 #endif

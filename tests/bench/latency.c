@@ -1,5 +1,5 @@
-/* From produce to visible: publishes `rate` records a second for `warmup` and then `seconds` seconds, each with a key of
- * its own, linger 0, and takes the time from just before the call that produces a record to
+/* From produce to visible: publishes `rate` records a second for `warmup` and then `seconds` seconds, each with a key
+ * of its own, linger 0, and takes the time from just before the call that produces a record to
  *   with --redis    the moment Redis tells this program that the key was written (CLIENT TRACKING, broadcasting): the
  *                   push leaves Redis in the same turn of its loop as the answer to the writer, and any GET that
  *                   arrives from then on finds the value. Polling would need a processor of its own.
