@@ -141,6 +141,7 @@ struct config {
         char manifest_topic[TOPIC_BYTES]; /* "" none */
         char anchor_topic[TOPIC_BYTES];   /* "" none */
         char webhook[PATH_BYTES];         /* "" none */
+        char webhook_ca_file[PATH_BYTES]; /* "": the system's store */
         char command[PATH_BYTES];         /* "" none */
     } recon;
     uint32_t topic_count;

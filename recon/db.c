@@ -7,6 +7,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "recon/exception.h"
+
 #define COUNTS                                                                                                         \
     "seen INTEGER NOT NULL DEFAULT 0, applied INTEGER NOT NULL DEFAULT 0, superseded INTEGER NOT NULL DEFAULT 0, "     \
     "deleted INTEGER NOT NULL DEFAULT 0, expired INTEGER NOT NULL DEFAULT 0, filtered INTEGER NOT NULL DEFAULT 0, "    \
@@ -58,13 +60,7 @@ const char db_schema[] =
     "  id BLOB, log_sequence INTEGER NOT NULL, other INTEGER NOT NULL, outcome INTEGER NOT NULL, "
     "  reason INTEGER NOT NULL, created_ms INTEGER NOT NULL, noted_ms INTEGER NOT NULL, load BLOB, "
     "  PRIMARY KEY(topic, start_ms, kind, partition, \"offset\", producer, sequence)) WITHOUT ROWID;"
-    "CREATE INDEX IF NOT EXISTS record_at ON record(topic, partition, \"offset\");"
-    "CREATE TABLE IF NOT EXISTS exception(id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
-    "  topic INTEGER, start_ms INTEGER, load BLOB, dedup TEXT NOT NULL, text TEXT NOT NULL, "
-    "  opened_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, closed_ms INTEGER, "
-    "  sent INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, next_ms INTEGER NOT NULL DEFAULT 0, "
-    "  sent_ms INTEGER, last_error TEXT);"
-    "CREATE UNIQUE INDEX IF NOT EXISTS exception_open ON exception(dedup) WHERE closed_ms IS NULL;";
+    "CREATE INDEX IF NOT EXISTS record_at ON record(topic, partition, \"offset\");";
 
 static const char *const window_names[] = {"pending", "matched", "late", "mismatch"};
 static const char *const load_names[] = {"running", "complete", "aborted", "incomplete", "matched"};
@@ -156,7 +152,7 @@ static int prepare_for_writing(sqlite3 *db, struct err *err) {
         0)
         return -1;
     if (db_run(db, "BEGIN IMMEDIATE", err) != 0) return -1;
-    if (db_run(db, db_schema, err) != 0 ||
+    if (db_run(db, db_schema, err) != 0 || db_run(db, exception_schema, err) != 0 ||
         (db_meta_get(db, "schema", 0) == 0 && db_meta_set(db, "schema", DB_SCHEMA, err) != 0))
         return -1;
     return db_run(db, "COMMIT", err);

@@ -25,8 +25,7 @@
  *   window_change every change of state
  *   record        single records that an operator may ask for: enum db_record. At most DB_RECORDS_MAX of a kind are
  *                 kept of a topic's window; the counts are never cut
- *   exception     what somebody has to look at: one row for a cause (`dedup`), opened and closed by recon, and the
- *                 state of telling it (recon/notify.h) */
+ *   exception     what somebody has to look at, and delivery: how far telling it has come (recon/exception.h) */
 #ifndef MILLRACE_RECON_DB_H
 #define MILLRACE_RECON_DB_H
 
