@@ -37,18 +37,19 @@ CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -MMD -MP
 LDFLAGS  += $(LINK)
 PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
 
-LIBS_base       := -lyaml -lcrypto
-LIBS_shm        :=
 LIBS_supervisor := -lyaml
 LIBS_ingest     := -lrdkafka
 LIBS_transform  := -lyajl -llz4 -lcrypto
 LIBS_sink       := -lhiredis -lssl -lcrypto
-LIBS_tools      := -lhiredis -lssl -llz4 -lcrypto -lyaml -lncurses -ltinfo -lm
+LIBS_tools      := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lsqlite3 -lcrypto -lyaml -lncurses -ltinfo -lm
+LIBS_audit      := -lcrypto
+LIBS_recon      := -lrdkafka -lyajl -lsqlite3 -lcurl -llz4 -lcrypto
 LIBS_demo       := -lrdkafka -lhiredis -llz4 -lcrypto
-LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lcrypto -lyaml -lncurses -ltinfo -lm
+LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lsqlite3 -lcurl -lcrypto -lyaml -lncurses -ltinfo -lm
 
-FOLDERS  := base shm supervisor ingest transform sink tools
-PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-demo
+FOLDERS  := base shm supervisor ingest transform sink audit recon feed tools
+PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-audit millrace-recon \
+            millrace-demo
 BIN      := $(PROGRAMS:%=$(BUILD)/%)
 
 .DEFAULT_GOAL := all
@@ -84,7 +85,8 @@ $(BUILD)/obj/shm/stats.o $(BUILD)/obj/tools/main.o: $(BUILD)/version.h
 
 COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
 
-$(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)
+$(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libfeed.a $(BUILD)/librecon.a \
+                   $(BUILD)/libaudit.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_tools) -o $@
 $(BUILD)/millrace-supervisor: $(BUILD)/obj/supervisor/main.o $(BUILD)/libsupervisor.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_supervisor) -o $@
@@ -94,6 +96,10 @@ $(BUILD)/millrace-transform: $(BUILD)/obj/transform/main.o $(BUILD)/libtransform
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_transform) -o $@
 $(BUILD)/millrace-sink: $(BUILD)/obj/sink/main.o $(BUILD)/libsink.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_sink) -o $@
+$(BUILD)/millrace-audit: $(BUILD)/obj/audit/main.o $(BUILD)/libaudit.a $(COMMON)
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_audit) -o $@
+$(BUILD)/millrace-recon: $(BUILD)/obj/recon/main.o $(BUILD)/librecon.a $(BUILD)/libaudit.a $(COMMON)
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_recon) -o $@
 $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COMMON)
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
 
@@ -101,7 +107,8 @@ $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COM
 UNIT_SRC := $(wildcard tests/unit/*/*.c)
 UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
 $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor.a $(BUILD)/libingest.a \
-                       $(BUILD)/libtransform.a $(BUILD)/libsink.a $(COMMON)
+                       $(BUILD)/libtransform.a $(BUILD)/libsink.a $(BUILD)/libfeed.a $(BUILD)/librecon.a \
+                       $(BUILD)/libaudit.a $(COMMON)
 	@mkdir -p $(@D)
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
 
@@ -165,7 +172,7 @@ uninstall: ## remove what install has put there; configurations, data and the us
 
 # -- packages of Debian 12 ---------------------------------------------------------------------------------------------
 BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
-                  libyajl-dev libncurses-dev libxxhash-dev redis-server
+                  libyajl-dev libncurses-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
                   python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools \
                   systemd tmux

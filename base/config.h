@@ -15,7 +15,9 @@
 #include "base/err.h"
 #include "base/limits.h"
 
-enum role { ROLE_SUPERVISOR, ROLE_INGEST, ROLE_TRANSFORM, ROLE_SINK, ROLE_COUNT };
+/* Transform and sink are in every lane; audit and recon are there with `audit: on`. */
+enum role { ROLE_SUPERVISOR, ROLE_INGEST, ROLE_TRANSFORM, ROLE_SINK, ROLE_AUDIT, ROLE_RECON, ROLE_COUNT };
+static inline bool role_in_lanes(enum role role) { return role == ROLE_TRANSFORM || role == ROLE_SINK; }
 
 enum config_start { START_ERROR, START_EARLIEST, START_LATEST };
 enum config_log_format { LOG_TEXT, LOG_JSON };
@@ -68,7 +70,7 @@ struct config {
     uint32_t lanes;
     uint32_t start;      /* enum config_start */
     uint32_t audit;      /* 1: an audit stage follows the sink */
-    uint64_t ring_bytes; /* of each of a lane's three rings; a power of two */
+    uint64_t ring_bytes; /* of each of a lane's rings; a power of two */
     uint8_t ring_dump;   /* 1: rings that fail their checks are kept in data_dir/rings */
     uint32_t spin_us;
     uint32_t drain_timeout_ms;
@@ -168,7 +170,8 @@ int config_load_warned(const char *path, struct config *out, FILE *warnings, str
 const char *config_find(void);
 
 /* config_redact blanks in *c what role must not hold: Redis's password and the path of the key for TLS for all but the
- * sink, Kafka's secret properties for all but ingest, the path of the key file for all but transform. */
+ * sink, Kafka's secret properties for all but ingest and recon, the path of the key file for all but transform, that of
+ * the audit key for all but transform, audit and recon, the webhook, whose URL may hold a token, for all but recon. */
 void config_redact(struct config *c, enum role role);
 
 /* config_print writes the effective configuration as YAML with comments for defaults, secrets shown as "***". */
@@ -183,6 +186,6 @@ int config_topic_index(const struct config *c, const char *name);
 /* config_cpus_of returns the processors a worker is to run on, or NULL when the configuration does not say. */
 const struct cpus *config_cpus_of(const struct config *c, enum role role, uint32_t lane);
 
-const char *role_name(enum role role); /* "supervisor" "ingest" "transform" "sink" */
+const char *role_name(enum role role); /* "supervisor" "ingest" "transform" "sink" "audit" "recon" */
 
 #endif

@@ -10,7 +10,7 @@ enum {
     TOPICS_MAX = 64,           /* topics of one instance */
     PARTITIONS_MAX = 1024,     /* (topic, partition) pairs one instance has ever been assigned */
     KAFKA_PROPERTIES_MAX = 64, /* librdkafka properties in one configuration */
-    WORKERS_MAX = 1 + 2 * LANES_MAX,
+    WORKERS_MAX = 3 + 2 * LANES_MAX, /* ingest, a transform and a sink per lane, audit, recon */
 
     NAME_BYTES = 64,      /* instance, group and metric names, with the final NUL */
     TOPIC_BYTES = 256,    /* Kafka allows 249 characters in a topic name */

@@ -1,8 +1,9 @@
 /* Ledger: what is known of every partition, outside the rings.
  *
  * One region is written by ingest (which partitions there are, their epochs, what was committed), one by each sink
- * (what Redis has acknowledged). Slot i of every region is the same partition; ingest gives out slots and never takes
- * one back. Both survive their writer's death at any instruction: every field is one word, or a twin. */
+ * (what Redis has acknowledged), one by audit (what is in its log as well). Slot i of every region is the same
+ * partition; ingest gives out slots and never takes one back. Both survive their writer's death at any instruction:
+ * every field is one word, or a twin. */
 #ifndef MILLRACE_SHM_LEDGER_H
 #define MILLRACE_SHM_LEDGER_H
 
@@ -85,15 +86,33 @@ struct ledger_sink { /* ABI */
     struct ledger_sink_slot slot[PARTITIONS_MAX];
 };
 
-/* ledger_ingest_create / ledger_sink_create make a sealed memory file. Supervisor only. Returns the writable descriptor
- * (close-on-exec) or -1 with err. */
+struct ledger_audit_slot { /* ABI: written by audit only */
+    struct twin
+        released; /* {epoch, next offset}: every earlier record of the epoch is in Redis, or no write, and what
+                     became of it is in the audit log for good. Epochs of a slot only rise; epoch 0: nothing yet */
+    uint64_t reserved[2];
+};
+static_assert(sizeof(struct ledger_audit_slot) == 64, "ledger ABI");
+
+struct ledger_audit { /* ABI; there is one with `audit: off` too, in which nothing is ever released */
+    _Atomic uint64_t magic;
+    uint32_t version;
+    uint32_t gap;
+    uint64_t reserved[6];
+    struct ledger_audit_slot slot[PARTITIONS_MAX];
+};
+
+/* ledger_ingest_create / ledger_sink_create / ledger_audit_create make a sealed memory file. Supervisor only. Returns
+ * the writable descriptor (close-on-exec) or -1 with err. */
 int ledger_ingest_create(struct err *err);
 int ledger_sink_create(uint32_t lane, struct err *err);
+int ledger_audit_create(struct err *err);
 
 /* ledger_*_map maps the region of fd, writable for its owner, after checking size, magic and version.
  * Returns NULL with err on failure. Never unmapped: a worker keeps it for its life. */
 struct ledger_ingest *ledger_ingest_map(int fd, bool writable, struct err *err);
 struct ledger_sink *ledger_sink_map(int fd, bool writable, struct err *err);
+struct ledger_audit *ledger_audit_map(int fd, bool writable, struct err *err);
 
 /* The lane of a partition: the same for every topic. */
 static inline uint32_t ledger_lane(int32_t partition, uint32_t lanes) { return (uint32_t)partition % lanes; }

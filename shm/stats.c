@@ -63,7 +63,7 @@ static void layout_fill(struct stats_header *h, const struct config *c) {
     h->metric_at = align_page(sizeof *h);
     h->topic_stride = TOPIC_BYTES;
     h->topic_at = align_page(h->metric_at + ROWS * sizeof(struct stats_metric));
-    h->block_count = 2 + 2 * c->lanes;
+    h->block_count = stats_block_count(c->lanes, c->audit);
     h->block_stride = align_page(sizeof(struct stats_block));
     h->block_at = align_page(h->topic_at + (size_t)c->topic_count * TOPIC_BYTES);
     h->partition_stride = sizeof(struct stats_partition);
@@ -82,8 +82,12 @@ static void contents_fill(struct stats *s, const struct config *c) {
         memcpy((char *)h + h->topic_at + (size_t)i * TOPIC_BYTES, c->topic[i].name, TOPIC_BYTES);
     for (uint32_t i = 0; i < h->block_count; i++) {
         struct stats_block *b = stats_block(s, i);
-        b->role = i == 0 ? ROLE_SUPERVISOR : i == 1 ? ROLE_INGEST : i % 2 == 0 ? ROLE_TRANSFORM : ROLE_SINK;
-        b->lane = i < 2 ? -1 : (int32_t)(i - 2) / 2;
+        bool of_lane = i >= 2 && i < stats_block_count(c->lanes, false);
+        if (of_lane)
+            b->role = i % 2 == 0 ? ROLE_TRANSFORM : ROLE_SINK;
+        else
+            b->role = i == 0 ? ROLE_SUPERVISOR : i == 1 ? ROLE_INGEST : i % 2 == 0 ? ROLE_AUDIT : ROLE_RECON;
+        b->lane = of_lane ? (int32_t)(i - 2) / 2 : -1;
     }
     for (uint32_t i = 0; i < PARTITIONS_MAX; i++) {
         struct stats_partition *p = stats_partition(s, i);
@@ -104,15 +108,20 @@ static int map_fd(struct stats *s, int fd, size_t bytes, int protection, struct 
     return 0;
 }
 
-/* Role and lane give the number of a block, in every segment of this build. */
+static const struct stats_block *block_like(const struct stats *s, const struct stats_block *b) {
+    for (uint32_t i = 0; i < s->header->block_count; i++)
+        if (stats_block(s, i)->role == b->role && stats_block(s, i)->lane == b->lane) return stats_block(s, i);
+    return NULL;
+}
+
 static void adopt(struct stats *s, const struct stats *old) {
-    uint32_t both =
-        s->header->block_count < old->header->block_count ? s->header->block_count : old->header->block_count;
     s->header->started_wall_ms = old->header->started_wall_ms;
-    for (uint32_t i = 0; i < both; i++) {
-        struct stats_block *b = stats_block(s, i), *from = stats_block(old, i);
+    for (uint32_t i = 0; i < s->header->block_count; i++) {
+        struct stats_block *b = stats_block(s, i);
+        const struct stats_block *from = block_like(old, b);
         struct stats_local local;
-        stats_local_init(&local, from);
+        if (from == NULL) continue;
+        stats_local_init(&local, (struct stats_block *)(uintptr_t)from);
         local.block = b;
         local.histogram_changed = (1U << HISTOGRAM_COUNT) - 1;
         stats_flush(&local);
@@ -169,7 +178,9 @@ static bool header_sane(const struct stats_header *h, size_t bytes) {
            h->topic_stride == TOPIC_BYTES && h->partition_stride >= sizeof(struct stats_partition) &&
            h->block_stride >= offsetof(struct stats_block, value) && h->value_offset < h->block_stride &&
            h->histogram_offset < h->block_stride && h->histogram_sum_offset < h->block_stride &&
-           h->partition_count <= PARTITIONS_MAX && h->lanes <= LANES_MAX && h->block_count == 2 + 2 * h->lanes &&
+           h->partition_count <= PARTITIONS_MAX && h->lanes <= LANES_MAX &&
+           (h->block_count == stats_block_count(h->lanes, false) ||
+            h->block_count == stats_block_count(h->lanes, true)) &&
            (h->block_at | h->block_stride | h->partition_at | h->partition_stride | h->value_offset |
             h->histogram_offset | h->histogram_sum_offset) %
                    sizeof(uint64_t) ==

@@ -19,7 +19,7 @@
 #include "base/limits.h"
 
 #define STATS_MAGIC 0x737461747373696dULL
-enum { STATS_VERSION = 2 };
+enum { STATS_VERSION = 3 };
 
 enum metric {
 #define METRIC(role, name, type, unit, help) M_##role##_##name,
@@ -77,12 +77,12 @@ struct stats_block {      /* ABI */
     int32_t lane;         /* -1: of the whole instance */
     _Atomic uint32_t pid; /* 0: none */
     _Atomic uint32_t state;
-    _Atomic uint64_t starts; /* a reload and rings made anew count as well */
-    _Atomic uint64_t deaths; /* ends that nobody asked for, as the supervisor's child_died counts them */
-    _Atomic uint64_t heartbeat_ns;              /* CLOCK_MONOTONIC of the last step */
-    _Atomic uint64_t ready;                     /* equals `starts` once this process is attached and validated */
-    _Atomic uint64_t published;                 /* number of the last record this stage has passed on */
-    _Atomic uint64_t lane_published[LANES_MAX]; /* ingest: per lane */
+    _Atomic uint64_t starts;       /* a reload and rings made anew count as well */
+    _Atomic uint64_t deaths;       /* ends that nobody asked for, as the supervisor's child_died counts them */
+    _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the last step */
+    _Atomic uint64_t ready;        /* equals `starts` once this process is attached and validated */
+    _Atomic uint64_t published;    /* number of the last record this stage has passed on */
+    _Atomic uint64_t lane_published[LANES_MAX]; /* ingest: per lane; audit: released, per lane */
     struct stats_text reason;                   /* why the state is what it is; "" when there is nothing to say */
     struct stats_text panic;                    /* text of the last failed check */
     _Atomic uint64_t value[METRIC_COUNT];
@@ -124,7 +124,7 @@ struct stats_header { /* ABI */
     char build[64];
     uint32_t lanes, topic_count;
     uint32_t metric_count, metric_at, metric_stride; /* struct stats_metric */
-    uint32_t block_count, block_at, block_stride;    /* struct stats_block: supervisor, ingest, transforms, sinks */
+    uint32_t block_count, block_at, block_stride;    /* struct stats_block: see stats_block_index */
     uint32_t partition_at, partition_stride;         /* struct stats_partition */
     _Atomic uint32_t partition_count;
     uint32_t topic_at, topic_stride;                               /* names, char[TOPIC_BYTES] */
@@ -140,10 +140,13 @@ struct stats {
     size_t bytes;
 };
 
-/* Block numbers: the supervisor is 0, ingest 1, then per lane transform and sink. */
+/* Block numbers: the supervisor is 0, ingest 1, then per lane transform and sink; with `audit: on` audit and recon
+ * after the lanes, for which `lane` is the number of lanes. */
 static inline uint32_t stats_block_index(enum role role, uint32_t lane) {
-    return role == ROLE_SUPERVISOR ? 0 : role == ROLE_INGEST ? 1 : 2 + lane * 2 + (role == ROLE_SINK ? 1 : 0);
+    if (role == ROLE_SUPERVISOR || role == ROLE_INGEST) return role == ROLE_INGEST;
+    return 2 + lane * 2 + (role == ROLE_SINK || role == ROLE_RECON);
 }
+static inline uint32_t stats_block_count(uint32_t lanes, bool audit) { return 2 + 2 * lanes + (audit ? 2 : 0); }
 static inline struct stats_block *stats_block(const struct stats *s, uint32_t index) {
     return (struct stats_block *)(void *)((char *)s->header + s->header->block_at +
                                           (size_t)index * s->header->block_stride);

@@ -79,13 +79,18 @@ uint64_t view_published(const struct stats_block *b) {
     return atomic_load_explicit(&b->published, memory_order_acquire);
 }
 
-/* From the end of the chain to its beginning: what is read first can only be behind what is read later. Ingest and
- * transform note a number before they pass the record on, the sink after it has released it. */
+bool view_audited(const struct stats *s) { return s->header->block_count == stats_block_count(s->header->lanes, true); }
+
+/* From the end of the chain to its beginning: what is read first can only be behind what is read later. Every stage
+ * notes a number before it passes the record on, the last one after it has released it. */
 struct lane_numbers view_lane(const struct stats *s, uint32_t lane) {
-    struct lane_numbers n;
+    struct lane_numbers n = {0};
+    const struct stats_block *audit = stats_block(s, stats_block_index(ROLE_AUDIT, s->header->lanes));
+    if (view_audited(s)) n.audit = atomic_load_explicit(&audit->lane_published[lane], memory_order_acquire);
     n.sink = view_published(stats_block(s, stats_block_index(ROLE_SINK, lane)));
     n.transform = view_published(stats_block(s, stats_block_index(ROLE_TRANSFORM, lane)));
     n.ingest = atomic_load_explicit(&stats_block(s, 1)->lane_published[lane], memory_order_acquire);
+    if (!view_audited(s)) n.audit = n.sink;
     return n;
 }
 
@@ -111,10 +116,7 @@ uint32_t view_partition_count(const struct stats *s) {
     return n < PARTITIONS_MAX ? n : PARTITIONS_MAX;
 }
 
-uint32_t view_lane_count(const struct stats *s) {
-    uint32_t most = (s->header->block_count - 2) / 2;
-    return s->header->lanes < most ? s->header->lanes : most;
-}
+uint32_t view_lane_count(const struct stats *s) { return s->header->lanes; }
 
 uint64_t view_heartbeat_age_ms(const struct stats_block *b) {
     uint64_t beat = atomic_load_explicit(&b->heartbeat_ns, memory_order_relaxed), now = clock_ns(&clock_real);

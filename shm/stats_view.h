@@ -34,11 +34,14 @@ void view_histogram(const struct stats *s, const struct stats_metric *row, const
 #define VIEW_QUANTILE_MS_MOST ((double)(1ULL << HISTOGRAM_HIGH_BITS) / 1e6)
 double view_quantile_ms(const struct merged *m, double q);
 
-struct lane_numbers { /* numbers of the last record that each stage has passed on */
-    uint64_t ingest, transform, sink;
+struct lane_numbers { /* numbers of the last record that each stage has passed on; audit: released, or with audit off
+                         what the sink has */
+    uint64_t ingest, transform, sink, audit;
 };
 uint32_t view_lane_count(const struct stats *s);
-struct lane_numbers view_lane(const struct stats *s, uint32_t lane); /* never sink > transform or transform > ingest */
+bool view_audited(const struct stats *s); /* whether it has an audit stage */
+/* view_lane: never audit > sink, sink > transform or transform > ingest. */
+struct lane_numbers view_lane(const struct stats *s, uint32_t lane);
 
 struct partition_numbers { /* next offsets; -1 unknown */
     int64_t position, released, committed, low, high, lag;

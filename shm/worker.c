@@ -87,7 +87,7 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     *w = (struct worker){.role = role, .clock = &clock_real, .attention = WORKER_FD_ATTENTION};
     w->lane = (uint32_t)argument(argc, argv, "--lane");
     w->starts = argument(argc, argv, "--starts");
-    int lane = role == ROLE_INGEST ? -1 : (int)w->lane;
+    int lane = role_in_lanes(role) ? (int)w->lane : -1;
     log_init("", role_name(role), lane, 0, LOG_INFO);
     w->config = workspace_map(WORKER_FD_CONFIG, sizeof *w->config, false, NULL, &err);
     if (w->config == NULL) refuse("configuration", &err);
@@ -123,6 +123,12 @@ void worker_init(struct worker *w, enum role role, int argc, char **argv) {
     signal(SIGHUP, SIG_IGN);
     atomic_store_explicit(&w->block->heartbeat_ns, clock_ns(w->clock), memory_order_relaxed);
     w->regime_since_ns = clock_ns(w->clock);
+}
+
+void worker_hide(void) {
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0);
 }
 
 static void attention_ring(const struct worker *w) {

@@ -2,8 +2,8 @@
  * heartbeat, and the loop that calls its body's step().
  *
  * A worker is exec'ed with exactly these descriptors: 0-2, then from WORKER_FD_CONFIG on those of the two enums below,
- * and nothing else. Its arguments are `--name NAME --lane N --starts N` (the name for `ps`); everything else comes
- * from the descriptors. */
+ * and nothing else. Its arguments are `--name NAME --lane N --starts N` (the name for `ps`; the lane as in
+ * stats_block_index); everything else comes from the descriptors. */
 #ifndef MILLRACE_SHM_WORKER_H
 #define MILLRACE_SHM_WORKER_H
 
@@ -22,7 +22,8 @@
 enum { CONTROL_VERSION = 4 };
 enum control_mode {
     CONTROL_RUN,
-    CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed */
+    CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed. recon: the audit
+                      log has its end; leave when what it says is counted. Others never see it */
     CONTROL_LEAVE, /* leave now, within a bounded time */
 };
 struct control { /* ABI */
@@ -48,7 +49,10 @@ static inline uint64_t control_accept_what(uint32_t topic, int32_t partition) {
 /* Descriptor numbers in a worker. Per lane of the worker (ingest: all lanes; others: their one):
  *   ingest     out ring (3) · rejects ring (3) · the sink's ledger region · transform's doorbell
  *   transform  in ring (3) · out ring (3) · rejects ring (3) · ingest's doorbell · sink's doorbell
- *   sink       in ring (3) · transform's doorbell · own ledger region                       */
+ *   sink       in ring (3) · transform's doorbell · own ledger region; with audit on also: audit ring (3), which it
+ *              writes · audit's doorbell
+ *   audit      audit ring (3) · sink's doorbell; all lanes
+ *   recon      none                                                                          */
 enum {
     WORKER_FD_CONFIG = 3, /* read-only: struct config, redacted for the role */
     WORKER_FD_STATS,
@@ -56,12 +60,15 @@ enum {
     WORKER_FD_DOORBELL,  /* own eventfd, non-blocking */
     WORKER_FD_ATTENTION, /* eventfd of the supervisor: ring it when ready or when the state changes */
     WORKER_FD_LEDGER,    /* ingest's region: writable for ingest, else read-only */
+    WORKER_FD_AUDITED,   /* audit's region: writable for audit, else read-only */
     WORKER_FD_LANES,     /* first of the per-lane ones */
 };
 enum {
     INGEST_LANE_FDS = 8,
     TRANSFORM_LANE_FDS = 11,
     SINK_LANE_FDS = 5,
+    SINK_AUDIT_FDS = 4, /* more, with audit on */
+    AUDIT_LANE_FDS = 4,
     WORKER_FDS_MAX = WORKER_FD_LANES + LANES_MAX * INGEST_LANE_FDS
 };
 
@@ -110,6 +117,10 @@ struct worker_body {
  * supervisor's control page asks a worker to leave; dies with the supervisor by PR_SET_PDEATHSIG). Exits with
  * EXIT_DONT_RESTART when what it inherited is unusable. Call first in main. */
 void worker_init(struct worker *w, enum role role, int argc, char **argv);
+
+/* worker_hide closes the process to others of the same user (no core dump, not dumpable): for those that read keys.
+ * Call after the rings are attached, for mapping them may go through /proc, which is closed to such a process. */
+void worker_hide(void);
 
 /* worker_ready: everything is attached and validated; Kafka or Redis need not be there. Locks the memory when
  * memory.lock asks for it. Once. */

@@ -50,6 +50,8 @@ static int lane_make(struct plumbing_lane *l, uint32_t lane, const struct config
     if (ring_make(&l->to_sink, name, c, 0, incarnation, err) != 0) return -1;
     snprintf(name, sizeof name, "rejects[%u]", lane);
     if (ring_make(&l->rejects, name, c, 1, incarnation, err) != 0) return -1;
+    snprintf(name, sizeof name, "sink[%u]", lane);
+    if (c->audit && ring_make(&l->to_audit, name, c, 0, incarnation, err) != 0) return -1;
     l->sink_ledger_rw = ledger_sink_create(lane, err);
     if (l->sink_ledger_rw < 0) return -1;
     l->sink_ledger_ro = workspace_reopen_readonly(l->sink_ledger_rw, err);
@@ -111,7 +113,7 @@ static void unset(struct plumbing *p, const struct config *config) {
     p->control = NULL;
     p->ledger = NULL;
     p->lanes = config->lanes;
-    p->control_ro = p->ledger_rw = p->ledger_ro = p->attention = -1;
+    p->control_ro = p->ledger_rw = p->ledger_ro = p->audited_rw = p->audited_ro = p->attention = -1;
     for (int role = 0; role < ROLE_COUNT; role++) p->config_fd[role] = -1;
     for (uint32_t i = 0; i <= WORKERS_MAX; i++) p->doorbell[i] = -1;
     for (uint32_t i = 0; i < LANES_MAX; i++) {
@@ -119,6 +121,7 @@ static void unset(struct plumbing *p, const struct config *config) {
         ring_unset(&l->to_transform);
         ring_unset(&l->to_sink);
         ring_unset(&l->rejects);
+        ring_unset(&l->to_audit);
         l->sink_ledger_rw = l->sink_ledger_ro = -1;
     }
 }
@@ -132,8 +135,10 @@ static int make(struct plumbing *p, const struct config *config, struct err *err
     if ((p->ledger_rw = ledger_ingest_create(err)) < 0) return -1;
     if ((p->ledger_ro = workspace_reopen_readonly(p->ledger_rw, err)) < 0) return -1;
     if ((p->ledger = ledger_ingest_map(p->ledger_ro, false, err)) == NULL) return -1;
+    if ((p->audited_rw = ledger_audit_create(err)) < 0) return -1;
+    if ((p->audited_ro = workspace_reopen_readonly(p->audited_rw, err)) < 0) return -1;
     p->attention = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    for (uint32_t i = 1; i < 2 + 2 * config->lanes; i++) {
+    for (uint32_t i = 1; i < stats_block_count(config->lanes, config->audit); i++) {
         p->doorbell[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (p->doorbell[i] < 0 || p->attention < 0) return err_set(err, errno, "eventfd: %s", strerror(errno));
     }
@@ -147,9 +152,11 @@ uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge) {
     *huge = 0;
     for (uint32_t lane = 0; lane < p->config->lanes; lane++) {
         const struct plumbing_lane *l = &p->lane[lane];
-        const int data[] = {l->to_transform.rw.producer, l->to_sink.rw.producer, l->rejects.rw.producer};
+        const int data[] = {l->to_transform.rw.producer, l->to_sink.rw.producer, l->rejects.rw.producer,
+                            l->to_audit.rw.producer};
         for (size_t i = 0; i < sizeof data / sizeof data[0]; i++) {
             size_t in_huge;
+            if (data[i] < 0) continue;
             total += workspace_bytes(data[i], &in_huge);
             *huge += in_huge;
         }
@@ -183,6 +190,8 @@ static void unmake(struct plumbing *p) {
     close_one(p->control_ro);
     close_one(p->ledger_rw);
     close_one(p->ledger_ro);
+    close_one(p->audited_rw);
+    close_one(p->audited_ro);
     close_one(p->attention);
     for (int role = 0; role < ROLE_COUNT; role++) close_one(p->config_fd[role]);
     for (uint32_t i = 0; i <= WORKERS_MAX; i++) close_one(p->doorbell[i]);
@@ -190,6 +199,7 @@ static void unmake(struct plumbing *p) {
         ring_close(&p->lane[i].to_transform);
         ring_close(&p->lane[i].to_sink);
         ring_close(&p->lane[i].rejects);
+        ring_close(&p->lane[i].to_audit);
         close_one(p->lane[i].sink_ledger_rw);
         close_one(p->lane[i].sink_ledger_ro);
     }
@@ -252,8 +262,17 @@ static int put_lane(const struct plumbing *p, enum role role, uint32_t lane, int
         at[n++] = p->doorbell[stats_block_index(ROLE_TRANSFORM, lane)];
         at[n++] = l->sink_ledger_rw;
         CHECK(n == SINK_LANE_FDS);
+        if (!p->config->audit) break;
+        n += put_producer(at + n, &l->to_audit);
+        at[n++] = p->doorbell[stats_block_index(ROLE_AUDIT, p->config->lanes)];
+        CHECK(n == SINK_LANE_FDS + SINK_AUDIT_FDS);
         break;
-    default: CHECK(role == ROLE_INGEST);
+    case ROLE_AUDIT:
+        n += put_consumer(at + n, &l->to_audit);
+        at[n++] = p->doorbell[stats_block_index(ROLE_SINK, lane)];
+        CHECK(n == AUDIT_LANE_FDS);
+        break;
+    default: CHECK(role == ROLE_RECON);
     }
     return n;
 }
@@ -266,8 +285,9 @@ int plumbing_descriptors(const struct plumbing *p, enum role role, uint32_t lane
     fds[n++] = p->doorbell[stats_block_index(role, lane)];
     fds[n++] = p->attention;
     fds[n++] = role == ROLE_INGEST ? p->ledger_rw : p->ledger_ro;
+    fds[n++] = role == ROLE_AUDIT ? p->audited_rw : p->audited_ro;
     CHECK(n == WORKER_FD_LANES - WORKER_FD_CONFIG);
-    if (role != ROLE_INGEST) return n + put_lane(p, role, lane, fds + n);
+    if (role_in_lanes(role)) return n + put_lane(p, role, lane, fds + n);
     for (uint32_t i = 0; i < p->config->lanes; i++) n += put_lane(p, role, i, fds + n);
     return n;
 }
@@ -282,5 +302,6 @@ void plumbing_wake(const struct plumbing *p, uint32_t block_index) {
 const struct plumbing_ring *plumbing_input(const struct plumbing *p, enum role role, uint32_t lane) {
     if (role == ROLE_TRANSFORM) return &p->lane[lane].to_transform;
     if (role == ROLE_SINK) return &p->lane[lane].to_sink;
+    if (role == ROLE_AUDIT) return &p->lane[lane].to_audit;
     return NULL;
 }

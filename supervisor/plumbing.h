@@ -15,6 +15,7 @@ struct plumbing_ring {
 
 struct plumbing_lane {
     struct plumbing_ring to_transform, to_sink, rejects;
+    struct plumbing_ring to_audit; /* with audit on; else all -1 */
     int sink_ledger_rw, sink_ledger_ro;
 };
 
@@ -26,7 +27,7 @@ struct plumbing {
     uint32_t lanes;                     /* that there are descriptors of */
     uint32_t lives;                     /* how often it was made anew */
     uint64_t run;                       /* random, for as long as this process lives */
-    int stats_fd, control_ro, ledger_rw, ledger_ro, attention;
+    int stats_fd, control_ro, ledger_rw, ledger_ro, audited_rw, audited_ro, attention;
     int config_fd[ROLE_COUNT];
     int doorbell[WORKERS_MAX + 1]; /* by stats block index; [0] unused */
     struct plumbing_lane lane[LANES_MAX];
@@ -46,13 +47,13 @@ int plumbing_remake(struct plumbing *p, const struct config *config, struct err 
 uint64_t plumbing_ring_bytes(const struct plumbing *p, uint64_t *huge);
 
 /* plumbing_descriptors fills fds with what the worker inherits from WORKER_FD_CONFIG on, in that order; returns how
- * many (at most WORKER_FDS_MAX). */
+ * many (at most WORKER_FDS_MAX). lane: as for stats_block_index. */
 int plumbing_descriptors(const struct plumbing *p, enum role role, uint32_t lane, int fds[WORKER_FDS_MAX]);
 
 /* plumbing_wake rings the doorbell of the worker with this stats block index. */
 void plumbing_wake(const struct plumbing *p, uint32_t block_index);
 
-/* The ring a worker reads (transform, sink); NULL for ingest, which reads Kafka. */
+/* The ring that a worker of this role reads in a lane (transform, sink, audit); NULL for the others. */
 const struct plumbing_ring *plumbing_input(const struct plumbing *p, enum role role, uint32_t lane);
 
 #endif

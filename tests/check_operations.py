@@ -11,7 +11,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMPONENTS = {"supervisor": ["supervisor"], "ingest": ["ingest"], "transform": ["transform"], "sink": ["sink"],
-              "shm": ["worker"], "base": [], "tools": []}
+              "audit": ["audit"], "recon": ["recon"], "shm": ["worker"], "base": [], "feed": [], "tools": []}
 LOGGED = re.compile(r'(?:log_(?:error|warn|info|debug)(?:_at)?\(|LOG_LINE\(LOG_\w+,|worker_(?:fail|broken)\([^,"]+,)'
                     r'\s*"([^"]*)"')
 

@@ -1,7 +1,4 @@
 /* millrace-transform: one lane's records from ingest to the sink. This file is the table of contents. */
-#include <sys/prctl.h>
-#include <sys/resource.h>
-
 #include "base/log.h"
 #include "transform/transform.h"
 
@@ -30,21 +27,13 @@ static int rings_attach(void) {
     return 0;
 }
 
-/* No core dump and no other process of this user may read the keys. Not before the rings are attached: mapping them may
- * go through /proc, which is closed to a process that is not dumpable. */
-static void memory_close(void) {
-    struct rlimit none = {0, 0};
-    setrlimit(RLIMIT_CORE, &none);
-    prctl(PR_SET_DUMPABLE, 0);
-}
-
 /* Loads the keys, prepares the body, and forgets the keys, for it has derived the one it uses. 0 or an exit status. */
 static int body_init(const struct ledger_ingest *ledger) {
     struct err err = {0};
     struct keys *keys = NULL;
     const char *path = worker.config->crypto.keys;
     if (path[0] != '\0') {
-        memory_close();
+        worker_hide();
         keys = keys_load(path, &err);
         if (keys == NULL) {
             worker_fail(&worker, "transform.keys_refused", "%s", err.text);

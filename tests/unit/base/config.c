@@ -819,7 +819,7 @@ Test(config_file, lanes_without_partitions_are_warned_about, .init = make_folder
 
 #define SECRETS                                                                                                        \
     HEAD "kafka: {bootstrap.servers: a, sasl.password: k-canary}\nredis: {url: 'redis://u:r-canary@h'}\n"              \
-         "crypto: {keys: /key-canary}\n" TOPICS
+         "crypto: {keys: /key-canary}\nrecon: {keys: /audit-canary, webhook: 'http://h/url-canary'}\n" TOPICS
 
 static int knows(enum role role, const char *secret) {
     accept(SECRETS);
@@ -830,8 +830,11 @@ static int knows(enum role role, const char *secret) {
 Test(config, role_knows_only_its_own_secrets) {
     for (enum role role = 0; role < ROLE_COUNT; role++) {
         cr_assert_eq(knows(role, "r-canary"), role == ROLE_SINK, "%s", role_name(role));
-        cr_assert_eq(knows(role, "k-canary"), role == ROLE_INGEST, "%s", role_name(role));
+        cr_assert_eq(knows(role, "k-canary"), role == ROLE_INGEST || role == ROLE_RECON, "%s", role_name(role));
         cr_assert_eq(knows(role, "key-canary"), role == ROLE_TRANSFORM, "%s", role_name(role));
+        bool audits = role == ROLE_TRANSFORM || role == ROLE_AUDIT || role == ROLE_RECON;
+        cr_assert_eq(knows(role, "audit-canary"), audits, "%s", role_name(role));
+        cr_assert_eq(knows(role, "url-canary"), role == ROLE_RECON, "%s", role_name(role));
     }
 }
 

@@ -31,6 +31,8 @@ Test(ledger, layout_is_what_version_4_says) {
     cr_assert_eq(offsetof(struct ledger_sink_slot, lost_before), 104);
     cr_assert_eq(offsetof(struct ledger_sink_slot, refed), 112);
     cr_assert_eq(offsetof(struct ledger_sink_slot, seen), 160);
+    cr_assert_eq(offsetof(struct ledger_audit, slot), 64);
+    cr_assert_eq(offsetof(struct ledger_audit_slot, released), 0);
 }
 
 Test(ledger, a_new_ledger_knows_no_partition_and_no_commit) {
@@ -53,6 +55,16 @@ Test(ledger, a_new_ledger_knows_no_partition_and_no_commit) {
     cr_assert_eq(s->lane, 3);
     uint64_t epoch, next;
     twin_load(&s->slot[PARTITIONS_MAX - 1].released, &epoch, &next);
+    cr_assert(epoch == 0 && next == 0);
+    fd = ledger_audit_create(&err);
+    cr_assert_geq(fd, 0, "%s", err.text);
+    struct ledger_audit *a = ledger_audit_map(fd, true, &err);
+    cr_assert_not_null(a, "%s", err.text);
+    twin_store(&a->slot[PARTITIONS_MAX - 1].released, 2, 77);
+    const struct ledger_audit *seen = ledger_audit_map(fd, false, &err);
+    twin_load(&seen->slot[PARTITIONS_MAX - 1].released, &epoch, &next);
+    cr_assert(epoch == 2 && next == 77);
+    twin_load(&seen->slot[0].released, &epoch, &next);
     cr_assert(epoch == 0 && next == 0);
 }
 

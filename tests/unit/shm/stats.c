@@ -133,6 +133,47 @@ Test(stats, blocks_do_not_overlap_and_lie_in_the_segment, .init = folder_make, .
     cr_assert_eq(stats_partition(&s, PARTITIONS_MAX - 1)->committed, -1);
 }
 
+Test(stats, audit_and_recon_come_after_the_lanes_when_audit_is_on, .init = folder_make, .fini = folder_drop) {
+    struct err err = {0};
+    int fd;
+    config.audit = 1;
+    struct stats s = make(&fd), tool = {0};
+    cr_assert_eq(stats_open(&tool, folder, "cards", &err), 0, "%s", err.text);
+    cr_assert_eq(tool.header->block_count, 8);
+    const struct stats_block *audit = stats_block(&tool, stats_block_index(ROLE_AUDIT, 2));
+    const struct stats_block *recon = stats_block(&tool, stats_block_index(ROLE_RECON, 2));
+    cr_assert(audit->role == ROLE_AUDIT && audit->lane == -1);
+    cr_assert(recon->role == ROLE_RECON && recon->lane == -1);
+    cr_assert_eq(stats_block(&tool, stats_block_index(ROLE_SINK, 1))->role, ROLE_SINK);
+    cr_assert_eq(stats_block_index(ROLE_RECON, 2), tool.header->block_count - 1);
+    stats_close(&tool);
+    s.header->block_count = 7;
+    cr_assert_eq(stats_open(&tool, folder, "cards", &err), -1, "blocks that are neither");
+    stats_close(&s);
+    config.audit = 0;
+}
+
+Test(stats, what_audit_has_counted_goes_on_beside_other_lanes, .init = folder_make, .fini = folder_drop) {
+    int fd, next_fd;
+    struct err err = {0};
+    struct stats old = {0}, next = {0};
+    config.audit = 1;
+    cr_assert_eq(stats_create(&old, &config, &fd, &err), 0);
+    atomic_store(&stats_block(&old, stats_block_index(ROLE_AUDIT, 2))->value[M_audit_entry], 42);
+    atomic_store(&stats_block(&old, stats_block_index(ROLE_SINK, 1))->value[M_sink_batch], 5);
+    config.lanes = 1;
+    cr_assert_eq(stats_replace(&next, &old, &config, &next_fd, &err), 0, "%s", err.text);
+    cr_assert_eq(atomic_load(&stats_block(&next, stats_block_index(ROLE_AUDIT, 1))->value[M_audit_entry]), 42);
+    cr_assert_eq(atomic_load(&stats_block(&next, stats_block_index(ROLE_RECON, 1))->value[M_sink_batch]), 0);
+    config.audit = 0;
+    config.lanes = 2;
+    stats_close(&old);
+    cr_assert_eq(stats_replace(&old, &next, &config, &fd, &err), 0, "%s", err.text);
+    cr_assert_eq(old.header->block_count, 6);
+    stats_close(&old);
+    stats_close(&next);
+}
+
 Test(stats, the_file_is_readable_by_group_and_nobody_else, .init = folder_make, .fini = folder_drop) {
     umask(0);
     int fd;

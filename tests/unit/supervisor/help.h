@@ -340,6 +340,7 @@ static inline struct instance *instance_make(enum role role) {
     struct err err = {0};
     folder_make(i.folder);
     config_small(&i.config, i.folder);
+    i.config.audit = role == ROLE_AUDIT || role == ROLE_RECON;
     log_init("node", "supervisor", -1, 0, LOG_ERROR);
     cr_assert_eq(plumbing_create(&i.plumbing, &i.config, &err), 0, "%s", err.text);
     stats_local_init(&i.local, stats_block(&i.plumbing.stats, 0));
@@ -347,7 +348,7 @@ static inline struct instance *instance_make(enum role role) {
     i.time.now_ns = 1000 * NS_PER_S;
     i.clock = (struct clock_port){fake_monotonic_ns, fake_wall_ms, fake_monotonic_ns, fake_random, &i.time};
     i.context = (struct child_context){&i.plumbing, &i.clock, i.folder, &i.local};
-    child_init(&i.child, &i.plumbing, role, 0);
+    child_init(&i.child, &i.plumbing, role, i.config.audit ? i.config.lanes : 0);
     return &i;
 }
 

@@ -14,6 +14,7 @@ static struct plumbing *make(struct config *config, char folder[64]) {
     folder_make(folder);
     config_small(config, folder);
     config->lanes = LANES;
+    config->audit = 1;
     cr_assert_eq(plumbing_create(&p, config, &err), 0, "%s", err.text);
     return &p;
 }
@@ -61,9 +62,17 @@ static int expect_lane(const struct plumbing *p, enum role role, uint32_t lane, 
         n = expect(e, n, p->doorbell[stats_block_index(ROLE_INGEST, 0)], true);
         return expect(e, n, p->doorbell[stats_block_index(ROLE_SINK, lane)], true);
     }
+    if (role == ROLE_AUDIT) {
+        n = expect_ring(e, n, &l->to_audit.rw, false);
+        return expect(e, n, p->doorbell[stats_block_index(ROLE_SINK, lane)], true);
+    }
+    if (role == ROLE_RECON) return n;
     n = expect_ring(e, n, &l->to_sink.rw, false);
     n = expect(e, n, p->doorbell[stats_block_index(ROLE_TRANSFORM, lane)], true);
-    return expect(e, n, l->sink_ledger_rw, true);
+    n = expect(e, n, l->sink_ledger_rw, true);
+    if (!p->config->audit) return n;
+    n = expect_ring(e, n, &l->to_audit.rw, true);
+    return expect(e, n, p->doorbell[stats_block_index(ROLE_AUDIT, p->config->lanes)], true);
 }
 
 static int expect_all(const struct plumbing *p, enum role role, uint32_t lane, struct expected *e) {
@@ -73,7 +82,8 @@ static int expect_all(const struct plumbing *p, enum role role, uint32_t lane, s
     n = expect(e, n, p->doorbell[stats_block_index(role, lane)], true);
     n = expect(e, n, p->attention, true);
     n = expect(e, n, p->ledger_rw, role == ROLE_INGEST);
-    if (role != ROLE_INGEST) return expect_lane(p, role, lane, e, n);
+    n = expect(e, n, p->audited_rw, role == ROLE_AUDIT);
+    if (role == ROLE_TRANSFORM || role == ROLE_SINK) return expect_lane(p, role, lane, e, n);
     for (uint32_t i = 0; i < p->config->lanes; i++) n = expect_lane(p, role, i, e, n);
     return n;
 }
@@ -101,6 +111,26 @@ Test(plumbing, gives_every_worker_the_documented_descriptors_in_their_order) {
         inheritance_check(p, ROLE_TRANSFORM, lane);
         inheritance_check(p, ROLE_SINK, lane);
     }
+    inheritance_check(p, ROLE_AUDIT, LANES);
+    inheritance_check(p, ROLE_RECON, LANES);
+    folder_remove(folder);
+}
+
+Test(plumbing, makes_no_ring_to_an_audit_that_is_off) {
+    struct config config;
+    char folder[64];
+    struct plumbing *p = make(&config, folder);
+    struct err err = {0};
+    uint64_t huge, with = plumbing_ring_bytes(p, &huge);
+    config.audit = 0;
+    cr_assert_eq(plumbing_remake(p, &config, &err), 0, "%s", err.text);
+    uint64_t without = plumbing_ring_bytes(p, &huge);
+    cr_assert(with - without >= LANES * RING_BYTES_MIN && with - without < LANES * (RING_BYTES_MIN + 65536));
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        cr_assert_eq(p->lane[lane].to_audit.rw.producer, -1);
+        inheritance_check(p, ROLE_SINK, lane);
+    }
+    inheritance_check(p, ROLE_INGEST, 0);
     folder_remove(folder);
 }
 
@@ -119,8 +149,11 @@ Test(plumbing, gives_doorbells_of_the_right_workers) {
         cr_assert_eq(fds[first + 10], p->doorbell[stats_block_index(ROLE_SINK, lane)]);
         plumbing_descriptors(p, ROLE_SINK, lane, fds);
         cr_assert_eq(fds[first + 3], transform);
+        cr_assert_eq(fds[first + 8], p->doorbell[stats_block_index(ROLE_AUDIT, LANES)]);
+        plumbing_descriptors(p, ROLE_AUDIT, LANES, fds);
+        cr_assert_eq(fds[first + (int)lane * AUDIT_LANE_FDS + 3], p->doorbell[stats_block_index(ROLE_SINK, lane)]);
     }
-    for (uint32_t i = 1; i < 2 + 2 * LANES; i++)
+    for (uint32_t i = 1; i < 4 + 2 * LANES; i++)
         for (uint32_t k = 1; k < i; k++) cr_assert_neq(p->doorbell[i], p->doorbell[k]);
     folder_remove(folder);
 }
@@ -309,7 +342,7 @@ Test(plumbing, keeps_each_secret_out_of_the_copies_of_other_roles) {
         int fd = p->config_fd[role];
         const char *name = role_name((enum role)role);
         cr_assert_eq(copy_holds(fd, "redis-secret"), role == ROLE_SINK, "%s", name);
-        cr_assert_eq(copy_holds(fd, "kafka-secret"), role == ROLE_INGEST, "%s", name);
+        cr_assert_eq(copy_holds(fd, "kafka-secret"), role == ROLE_INGEST || role == ROLE_RECON, "%s", name);
         cr_assert_eq(copy_holds(fd, "/path/of/the/keys"), role == ROLE_TRANSFORM, "%s", name);
         cr_assert(copy_holds(fd, "localhost:1"), "%s: a property that is no secret", name);
         cr_assert(copy_holds(fd, "unit"), "%s", name);

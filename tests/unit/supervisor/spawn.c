@@ -64,7 +64,7 @@ static void expect_ring(const struct listing *l, int fd, const char *ring, bool 
     }
 }
 
-static void expect_common(const struct listing *l, bool ingest) {
+static void expect_common(const struct listing *l, enum role role) {
     expect_fd(l, 0, "rw /dev/null");
     cr_assert_str_eq(l->fd[1], l->fd[2]);
     expect_fd(l, WORKER_FD_CONFIG, "ro /memfd:config");
@@ -72,7 +72,8 @@ static void expect_common(const struct listing *l, bool ingest) {
     expect_fd(l, WORKER_FD_CONTROL, "ro /memfd:control");
     expect_fd(l, WORKER_FD_DOORBELL, "rw anon_inode:[eventfd]");
     expect_fd(l, WORKER_FD_ATTENTION, "rw anon_inode:[eventfd]");
-    expect_fd(l, WORKER_FD_LEDGER, ingest ? "rw /memfd:ledger-ingest" : "ro /memfd:ledger-ingest");
+    expect_fd(l, WORKER_FD_LEDGER, role == ROLE_INGEST ? "rw /memfd:ledger-ingest" : "ro /memfd:ledger-ingest");
+    expect_fd(l, WORKER_FD_AUDITED, role == ROLE_AUDIT ? "rw /memfd:ledger-audit" : "ro /memfd:ledger-audit");
 }
 
 /* Things of the supervisor that no worker may see, some of them opened by careless code. */
@@ -90,7 +91,7 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_ingest) {
     static struct listing l;
     clutter();
     spawn_and_list(i, ROLE_INGEST, 0, &l);
-    expect_common(&l, true);
+    expect_common(&l, ROLE_INGEST);
     int fd = WORKER_FD_LANES;
     expect_ring(&l, fd, "ingest[0]", true);
     expect_ring(&l, fd + 3, "rejects[0]", false);
@@ -104,7 +105,7 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_transform) {
     static struct listing l;
     clutter();
     spawn_and_list(i, ROLE_TRANSFORM, 0, &l);
-    expect_common(&l, false);
+    expect_common(&l, ROLE_TRANSFORM);
     int fd = WORKER_FD_LANES;
     expect_ring(&l, fd, "ingest[0]", false);
     expect_ring(&l, fd + 3, "transform[0]", true);
@@ -119,11 +120,29 @@ Test(spawn, hands_down_exactly_the_documented_descriptors_to_sink) {
     static struct listing l;
     clutter();
     spawn_and_list(i, ROLE_SINK, 0, &l);
-    expect_common(&l, false);
+    expect_common(&l, ROLE_SINK);
     int fd = WORKER_FD_LANES;
     expect_ring(&l, fd, "transform[0]", false);
     expect_fd(&l, fd + 3, "rw anon_inode:[eventfd]");
     expect_fd(&l, fd + 4, "rw /memfd:ledger-sink");
+    instance_drop(i);
+}
+
+Test(spawn, hands_down_the_audit_rings_where_audit_is_on) {
+    struct instance *i = instance_make(ROLE_AUDIT);
+    static struct listing l;
+    clutter();
+    int fd = WORKER_FD_LANES;
+    spawn_and_list(i, ROLE_SINK, 0, &l);
+    expect_common(&l, ROLE_SINK);
+    expect_ring(&l, fd + SINK_LANE_FDS, "sink[0]", true);
+    expect_fd(&l, fd + SINK_LANE_FDS + 3, "rw anon_inode:[eventfd]");
+    spawn_and_list(i, ROLE_AUDIT, 1, &l);
+    expect_common(&l, ROLE_AUDIT);
+    expect_ring(&l, fd, "sink[0]", false);
+    expect_fd(&l, fd + 3, "rw anon_inode:[eventfd]");
+    spawn_and_list(i, ROLE_RECON, 1, &l);
+    expect_common(&l, ROLE_RECON);
     instance_drop(i);
 }
 
