@@ -35,6 +35,7 @@ enum entry_flags {
     ENTRY_REPEAT = 1 << 3,      /* set by audit: this topic, partition and offset were logged before */
     ENTRY_KEY_CHANGED = 1 << 4, /* digest_old_key is the key that was deleted */
     ENTRY_HASH = 1 << 5,        /* stored as a Redis hash: digest_stored is that of its fields */
+    ENTRY_REFED = 1 << 6,       /* RECORD_REFED: written once more because somebody asked for it */
 };
 
 struct entry {

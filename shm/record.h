@@ -56,6 +56,8 @@ enum {
     RECORD_CONTENT_ABSENT = 1 << 3, /* rejects: too large or poisonous to carry; only Kafka has the content */
     RECORD_VALUE_FIELDS = 1 << 4,   /* add and update: value is a list of fields, to be stored as a hash */
     RECORD_TRACED = 1 << 5,         /* a struct record_trace comes first */
+    RECORD_REFED = 1 << 6,          /* asked for once more (ingest/refeed.c): it stands before what the partition has
+                                       come to, and says nothing of that; markers of such records have it too */
 };
 
 struct record {
