@@ -1,0 +1,28 @@
+/* The macs that chain the audit log: HMAC-SHA-256 under the chain key, each over the one before it and the bytes since.
+ */
+#ifndef MILLRACE_AUDIT_MAC_H
+#define MILLRACE_AUDIT_MAC_H
+
+#include <openssl/sha.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "audit/log.h"
+#include "base/audit_keys.h"
+
+struct log_mac_key { /* holds a secret: explicit_bzero it */
+    SHA256_CTX inner, outer;
+};
+
+struct log_mac { /* one that is being made */
+    SHA256_CTX inner;
+};
+
+void log_mac_key_init(struct log_mac_key *k, const uint8_t key[AUDIT_KEY_BYTES]);
+
+/* log_mac_begin, then log_mac_add any number of times, then log_mac_end. previous may be out. Do not allocate. */
+void log_mac_begin(struct log_mac *m, const struct log_mac_key *k, const uint8_t previous[LOG_MAC_BYTES]);
+void log_mac_add(struct log_mac *m, const void *bytes, size_t len);
+void log_mac_end(struct log_mac *m, const struct log_mac_key *k, uint8_t out[LOG_MAC_BYTES]);
+
+#endif

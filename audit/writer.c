@@ -1,0 +1,258 @@
+#include "audit/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "audit/segment.h"
+
+#define SEGMENT_NEW "segment.new" /* becomes the next segment once its head is durable */
+enum { US_PER_MS = 1000, PARTS_MAX = 4 };
+
+static int64_t wall_us(const struct log_writer *w) { return clock_wall_ms(w->clock) * US_PER_MS; }
+
+/* -- the batch --------------------------------------------------------------------------------- */
+
+uint64_t log_writer_number(const struct log_writer *w, uint32_t lane, uint64_t incarnation) {
+    return w->lane[lane].incarnation == incarnation ? w->lane[lane].number : 0;
+}
+
+/* One that nobody has written to since the writer was opened: there are never more live ones than the ledger's slots.
+ */
+static struct writer_place *place_spare(struct log_writer *w) {
+    if (w->place_count < PARTITIONS_MAX) return &w->place[w->place_count++];
+    uint32_t i = 0;
+    while (i < PARTITIONS_MAX && w->place[i].live) i++;
+    CHECK(i < PARTITIONS_MAX);
+    return &w->place[i];
+}
+
+static struct writer_place *place_find(struct log_writer *w, uint32_t topic, int32_t partition) {
+    for (uint32_t i = 0; i < w->place_count; i++)
+        if (w->place[i].durable.topic == topic && w->place[i].durable.partition == partition) return &w->place[i];
+    struct writer_place *p = place_spare(w);
+    *p = (struct writer_place){.durable = {.topic = topic, .partition = partition}};
+    return p;
+}
+
+static struct writer_place *place_of(struct log_writer *w, uint16_t slot, uint32_t topic, int32_t partition) {
+    uint16_t known = slot < PARTITIONS_MAX ? w->place_of[slot] : 0;
+    if (known != 0 && w->place[known - 1].durable.topic == topic && w->place[known - 1].durable.partition == partition)
+        return &w->place[known - 1];
+    struct writer_place *p = place_find(w, topic, partition);
+    p->live = true;
+    if (slot < PARTITIONS_MAX) w->place_of[slot] = (uint16_t)(p - w->place + 1);
+    return p;
+}
+
+bool log_writer_add(struct log_writer *w, uint32_t lane, uint64_t incarnation, uint64_t number, const void *body) {
+    struct entry *e = (struct entry *)(void *)(w->buffer + w->used);
+    const struct entry *from = body;
+    uint32_t len = from->bytes, padded = (len + LOG_ALIGN - 1) / LOG_ALIGN * LOG_ALIGN;
+    CHECK(padded <= w->room - w->used && from->topic < w->config->topic_count && lane < LANES_MAX);
+    memcpy(e, body, len);
+    memset((char *)e + len, 0, padded - len);
+    e->bytes = padded;
+    e->topic = w->topic_of[from->topic];
+    e->slot = (uint16_t)lane;
+    struct writer_place *p = place_of(w, from->slot, e->topic, e->partition);
+    bool repeat = e->offset < p->next;
+    e->flags = repeat ? e->flags | ENTRY_REPEAT : e->flags & ~(uint32_t)ENTRY_REPEAT;
+    if (!repeat) p->next = e->offset + 1;
+    w->pending[lane] = (struct log_lane){.lane = lane, .incarnation = incarnation, .number = number};
+    w->lanes_in_batch |= 1U << lane;
+    w->used += padded;
+    w->count++;
+    w->repeats += repeat;
+    return repeat;
+}
+
+/* -- segments ---------------------------------------------------------------------------------- */
+
+static int failed(struct err *err, int code, const char *doing) {
+    return err_set(err, code, "%s: %s", doing, strerror(code));
+}
+
+static struct log_head head_make(const struct log_writer *w) {
+    struct log_head h = {.magic = LOG_MAGIC,
+                         .version = LOG_VERSION,
+                         .entry_version = ENTRY_VERSION,
+                         .first = w->sequence,
+                         .created_us = wall_us(w),
+                         .key_id = w->key_id,
+                         .topic_count = w->topic_count};
+    memcpy(h.previous, w->mac, sizeof h.previous);
+    snprintf(h.name, sizeof h.name, "%s", w->config->name);
+    snprintf(h.instance, sizeof h.instance, "%s", w->config->instance);
+    snprintf(h.group, sizeof h.group, "%s", w->config->kafka.group_id);
+    return h;
+}
+
+/* The head with its tables and its mac, in memory to be freed; *len bytes. Partitions of which nothing is durable yet
+ * are left out: they begin in this segment. */
+static uint8_t *head_build(const struct log_writer *w, size_t *len, uint8_t mac[LOG_MAC_BYTES]) {
+    struct log_head h = head_make(w);
+    struct log_mac m;
+    uint8_t *out = calloc(1, sizeof h + sizeof w->topic + sizeof w->place + sizeof w->lane + LOG_MAC_BYTES);
+    CHECK(out != NULL);
+    uint8_t *p = out + sizeof h;
+    memcpy(p, w->topic, (size_t)w->topic_count * LOG_TOPIC_BYTES);
+    p += (size_t)w->topic_count * LOG_TOPIC_BYTES;
+    for (uint32_t i = 0; i < w->place_count; i++) {
+        if (w->place[i].durable.next == 0) continue;
+        memcpy(p, &w->place[i].durable, sizeof w->place[i].durable);
+        p += sizeof w->place[i].durable;
+        h.place_count++;
+    }
+    for (uint32_t i = 0; i < LANES_MAX; i++) {
+        if (w->lane[i].number == 0) continue;
+        memcpy(p, &w->lane[i], sizeof w->lane[i]);
+        p += sizeof w->lane[i];
+        h.lane_count++;
+    }
+    memcpy(out, &h, sizeof h);
+    log_mac_begin(&m, &w->key, h.previous);
+    log_mac_add(&m, out, (size_t)(p - out));
+    log_mac_end(&m, &w->key, mac);
+    memcpy(p, mac, LOG_MAC_BYTES);
+    *len = (size_t)(p - out) + LOG_MAC_BYTES;
+    return out;
+}
+
+static int write_whole(const struct log_writer *w, int fd, const struct iovec *part, int parts, uint64_t at,
+                       struct err *err) {
+    size_t total = 0;
+    for (int i = 0; i < parts; i++) total += part[i].iov_len;
+    ssize_t n = w->files->write(w->files->context, fd, part, parts, (off_t)at);
+    if (n == (ssize_t)total) return 0;
+    return failed(err, n < 0 ? errno : ENOSPC, "writing the audit log");
+}
+
+/* A new segment under another name, durable, then renamed: no file of the log is ever without its whole head. */
+static int segment_write(struct log_writer *w, const char *name, const uint8_t *head, size_t len, struct err *err) {
+    const struct log_files *f = w->files;
+    const struct iovec part = {(void *)(uintptr_t)head, len};
+    int fd = f->open(f->context, w->folder_fd, SEGMENT_NEW, O_RDWR | O_CREAT | O_TRUNC);
+    if (fd < 0) return failed(err, errno, "beginning a segment of the audit log");
+    int bad = write_whole(w, fd, &part, 1, 0, err);
+    if (bad == 0 && f->sync(f->context, fd) != 0) bad = failed(err, errno, "fdatasync of the audit log");
+    if (bad == 0 && f->rename(f->context, w->folder_fd, SEGMENT_NEW, name) != 0)
+        bad = failed(err, errno, "naming a segment of the audit log");
+    if (bad == 0 && f->sync(f->context, w->folder_fd) != 0) bad = failed(err, errno, "fsync of the audit log's folder");
+    if (bad == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+static void closed_note(struct log_writer *w, struct writer_segment s) {
+    if (w->closed_count == w->closed_room) {
+        w->closed_room = w->closed_room * 2 + 64;
+        w->closed = reallocarray(w->closed, w->closed_room, sizeof *w->closed);
+        CHECK(w->closed != NULL);
+    }
+    w->closed[w->closed_count++] = s;
+    w->closed_bytes += s.bytes;
+}
+
+static void segment_leave(struct log_writer *w) {
+    if (w->fd >= 0) close(w->fd);
+    w->fd = -1;
+    if (w->segment != 0) closed_note(w, (struct writer_segment){w->segment, w->end, wall_us(w)});
+    w->segment = 0;
+}
+
+static int segment_begin(struct log_writer *w, struct err *err) {
+    char name[LOG_NAME_BYTES];
+    uint8_t mac[LOG_MAC_BYTES];
+    size_t len;
+    uint8_t *head = head_build(w, &len, mac);
+    segment_name(name, w->sequence);
+    int fd = segment_write(w, name, head, len, err);
+    free(head);
+    if (fd < 0) return -1;
+    segment_leave(w);
+    w->fd = fd;
+    w->segment = w->sequence;
+    w->end = len;
+    memcpy(w->mac, mac, sizeof w->mac);
+    return 0;
+}
+
+/* -- making it durable ------------------------------------------------------------------------- */
+
+/* What a write or a sync that failed may have left behind the last durable batch. When it cannot be taken back either,
+ * the next write covers it: the batch is the same, or longer. */
+static void take_back(const struct log_writer *w) { (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); }
+
+static void committed(struct log_writer *w, uint64_t bytes) {
+    w->end += bytes;
+    w->sequence += w->count;
+    twin_store(&w->mark->end, w->segment, w->end);
+    for (uint32_t i = 0; i < w->place_count; i++) w->place[i].durable.next = w->place[i].next;
+    for (uint32_t i = 0; i < LANES_MAX; i++)
+        if ((w->lanes_in_batch & 1U << i) != 0) w->lane[i] = w->pending[i];
+    w->used = 0;
+    w->count = w->repeats = w->lanes_in_batch = 0;
+}
+
+int log_writer_commit(struct log_writer *w, struct err *err) {
+    struct log_lane lane[LANES_MAX];
+    uint32_t lanes = 0;
+    struct log_mac m;
+    uint8_t mac[LOG_MAC_BYTES];
+    if (w->count == 0) return 0;
+    if ((w->fd < 0 || w->end >= w->config->recon.segment_bytes) && segment_begin(w, err) != 0) return -1;
+    for (uint32_t i = 0; i < LANES_MAX; i++)
+        if ((w->lanes_in_batch & 1U << i) != 0) lane[lanes++] = w->pending[i];
+    struct log_batch head = {.magic = LOG_BATCH_MAGIC,
+                             .bytes = (uint32_t)(sizeof head + lanes * sizeof *lane + w->used + LOG_MAC_BYTES),
+                             .count = w->count,
+                             .first = w->sequence,
+                             .written_us = wall_us(w),
+                             .lane_count = lanes};
+    log_mac_begin(&m, &w->key, w->mac);
+    log_mac_add(&m, &head, sizeof head);
+    log_mac_add(&m, lane, lanes * sizeof *lane);
+    log_mac_add(&m, w->buffer, w->used);
+    log_mac_end(&m, &w->key, mac);
+    const struct iovec part[PARTS_MAX] = {
+        {&head, sizeof head}, {lane, lanes * sizeof *lane}, {w->buffer, w->used}, {mac, sizeof mac}};
+    int bad = write_whole(w, w->fd, part, PARTS_MAX, w->end, err);
+    if (bad == 0 && w->files->sync(w->files->context, w->fd) != 0)
+        bad = failed(err, errno, "fdatasync of the audit log");
+    if (bad != 0) {
+        take_back(w);
+        return -1;
+    }
+    memcpy(w->mac, mac, sizeof mac);
+    committed(w, head.bytes);
+    return 0;
+}
+
+/* -- retention --------------------------------------------------------------------------------- */
+
+const struct writer_segment *log_writer_expired(const struct log_writer *w) {
+    if (w->closed_count == 0) return NULL;
+    const struct writer_segment *s = &w->closed[0];
+    bool old = wall_us(w) - s->closed_us > (int64_t)w->config->recon.retention_ms * US_PER_MS;
+    return old || w->closed_bytes + w->end > w->config->recon.retention_bytes ? s : NULL;
+}
+
+int log_writer_remove(struct log_writer *w, struct err *err) {
+    char name[LOG_NAME_BYTES + 8];
+    const struct log_files *f = w->files;
+    struct writer_segment s = w->closed[0];
+    snprintf(name, sizeof name, "%016" PRIx64 ".index", s.first);
+    if (f->unlink(f->context, w->folder_fd, name) != 0 && errno != ENOENT)
+        return failed(err, errno, "removing an index of the audit log");
+    segment_name(name, s.first);
+    if (f->unlink(f->context, w->folder_fd, name) != 0 && errno != ENOENT)
+        return failed(err, errno, "removing a segment of the audit log");
+    w->closed_bytes -= s.bytes;
+    memmove(w->closed, w->closed + 1, --w->closed_count * sizeof *w->closed);
+    return 0;
+}
