@@ -154,7 +154,7 @@ LIBEXEC := $(PREFIX)/libexec/millrace
 DOCDIR  := $(PREFIX)/share/doc/millrace
 UNIT    := $(PREFIX)/lib/systemd/system/millrace@.service
 SYSTEM  := sysusers.d/millrace.conf tmpfiles.d/millrace.conf
-PAGES   := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md docs/decisions/*.md deploy/examples/* tools/readers/*.py)
+PAGES   := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md docs/decisions/*.md deploy/examples/* deploy/prometheus/* tools/readers/*.py)
 
 .PHONY: install uninstall
 install: all ## install programs, unit, examples and pages below $(DESTDIR)$(PREFIX), by default /usr/local

@@ -55,6 +55,7 @@ struct notify {
         uint64_t next_ns[CHANNEL_COUNT];
         struct job job;
     } urgent;
+    uint64_t gauge_ns;       /* when the open exceptions are counted again */
     uint64_t audit_since_ns; /* since when it cannot write; 0: it can */
     uint64_t audit_save_ns;
     bool audit_stored, audit_clear; /* its exception is in the database; none is open there */
@@ -140,8 +141,10 @@ static void log_job(const struct job *job) {
     struct tm utc;
     if (job->window_ms >= 0 && gmtime_r(&seconds, &utc) != NULL)
         strftime(window, sizeof window, " window %Y-%m-%dT%H:%M:%SZ", &utc);
-    log_error("recon.exception", "%s%s%s%s%s%s: %s (exception %s)", job->kind, job->topic[0] != '\0' ? " " : "",
-              job->topic, window, job->subject[0] != '\0' ? " " : "", job->subject, job->text, job->id);
+    struct log_site site = {0}; /* of its own: no such line is ever held back */
+    log_event(&site, LOG_ERROR, "recon.exception", NULL, "%s%s%s%s%s%s: %s (exception %s)", job->kind,
+              job->topic[0] != '\0' ? " " : "", job->topic, window, job->subject[0] != '\0' ? " " : "", job->subject,
+              job->text, job->id);
 }
 
 /* -- one channel ------------------------------------------------------------------------------- */
@@ -394,4 +397,23 @@ void notify_audit(struct notify *n, bool cannot_write, uint64_t sequence, const 
     n->audit_clear = exception_clear_kind(n->db, EXCEPTION_AUDIT_CANNOT_WRITE, clock_wall_ms(n->clock), &err) == 0;
     if (n->audit_clear) n->audit_stored = false;
     n->audit_save_ns = clock_ns(n->clock) + SAVE_MS * NS_PER_MS;
+}
+
+bool notify_attend(struct notify *n, struct worker *w) {
+    const struct stats_block *audit = stats_block(&w->stats, stats_block_index(ROLE_AUDIT, 0));
+    enum worker_state state = atomic_load_explicit(&audit->state, memory_order_relaxed);
+    uint64_t sequence = atomic_load_explicit(&audit->value[M_audit_sequence], memory_order_relaxed);
+    char reason[STATS_TEXT_BYTES];
+    stats_text_get(&audit->reason, reason);
+    notify_audit(n, state == STATE_BLOCKED || state == STATE_FAILED, sequence + 1, reason);
+    struct notify_counts before = n->counts;
+    bool moved = notify_step(n);
+    stats_add(&w->local, M_recon_exception_sent, n->counts.sent - before.sent);
+    stats_add(&w->local, M_recon_exception_send_fail, n->counts.failed - before.failed);
+    if (clock_ns(n->clock) >= n->gauge_ns) {
+        int64_t open = exception_open_count(n->db, EXCEPTION_KIND_COUNT, NULL);
+        if (open >= 0) stats_set(&w->local, M_recon_exception_open, (uint64_t)open);
+        n->gauge_ns = clock_ns(n->clock) + NS_PER_S;
+    }
+    return moved;
 }

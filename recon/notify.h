@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/err.h"
+#include "shm/worker.h"
 
 enum { NOTIFY_BACKOFF_MS_MIN = 1000, NOTIFY_BACKOFF_MS_MAX = 300000, NOTIFY_AUDIT_PATIENCE_MS = 2000 };
 
@@ -43,6 +44,10 @@ int notify_wants(struct notify *n, struct pollfd *fds, int max, int *timeout_ms)
  * step. A disk that is full for the audit log may be full for recon.db as well, so this exception is sent even when it
  * cannot be stored. */
 void notify_audit(struct notify *n, bool cannot_write, uint64_t sequence, const char *reason);
+
+/* notify_attend is all of it for a worker's step: watches the audit worker's block, sends what is due, keeps the
+ * metrics recon_exception_*. Returns what notify_step returns. */
+bool notify_attend(struct notify *n, struct worker *w);
 
 struct notify_counts notify_counts(const struct notify *n);
 
