@@ -38,6 +38,7 @@ struct batch {
     uint32_t touch_at, touch_count;
     uint32_t old_seen;                  /* answers of kind EXPECT_OLD so far, refusals included */
     uint32_t applied, expired, markers; /* records */
+    uint64_t sent_ns, answered_ns;      /* monotonic clock; answered_ns 0: what Redis has is not in the ledger yet */
 };
 
 struct flight {

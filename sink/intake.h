@@ -35,6 +35,7 @@ struct intake_item {
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
     uint16_t slot;
     uint8_t kind; /* enum item_kind */
+    bool expired; /* set when it is sent: its time to live was over, and it is a delete */
 };
 
 struct intake_sample {               /* when a record in hand or in flight came; for latencies */

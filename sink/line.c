@@ -18,8 +18,9 @@ static_assert(OUT_SLACK_BYTES > SEND_SOFT_BYTES + INTAKE_BYTES_MAX + BATCH_MAX *
                                     4 * PARTITIONS_MAX * MARK_COMMAND_BYTES,
               "the send buffer takes the worst batch");
 
-int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
-              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
+int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, struct ring_producer *audit,
+              const struct ledger_ingest *plan, struct ledger_sink *ledger, const struct stream_port *stream,
+              struct err *err) {
     const struct config *config = worker->config;
     *l = (struct line){.worker = worker, .config = config, .plan = plan, .ledger = ledger, .ring = ring};
     marks_init(&l->marks, config, plan, ledger);
@@ -30,12 +31,14 @@ int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring,
                      2 * (size_t)ring_record_max(ring->capacity) + OUT_SLACK_BYTES, err) != 0)
         return -1;
     if (flight_init(&l->flight, config->redis.in_flight, err) != 0) return -1;
+    if (account_init(&l->account, audit, ring, plan, worker->clock, config->redis.in_flight, err) != 0) return -1;
     return intake_init(&l->intake, ring, config, plan, &l->marks, err);
 }
 
 void line_free(struct line *l) {
     session_free(&l->session);
     flight_free(&l->flight);
+    account_free(&l->account);
     intake_free(&l->intake);
 }
 
@@ -44,6 +47,7 @@ void line_rewind(struct line *l) {
     intake_rewind(&l->intake);
     marks_forget(&l->marks);
     l->halting = false;
+    l->stalled = false;
     l->unleased = false;
     l->halt = (struct failure){0};
 }
@@ -153,15 +157,15 @@ static void encode_hash(struct line *l, const struct record_view *v) {
 }
 
 /* One record with commands of its own. An expiry that is past is a delete: a replay revives nothing. */
-static void encode_single(struct line *l, struct batch *b, const struct intake_item *item, int64_t wall_ms) {
+static void encode_single(struct line *l, struct batch *b, struct intake_item *item, int64_t wall_ms) {
     struct encode_buffer *out = &l->session.out;
     struct record_view v;
     open_item(l, item, &v);
     int64_t expire_at_ms = item->kind == ITEM_DELETE ? 0 : v.head.expire_at_ms;
-    bool expired = expire_at_ms != 0 && expire_at_ms <= wall_ms;
+    item->expired = expire_at_ms != 0 && expire_at_ms <= wall_ms;
     b->applied++;
-    b->expired += expired;
-    if (expired || item->kind == ITEM_DELETE) {
+    b->expired += item->expired;
+    if (item->expired || item->kind == ITEM_DELETE) {
         encode_del(out, key_of(&v), old_key_of(&v));
         count_command(l, EXPECT_INTEGER);
         return;
@@ -234,6 +238,7 @@ static void encode_batch(struct line *l) {
     int64_t wall_ms = clock_wall_ms(l->worker->clock);
     if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
     struct batch *b = flight_begin(&l->flight, in->item[0].number);
+    b->sent_ns = clock_ns(l->worker->clock);
     for (uint32_t i = 0; i < in->count;) {
         if (in->item[i].kind == ITEM_MARKER) {
             b->markers++;
@@ -247,6 +252,7 @@ static void encode_batch(struct line *l) {
     ring_in_hand(l->ring, 0);
     for (uint32_t i = 0; i < in->count; i++) {
         const struct intake_item *item = &in->item[i];
+        if (account_on(&l->account)) account_sent(&l->account, item);
         if (item->epoch == 0) continue;
         const struct ledger_sink_slot *s = &l->ledger->slot[item->slot];
         bool refed = lost_open(s) && item->kind != ITEM_MARKER && lost_refeeds(s, item->next);
@@ -360,9 +366,8 @@ static void recovered(struct line *l, uint32_t slot, int64_t next) {
                 (unsigned long long)n);
 }
 
-/* Ledger, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what is given
- * back in the ring is in the ledger already. A successor that dies between them only sends a batch again. */
-static void release(struct line *l, struct batch *b) {
+/* What Redis has of a batch, in the ledger. */
+static void acknowledge(struct line *l, struct batch *b) {
     for (uint32_t i = 0; i < b->touch_count; i++) {
         const struct touch *t = flight_touch_at(&l->flight, b, i);
         uint32_t epoch = atomic_load_explicit(&l->plan->slot[t->slot].epoch, memory_order_acquire);
@@ -372,8 +377,30 @@ static void release(struct line *l, struct batch *b) {
         twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
         recovered(l, t->slot, t->mark.next);
     }
+    b->answered_ns = clock_ns(l->worker->clock);
+}
+
+static void published_note(struct line *l, uint64_t number) {
+    atomic_store_explicit(&l->worker->block->published, number, memory_order_release);
+}
+
+/* The batch's entries, as many as there is room for; noted before the ring shows them, so that nobody finds audit ahead
+ * of the sink. Returns whether that was all. */
+static bool account_for(struct line *l, const struct batch *b) {
+    bool all = account_stage(&l->account, b);
+    published_note(l, l->account.ring->number);
+    account_publish(&l->account);
+    return all;
+}
+
+/* Ledger, entries, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what
+ * is given back in the ring is in the ledger and has its entry already. A successor that dies between them only sends a
+ * batch again. False: the audit ring is full; call again later. */
+static bool release(struct line *l, struct batch *b) {
+    if (b->answered_ns == 0) acknowledge(l, b);
+    if (account_on(&l->account) && !account_for(l, b)) return false;
     ring_release(l->ring, b->end, b->last);
-    atomic_store_explicit(&l->worker->block->published, b->last, memory_order_release);
+    if (!account_on(&l->account)) published_note(l, b->last);
     observe_latency(l, b);
     struct stats_local *local = &l->worker->local;
     stats_add(local, M_sink_record_applied, b->applied);
@@ -381,12 +408,15 @@ static void release(struct line *l, struct batch *b) {
     stats_add(local, M_sink_record_marker, b->markers);
     stats_add(local, M_sink_batch, 1);
     l->released++;
+    return true;
 }
 
 static void release_answered(struct line *l) {
     struct batch *b;
+    l->stalled = false;
     while ((b = flight_oldest(&l->flight)) != NULL && b->replies == 0) {
-        if (!l->halting) release(l, b);
+        l->stalled = !l->halting && !release(l, b);
+        if (l->stalled) break;
         flight_pop(&l->flight);
     }
 }
@@ -542,14 +572,26 @@ static int answer(struct line *l, struct failure *f) {
     return -1;
 }
 
-int line_receive(struct line *l, struct failure *f) {
-    int r = session_read(&l->session, f);
-    if (r <= 0) return r;
-    while ((r = session_reply(&l->session, f)) > 0) {
+/* The answers that were read, up to one whose batch cannot be released. 0, or -1 with f. */
+static int answers(struct line *l, struct failure *f) {
+    int r = 0;
+    while (!l->stalled && (r = session_reply(&l->session, f)) > 0) {
         if (answer(l, f) != 0) return -1;
         release_answered(l);
     }
-    return r < 0 ? -1 : 1;
+    return r < 0 ? -1 : 0;
+}
+
+int line_receive(struct line *l, struct failure *f) {
+    if (l->stalled) {
+        session_waiting_begins(&l->session); /* it is not Redis that makes us wait */
+        release_answered(l);
+        if (l->stalled) return 0;
+        return answers(l, f) < 0 ? -1 : 1;
+    }
+    int r = session_read(&l->session, f);
+    if (r <= 0) return r;
+    return answers(l, f) < 0 ? -1 : 1;
 }
 
 int line_settle(struct line *l, struct failure *f) {

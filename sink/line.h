@@ -1,5 +1,6 @@
 /* Line: the open connection as a line of records. Sends batches with their marks, reads and judges every answer, and
- * releases what Redis has: first the ledger, then the ring, then the stats block, in this order.
+ * releases what Redis has: first the ledger, then the entries for audit, then the ring, then the stats block, in this
+ * order. While the audit ring has no room the batch that was answered is kept, and no further answer is read.
  *
  * Knows nothing of connecting, waiting and trying again: sink/sink.c decides that from the failures reported here. */
 #ifndef MILLRACE_SINK_LINE_H
@@ -11,6 +12,7 @@
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/worker.h"
+#include "sink/account.h"
 #include "sink/flight.h"
 #include "sink/intake.h"
 #include "sink/marks.h"
@@ -27,9 +29,11 @@ struct line {
     struct marks marks;
     struct intake intake;
     struct flight flight;
+    struct account account;
     uint64_t number_sent; /* highest number ever sent: what is not above it is sent again */
     uint64_t released;    /* batches released so far */
     bool halting;         /* a mark was bad: nothing more is released, the answers under way are looked at first */
+    bool stalled;         /* the oldest batch is answered and waits for room on the audit ring */
     bool unleased;        /* the last line_send had records to send and no lease */
     struct failure halt;
     uint32_t bad_slot, bad_epoch; /* partition of the last mark that an operator has to put right, and its epoch; 0 none
@@ -37,8 +41,9 @@ struct line {
 };
 
 /* line_init: see sink_init. line_free closes the connection. */
-int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
-              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err);
+int line_init(struct line *l, struct worker *worker, struct ring_consumer *ring, struct ring_producer *audit,
+              const struct ledger_ingest *plan, struct ledger_sink *ledger, const struct stream_port *stream,
+              struct err *err);
 void line_free(struct line *l);
 
 /* line_ask_marks asks for the marks of every partition of this lane (checked ones too when `all`), and of the record

@@ -11,10 +11,12 @@
 #define FIRST_LEASE_NS (2 * NS_PER_S)        /* how long the first lease after an assignment may take */
 #define SHOW_NS (100 * NS_PER_MS)            /* how often the state is looked at while a loss is mended */
 #define BAD_MARK_NS (2 * NS_PER_S)           /* how often a lane that is blocked by a mark looks again */
+#define STALL_NS (1 * NS_PER_S)              /* how long the audit ring may be full before it is a state */
 #define LEAVE_NS (2 * NS_PER_S)              /* how long answers under way are waited for when asked to leave */
 
-int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
-              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err) {
+int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, struct ring_producer *audit,
+              const struct ledger_ingest *plan, struct ledger_sink *ledger, const struct stream_port *stream,
+              struct err *err) {
     bool lived = worker->control->lives > 0; /* a reload: it has worked before, and somebody can mend the file again */
     *s = (struct sink){.worker = worker, .state = SINK_DOWN, .proven = lived || ring->number_released > 0};
     for (uint32_t i = 0; i < PARTITIONS_MAX && !s->proven; i++) {
@@ -22,8 +24,9 @@ int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring,
         twin_load(&ledger->slot[i].released, &epoch, &next);
         s->proven = epoch != 0;
     }
-    atomic_store_explicit(&worker->block->published, ring->number_released, memory_order_release);
-    return line_init(&s->line, worker, ring, plan, ledger, stream, err);
+    uint64_t passed_on = audit != NULL ? audit->number : ring->number_released;
+    atomic_store_explicit(&worker->block->published, passed_on, memory_order_release);
+    return line_init(&s->line, worker, ring, audit, plan, ledger, stream, err);
 }
 
 void sink_free(struct sink *s) { line_free(&s->line); }
@@ -190,7 +193,7 @@ static void take_heart(struct sink *s) {
         s->failures = 0;
         s->refused = false;
     }
-    if (s->refused || s->unleased || flight_asking(&s->line.flight)) return;
+    if (s->refused || s->unleased || s->stalled || flight_asking(&s->line.flight)) return;
     if (s->announced && (!s->recovering || now - s->shown_ns < SHOW_NS)) return;
     s->announced = true;
     s->shown_ns = now;
@@ -222,6 +225,21 @@ static bool leased(struct sink *s) {
                      "the consumer group has not confirmed this instance in time: nothing is written until it does");
     }
     return l->flight.records == 0;
+}
+
+/* Audit does not keep up, or stands still: for a moment that is flow control, for longer a state. */
+static void show_stalled(struct sink *s) {
+    uint64_t now = now_ns(s);
+    if (!s->line.stalled) {
+        s->stalled_ns = 0;
+        s->stalled = false;
+        return;
+    }
+    if (s->stalled_ns == 0) s->stalled_ns = now;
+    if (s->stalled || now - s->stalled_ns < STALL_NS) return;
+    s->stalled = true;
+    s->announced = false;
+    worker_state(s->worker, STATE_BLOCKED, "the audit ring is full: audit is slower, or blocked itself");
 }
 
 /* The record that the supervisor wants rejected. It has a valid head in all likelihood, which says where it came from;
@@ -264,6 +282,7 @@ static enum step step_open(struct sink *s) {
     /* After a failure one batch at a time feels the way. */
     int out = line_send(l, s->failures > 0 ? config->redis.batch : config->redis.in_flight, &f);
     if (out < 0) return stand_still(s, &f);
+    show_stalled(s);
     take_heart(s);
     if (l->intake.stop == INTAKE_BROKEN) return worker_broken(s->worker, "sink.ring_broken", "%s", l->intake.err.text);
     if (in > 0 || out > 0) return STEP_BUSY;
@@ -305,6 +324,16 @@ static enum step step_leave(struct sink *s) {
     return STEP_DONE;
 }
 
+static void audit_account(struct sink *s) {
+    struct stats_local *local = &s->worker->local;
+    struct ring_producer *ring = s->line.account.ring;
+    stats_add(local, M_worker_ring_record_publish, ring->count.published);
+    stats_add(local, M_worker_ring_byte_publish, ring->count.bytes);
+    stats_add(local, M_worker_ring_full, ring->count.full);
+    stats_add(local, M_worker_ring_wakeup, ring->count.wakeups);
+    ring->count.published = ring->count.bytes = ring->count.full = ring->count.wakeups = 0;
+}
+
 enum step sink_step(void *self) {
     struct sink *s = self;
     enum step step = STEP_BLOCKED;
@@ -327,21 +356,28 @@ enum step sink_step(void *self) {
     stats_add(local, M_worker_ring_empty, s->line.ring->count.empty);
     stats_add(local, M_worker_ring_wakeup, s->line.ring->count.wakeups);
     s->line.ring->count.empty = s->line.ring->count.wakeups = 0;
+    if (account_on(&s->line.account)) audit_account(s);
     return step;
 }
 
 /* -- waiting ----------------------------------------------------------------------------------- */
 
 /* With records under way the next answer wakes the sink, and what came in meanwhile goes out together; only a line with
- * nothing to wait for asks to be woken by the ring. */
+ * nothing to wait for asks to be woken by the ring. A line that waits for room on the audit ring is woken by that
+ * alone: answers would wake it in vain. */
 bool sink_arm(void *self) {
     struct sink *s = self;
     const struct line *l = &s->line;
     bool hungry = s->state == SINK_OPEN && flight_quiet(&l->flight) && !intake_full(&l->intake);
-    return hungry && ring_consumer_arm(l->ring);
+    bool work = hungry && ring_consumer_arm(l->ring);
+    return (l->stalled && ring_producer_arm(l->account.ring)) || work;
 }
 
-void sink_disarm(void *self) { ring_consumer_disarm(((struct sink *)self)->line.ring); }
+void sink_disarm(void *self) {
+    const struct line *l = &((struct sink *)self)->line;
+    ring_consumer_disarm(l->ring);
+    if (account_on(&l->account)) ring_producer_disarm(l->account.ring);
+}
 
 static void wake_at(int *timeout_ms, uint64_t now, uint64_t at) {
     uint64_t ms = at > now ? (at - now + NS_PER_MS - 1) / NS_PER_MS : 0;
@@ -355,6 +391,7 @@ int sink_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
     uint64_t now = now_ns(s);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED) wake_at(timeout_ms, now, s->retry_at_ns);
     if (s->state == SINK_DOWN || s->state == SINK_PAUSED || s->state == SINK_HALTED || max < 1) return 0;
+    if (s->line.stalled) return 0;
     if (s->state == SINK_OPEN && in->count > 0 && s->line.flight.records == 0 && !s->line.unleased)
         wake_at(timeout_ms, now, in->since_ns + s->worker->config->redis.linger_ms * NS_PER_MS);
     short events = session->stream.events(session->stream.context, encode_unsent(&session->out) > 0);

@@ -43,16 +43,20 @@ struct sink {
     bool announced;       /* that the worker is running */
     bool unleased;        /* the state shown says that records wait for the lease */
     uint64_t unleased_ns; /* since when they wait; 0: they do not */
+    uint64_t stalled_ns;  /* since when the audit ring has no room; 0: it has */
+    bool stalled;         /* the state shown says so */
     bool recovering;      /* the state shown says that lost writes are written again */
     uint64_t shown_ns;    /* when it was last looked at */
     struct failure halt;  /* why the line was last halted */
 };
 
-/* sink_init: the ports are the worker (clock, configuration, stats, control), the ring attached as consumer, the
- * regions of the ledger (plan: ingest's, read-only; ledger: the lane's own), and the stream, which is copied.
- * Everything is allocated here; nothing is opened. All must outlive it. 0, or -1 with err. */
-int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, const struct ledger_ingest *plan,
-              struct ledger_sink *ledger, const struct stream_port *stream, struct err *err);
+/* sink_init: the ports are the worker (clock, configuration, stats, control), the ring attached as consumer, the audit
+ * ring attached as producer (NULL: audit is off), the regions of the ledger (plan: ingest's, read-only; ledger: the
+ * lane's own), and the stream, which is copied. Everything is allocated here; nothing is opened. All must outlive it.
+ * 0, or -1 with err (EX_DATAERR: as account_init, the rings have to be made anew). */
+int sink_init(struct sink *s, struct worker *worker, struct ring_consumer *ring, struct ring_producer *audit,
+              const struct ledger_ingest *plan, struct ledger_sink *ledger, const struct stream_port *stream,
+              struct err *err);
 
 /* sink_free closes the connection as it stands and gives back what was allocated. Nothing is released by it. */
 void sink_free(struct sink *s);

@@ -182,6 +182,9 @@ struct rig {
     struct ring_fds fds;
     struct ring_producer producer;
     struct ring_consumer ring;
+    struct ring_fds audit_fds;
+    struct ring_producer audit; /* attached when `audited` */
+    bool audited;               /* rig_audit: records have traces, and what became of them goes to a ring */
     struct ledger_ingest *plan;
     struct ledger_sink *ledger;
     struct stream_socket socket;
@@ -208,7 +211,11 @@ __attribute__((unused)) static void rig_attach(struct rig *r) {
         stream_tls_init(&r->tls, &r->config, &stream);
         stream = stream_tls_port(&r->tls);
     }
-    cr_assert_eq(sink_init(&r->sink, &r->worker, &r->ring, r->plan, r->ledger, &stream, &err), 0, "%s", err.text);
+    if (r->audited)
+        cr_assert_eq(ring_producer_attach(&r->audit, &r->audit_fds, -1, &err), RING_ATTACHED, "%s", err.text);
+    struct ring_producer *audit = r->audited ? &r->audit : NULL;
+    cr_assert_eq(sink_init(&r->sink, &r->worker, &r->ring, audit, r->plan, r->ledger, &stream, &err), 0, "%s",
+                 err.text);
 }
 
 /* Partitions 0 … n-1 of one topic, in slots of the same number, at their first start. */
@@ -254,11 +261,22 @@ __attribute__((unused)) static void rig_ring(struct rig *r, uint64_t capacity) {
     rig_attach(r);
 }
 
+/* A ring to audit, too, before anything was put into the other one. */
+__attribute__((unused)) static void rig_audit(struct rig *r, uint64_t capacity) {
+    struct err err = {0};
+    sink_free(&r->sink);
+    ring_consumer_detach(&r->ring);
+    cr_assert_eq(ring_create(&r->audit_fds, "a", capacity, 0, 7, &err), 0, "%s", err.text);
+    r->audited = true;
+    rig_attach(r);
+}
+
 /* What is left when the process dies: nothing is released, the connection just ends. */
 __attribute__((unused)) static void rig_crash(struct rig *r) {
     sink_free(&r->sink);
     if (r->tls.method != NULL) stream_tls_free(&r->tls);
     ring_consumer_detach(&r->ring);
+    if (r->audited) ring_producer_detach(&r->audit);
 }
 
 struct rig_record {
@@ -270,7 +288,25 @@ struct rig_record {
     uint32_t epoch; /* 0: 1 */
     uint16_t flags;
     int64_t timestamp_ms; /* 0: now */
+    const char *content;  /* with audit: the sealed original; NULL none */
+    bool untraced;        /* with audit: of a topic that is not reconciled */
 };
+
+/* The trace of a record with this head, as transform makes it but for the digests, which are made of the lengths. */
+__attribute__((unused)) static struct record_trace rig_trace(const struct record *head, const struct rig_record *p) {
+    struct record_trace t = {.producer = 77,
+                             .sequence = (uint64_t)head->offset + 1,
+                             .created_ms = 1234,
+                             .transform_ns = head->ingest_ns + 5000,
+                             .published_bytes = head->value_bytes + 1,
+                             .stored_bytes = head->value_bytes,
+                             .flags = TRACE_DECLARED | TRACE_CREATED,
+                             .content_bytes = p->content != NULL ? (uint32_t)strlen(p->content) : 0};
+    memset(t.digest_key, (int)head->redis_key_bytes, sizeof t.digest_key);
+    memset(t.digest_old_key, (int)head->old_key_bytes, sizeof t.digest_old_key);
+    memset(t.load, 0x10, sizeof t.load);
+    return t;
+}
 
 __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) {
     struct record head = {.op = (uint8_t)p.op,
@@ -286,16 +322,29 @@ __attribute__((unused)) static bool rig_try(struct rig *r, struct rig_record p) 
                           .redis_key_bytes = p.key != NULL ? (uint32_t)strlen(p.key) : 0,
                           .old_key_bytes = p.old_key != NULL ? (uint32_t)strlen(p.old_key) : 0};
     if (p.value != NULL) head.value_bytes = (uint32_t)(p.value_bytes != 0 ? p.value_bytes : strlen(p.value));
-    uint8_t *at = ring_reserve(&r->producer, (uint32_t)record_bytes(&head));
+    struct record_trace trace = {0};
+    if (r->audited && !p.untraced && p.op != RECORD_SKIP) {
+        head.flags |= RECORD_TRACED;
+        head.digest_algorithm = 1;
+        memset(head.digest_published, 0x20, sizeof head.digest_published);
+        memset(head.digest_stored, 0x30, sizeof head.digest_stored);
+        memset(head.id, (int)head.offset, sizeof head.id);
+        trace = rig_trace(&head, &p);
+    }
+    size_t len = record_bytes(&head) + trace.content_bytes;
+    uint8_t *at = ring_reserve(&r->producer, (uint32_t)len);
     if (at == NULL) return false;
     memcpy(at, &head, sizeof head);
     at += sizeof head;
+    if ((head.flags & RECORD_TRACED) != 0) memcpy(at, &trace, sizeof trace);
+    at += head.flags & RECORD_TRACED ? sizeof trace : 0;
     if (p.key != NULL) memcpy(at, p.key, head.redis_key_bytes);
     at += head.redis_key_bytes;
     if (p.old_key != NULL) memcpy(at, p.old_key, head.old_key_bytes);
     at += head.old_key_bytes;
     if (p.value != NULL) memcpy(at, p.value, head.value_bytes);
-    ring_stage(&r->producer, (uint32_t)record_bytes(&head), RECORD_DATA);
+    if (p.content != NULL) memcpy(at + head.value_bytes, p.content, trace.content_bytes);
+    ring_stage(&r->producer, (uint32_t)len, RECORD_DATA);
     r->next[p.partition]++;
     return true;
 }
