@@ -49,18 +49,18 @@ struct live;
 /* live_dir writes "DATA_DIR/recon/live" for the instance of c. */
 void live_dir(const struct config *c, char out[PATH_BYTES + 16]);
 
-/* live_open_writer opens or makes the table in folder dir (its parent is there) for the only writer, and takes away what
- * a predecessor left half done. live_open_reader opens it as it is now; whatever the writer does, the reader keeps that
- * state, applies the log from live_sequence on by itself, in memory without bound, and writes nothing.
- * NULL with err: EX_NOINPUT no table yet (reader), EX_DATAERR damaged (the sentence says which file), EX_TEMPFAIL
- * another process writes it, EX_IOERR. */
+/* live_open_writer opens or makes the table in folder dir (its parent is there) for the only writer, and takes away
+ * what a predecessor left half done. live_open_reader opens it as it is now; whatever the writer does, the reader keeps
+ * that state, applies the log from live_sequence on by itself, in memory without bound, and writes nothing. NULL with
+ * err: EX_NOINPUT no table yet (reader), EX_DATAERR damaged (the sentence says which file), EX_TEMPFAIL another process
+ * writes it, EX_IOERR. */
 struct live *live_open_writer(const char *dir, struct err *err);
 struct live *live_open_reader(const char *dir, struct err *err);
 /* live_close writes nothing: what was not covered yet is applied again from the log. NULL is ignored. */
 void live_close(struct live *l);
 
-/* The log sequence to go on with: everything before it is in the table; 0: from the oldest there is. At start the caller
- * reads the log from the lower of its own position and this; what comes before it, live_apply ignores. */
+/* The log sequence to go on with: everything before it is in the table; 0: from the oldest there is. At start the
+ * caller reads the log from the lower of its own position and this; what comes before it, live_apply ignores. */
 uint64_t live_sequence(const struct live *l);
 /* The first sequence the table has seen, 0 none yet: above 1 it knows nothing of the keys that were written before. */
 uint64_t live_since(const struct live *l);
@@ -72,10 +72,11 @@ int live_apply(struct live *l, const struct log_item *item, struct err *err);
 uint64_t live_gaps(const struct live *l); /* entries that the log no longer had when the table came to them */
 
 /* live_commit is for the writer, after each of its own transactions: merges a piece of what is to be merged (at most a
- * few ten milliseconds), and writes the delta to the disk when it is large, or older than a minute. live_flush writes it
- * now: at the end. now_ms: wall clock. 0, or -1 with err (EX_IOERR): nothing is lost, call again. */
+ * few ten milliseconds, and now and then the sync of what was merged), and writes the delta to the disk when it is
+ * large or older than a minute. live_flush writes it now: at the end. now_ms: wall clock. 0, or -1 with err (EX_IOERR):
+ * nothing is lost, call again. */
 int live_commit(struct live *l, int64_t now_ms, struct err *err);
-int live_flush(struct live *l, int64_t now_ms, struct err *err);
+int live_flush(struct live *l, struct err *err);
 
 /* live_find: 1 with *row, 0 no such key lives, -1 with err (EX_DATAERR, EX_IOERR). Expired rows count as living:
  * expire_at_ms is for the caller to look at. */
