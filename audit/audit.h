@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "audit/scribe.h"
 #include "base/audit_keys.h"
 #include "base/err.h"
 #include "shm/entry.h"
@@ -27,17 +28,34 @@ struct audit_ports {
     const struct ledger_ingest *plan; /* topic and partition of each slot */
     struct ledger_audit *ledger;      /* what is released */
     const char *dir;                  /* folder of the log (log_dir); made when it is not there */
-    const struct audit_keys *keys;    /* AUDIT_KEY_CHAIN | AUDIT_KEY_ANCHOR; wiped by the caller after audit_init */
+    const struct log_files *files;
+    bool threaded;                 /* the disk is waited for in a thread; without it, in audit_step: for tests */
+    const struct audit_keys *keys; /* AUDIT_KEY_CHAIN | AUDIT_KEY_ANCHOR; wiped by the caller after audit_init */
 };
 
 struct audit_lane {
     uint64_t end, number; /* of the last entry taken from its ring; 0, 0: none since the last release */
 };
 
+struct audit_slot { /* of the ledger: what is taken and not released */
+    uint32_t epoch; /* 0: nothing */
+    int64_t next;
+};
+
 struct audit {
     struct audit_ports port;
+    struct scribe scribe;
     struct audit_lane lane[LANES_MAX];
-    bool broken; /* a ring fails its checks, or what is in it is no entry */
+    struct audit_slot slot[PARTITIONS_MAX];
+    uint16_t touched[PARTITIONS_MAX]; /* slots with something to release */
+    uint32_t touched_count, lane_first;
+    bool taken;        /* something is taken and not released */
+    uint64_t since_ns; /* when the first entry of the batch was taken */
+    uint64_t began_ns; /* when the errand that is under way began; 0 none is */
+    uint64_t retry_ns; /* no errand before this; 0: the last one went well */
+    bool leaving;      /* the last errand was asked for */
+    bool broken;       /* a ring fails its checks, or what is in it is no entry */
+    struct err err;
 };
 
 /* audit_init prepares the body: everything is allocated here. All that the ports point to, the keys excepted, must

@@ -49,7 +49,12 @@ int main(int argc, char **argv) {
     struct err err = {0};
     worker_init(&worker, ROLE_AUDIT, argc, argv);
     rings_attach();
-    struct audit_ports ports = {.worker = &worker, .ring = ring, .lanes = worker.config->lanes, .dir = dir};
+    struct audit_ports ports = {.worker = &worker,
+                                .ring = ring,
+                                .lanes = worker.config->lanes,
+                                .dir = dir,
+                                .files = &log_files_real,
+                                .threaded = true};
     ports.plan = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
     if (ports.plan == NULL) refuse("ledger of ingest", &err, EXIT_DONT_RESTART);
     ports.ledger = ledger_audit_map(WORKER_FD_AUDITED, true, &err);

@@ -187,7 +187,8 @@ static enum log_read advance(struct log_reader *r, struct err *err) {
     struct log_batch head;
     if (!r->open) return segment_find(r, err);
     enum segment_read read = segment_head_at(&r->segment, r->at, &head, err);
-    if (read == SEGMENT_BAD) return LOG_BAD;
+    if (read == SEGMENT_BAD && durable(r, r->at + 1)) return LOG_BAD;
+    if (read == SEGMENT_BAD) return LOG_END; /* left by a write that failed; it is written again */
     if (read != SEGMENT_BATCH) return segment_ended(r, read, err);
     if (head.first != r->at_sequence) {
         err_set(err, EX_DATAERR,

@@ -37,16 +37,16 @@ static int mark_map(struct log_writer *w, struct err *err) {
     int fd = f->open(f->context, w->folder_fd, LOG_MARK_NAME, O_RDWR | O_CREAT);
     if (fd < 0) return failed(err, LOG_MARK_NAME);
     const struct iovec part = {(void *)(uintptr_t)zeros, sizeof zeros};
-    bool there = fstat(fd, &st) == 0 && st.st_size >= PAGE;
-    if (!there && f->write(f->context, fd, &part, 1, 0) != PAGE) { /* now, so that a full disk is told now */
-        err_set(err, ENOSPC, LOG_MARK_NAME ": %s", strerror(ENOSPC));
-        close(fd);
-        return -1;
+    int code = 0;
+    if (fstat(fd, &st) != 0 || st.st_size < PAGE) { /* now, so that a full disk is told now */
+        ssize_t n = f->write(f->context, fd, &part, 1, 0);
+        if (n != PAGE) code = n < 0 ? errno : ENOSPC;
     }
-    void *map = mmap(NULL, sizeof *w->mark, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    int code = errno;
+    void *map = MAP_FAILED;
+    if (code == 0 && (map = mmap(NULL, sizeof *w->mark, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED)
+        code = errno;
     close(fd);
-    if (map == MAP_FAILED) return err_set(err, code, LOG_MARK_NAME ": %s", strerror(code));
+    if (code != 0) return err_set(err, code, LOG_MARK_NAME ": %s", strerror(code));
     w->mark = map;
     return 0;
 }
@@ -306,9 +306,9 @@ int log_writer_open(struct log_writer *w, const struct log_writer_plan *plan, st
                              .files = plan->files,
                              .folder_fd = -1,
                              .fd = -1,
-                             .key_id = plan->keys->id,
+                             .key = *plan->key,
+                             .key_id = plan->key_id,
                              .sequence = 1};
-    log_mac_key_init(&w->key, plan->keys->chain);
     w->room = WRITER_BATCH_BYTES + plan->entry_bytes_max + LOG_ALIGN;
     w->buffer = malloc(w->room);
     CHECK(w->buffer != NULL);

@@ -242,6 +242,19 @@ const struct writer_segment *log_writer_expired(const struct log_writer *w) {
     return old || w->closed_bytes + w->end > w->config->recon.retention_bytes ? s : NULL;
 }
 
+int log_writer_closed_end(const struct log_writer *w, uint64_t *sequence, uint8_t mac[LOG_MAC_BYTES], struct err *err) {
+    uint64_t next = w->closed_count > 1 ? w->closed[1].first : w->segment;
+    *sequence = (next != 0 ? next : w->sequence) - 1;
+    memcpy(mac, w->mac, LOG_MAC_BYTES);
+    if (next == 0) return 0; /* the next one is not begun: its `previous` is the last mac of the log */
+    struct segment s;
+    segment_init(&s);
+    int bad = segment_open(&s, w->folder_fd, next, err);
+    if (bad == 0) memcpy(mac, s.head.previous, LOG_MAC_BYTES);
+    segment_free(&s);
+    return bad;
+}
+
 int log_writer_remove(struct log_writer *w, struct err *err) {
     char name[LOG_NAME_BYTES + 8];
     const struct log_files *f = w->files;

@@ -23,7 +23,8 @@ enum { WRITER_BATCH_BYTES = 4 << 20 }; /* of entries, at which a batch is full, 
 struct log_writer_plan {
     const char *dir;               /* data_dir/audit; made (0700) when it is missing */
     const struct config *config;   /* names, topics, lanes, sizes; outlives the writer */
-    const struct audit_keys *keys; /* the chain key; may be wiped after log_writer_open */
+    const struct log_mac_key *key; /* of the chain */
+    uint32_t key_id;
     const struct clock_port *clock;
     const struct log_files *files;
     uint32_t entry_bytes_max; /* of a struct entry with its content */
@@ -95,6 +96,10 @@ int log_writer_commit(struct log_writer *w, struct err *err);
 /* log_writer_expired returns the oldest closed segment when it is to be removed by recon.retention or
  * recon.retention_bytes, else NULL. The last one is never removed. */
 const struct writer_segment *log_writer_expired(const struct log_writer *w);
+
+/* log_writer_closed_end tells the last sequence number and the last mac of the oldest closed segment, which there is.
+ * 0, or -1 with err. */
+int log_writer_closed_end(const struct log_writer *w, uint64_t *sequence, uint8_t mac[LOG_MAC_BYTES], struct err *err);
 
 /* log_writer_remove removes the oldest closed segment and its index. 0, or -1 with err; the same call may be tried
  * again. */

@@ -70,9 +70,12 @@ static inline struct bench *bench_make(void) {
 }
 
 static inline int bench_open(struct bench *b) {
+    struct log_mac_key key;
+    log_mac_key_init(&key, b->keys.chain);
     const struct log_writer_plan plan = {.dir = b->log,
                                          .config = &b->config,
-                                         .keys = &b->keys,
+                                         .key = &key,
+                                         .key_id = b->keys.id,
                                          .clock = &b->clock,
                                          .files = &b->files,
                                          .entry_bytes_max = sizeof(struct entry) + CONTENT_MAX};
