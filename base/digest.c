@@ -2,7 +2,7 @@
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "base/digest.h"
 
-#include <stdlib.h>
+#include <stdbool.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
@@ -58,11 +58,29 @@ void digest_of(const struct digest_key *k, enum digest_algorithm algorithm, cons
 
 /* -- lists of fields --------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b) {
-    const struct digest_field *x = a, *y = b;
-    uint32_t shorter = x->name_bytes < y->name_bytes ? x->name_bytes : y->name_bytes;
-    int order = memcmp(x->name, y->name, shorter);
-    return order != 0 ? order : (x->name_bytes > y->name_bytes) - (x->name_bytes < y->name_bytes);
+static bool same_name(const struct digest_field *a, const struct digest_field *b) {
+    return a->name_bytes == b->name_bytes && memcmp(a->name, b->name, a->name_bytes) == 0;
+}
+
+static bool before(const struct digest_field *a, const struct digest_field *b) {
+    uint32_t shorter = a->name_bytes < b->name_bytes ? a->name_bytes : b->name_bytes;
+    int order = memcmp(a->name, b->name, shorter);
+    if (order != 0) return order < 0;
+    if (a->name_bytes != b->name_bytes) return a->name_bytes < b->name_bytes;
+    return (uintptr_t)a->name < (uintptr_t)b->name;
+}
+
+/* Shell's sort: in place, where qsort takes memory for more than a few fields; most lists are short, or sorted. */
+static void sort(struct digest_field *field, size_t n) {
+    size_t gap = 1;
+    while (gap < n / 3) gap = 3 * gap + 1;
+    for (; gap > 0; gap /= 3)
+        for (size_t i = gap; i < n; i++) {
+            struct digest_field f = field[i];
+            size_t at = i;
+            for (; at >= gap && before(&f, &field[at - gap]); at -= gap) field[at] = field[at - gap];
+            field[at] = f;
+        }
 }
 
 static void lengths_write(uint8_t out[8], const struct digest_field *f) {
@@ -82,8 +100,9 @@ void digest_of_fields(const struct digest_key *k, enum digest_algorithm algorith
         inner = k->inner;
     else
         XXH3_128bits_reset(&xxh3);
-    qsort(field, n, sizeof *field, by_name);
+    sort(field, n);
     for (size_t i = 0; i < n; i++) {
+        if (i + 1 < n && same_name(&field[i], &field[i + 1])) continue; /* the next one counts */
         uint8_t lengths[8];
         lengths_write(lengths, &field[i]);
         const struct {

@@ -33,7 +33,8 @@ struct digest_field {
     const uint8_t *name, *value;
     uint32_t name_bytes, value_bytes;
 };
-/* digest_of_fields sorts field[0, n) in place. No two names may be equal. */
+/* digest_of_fields sorts field[0, n) in place; of equal names the one at the highest address counts, which is the last
+ * of a list that stands in one piece. Any thread, with a list of its own; does not allocate. */
 void digest_of_fields(const struct digest_key *k, enum digest_algorithm algorithm, struct digest_field *field, size_t n,
                       uint8_t out[DIGEST_BYTES]);
 

@@ -80,6 +80,58 @@ Test(record, open_finds_every_part) {
     cr_assert_eq(memcmp(v.headers, "hh", 2), 0);
 }
 
+/* -- traces ------------------------------------------------------------------------------------ */
+
+static size_t traced_example(uint8_t *out, uint32_t content_bytes) {
+    struct record r = {
+        .op = RECORD_ADD, .flags = RECORD_TRACED, .redis_key_bytes = 3, .value_bytes = 4, .digest_algorithm = 1};
+    struct record_trace t = {.producer = 9, .sequence = 8, .created_ms = -1, .content_bytes = content_bytes};
+    memcpy(out, &r, sizeof r);
+    memcpy(out + sizeof r, &t, sizeof t);
+    memcpy(out + sizeof r + sizeof t, "kkkvvvvcontent", 14);
+    return sizeof r + sizeof t + 7 + content_bytes;
+}
+
+Test(record, trace_comes_first_and_its_content_last) {
+    uint8_t bytes[512];
+    struct record_view v;
+    cr_assert_eq(record_open(bytes, traced_example(bytes, 7), &v), 0);
+    cr_assert(v.trace.producer == 9 && v.trace.sequence == 8 && v.trace.created_ms == -1);
+    cr_assert_eq(memcmp(v.redis_key, "kkk", 3), 0);
+    cr_assert_eq(memcmp(v.value, "vvvv", 4), 0);
+    cr_assert_eq(memcmp(v.content, "content", 7), 0);
+    cr_assert_eq(record_bytes(&v.head), sizeof v.head + sizeof v.trace + 7);
+    cr_assert_eq(record_open(bytes, traced_example(bytes, 0), &v), 0);
+    size_t len = example(bytes);
+    memset(&v.trace, 0xff, sizeof v.trace);
+    cr_assert_eq(record_open(bytes, len, &v), 0);
+    cr_assert(v.trace.producer == 0 && v.trace.content_bytes == 0, "a record without one has zeros");
+}
+
+Test(record, traces_whose_lengths_do_not_add_up_are_refused) {
+    uint8_t bytes[512];
+    struct record_view v;
+    size_t len = traced_example(bytes, 7);
+    for (size_t n = 0; n < len; n++) {
+        uint8_t *exact = malloc(n); /* under the sanitizers: nothing is read beyond it */
+        memcpy(exact, bytes, n);
+        cr_assert_eq(record_open(exact, n, &v), -1, "%zu bytes", n);
+        free(exact);
+    }
+    static const uint32_t wrong[] = {0, 6, 8, 1U << 31, UINT32_MAX, UINT32_MAX - 6};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        traced_example(bytes, 7);
+        memcpy(bytes + sizeof(struct record) + offsetof(struct record_trace, content_bytes), &wrong[i], 4);
+        cr_assert_eq(record_open(bytes, len, &v), -1, "%u", wrong[i]);
+    }
+}
+
+Test(record, producers_have_hashes_that_are_never_zero) {
+    cr_assert_neq(record_producer_hash("a", 1), record_producer_hash("b", 1));
+    cr_assert_eq(record_producer_hash("db2", 3), record_producer_hash("db2x", 3));
+    cr_assert_neq(record_producer_hash("", 0), 0);
+}
+
 /* -- lists of fields --------------------------------------------------------------------------- */
 
 static size_t field_put(uint8_t *out, const char *name, const char *value) {
