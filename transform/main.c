@@ -1,4 +1,6 @@
 /* millrace-transform: one lane's records from ingest to the sink. This file is the table of contents. */
+#include <string.h>
+
 #include "base/log.h"
 #include "transform/transform.h"
 
@@ -27,22 +29,28 @@ static int rings_attach(void) {
     return 0;
 }
 
-/* Loads the keys, prepares the body, and forgets the keys, for it has derived the one it uses. 0 or an exit status. */
+static int keys_refused(const struct err *err) {
+    worker_fail(&worker, "transform.keys_refused", "%s", err->text);
+    return EXIT_DONT_RESTART;
+}
+
+/* Loads the keys, prepares the body, and forgets the keys, for it has derived the ones it uses. 0 or an exit status. */
 static int body_init(const struct ledger_ingest *ledger) {
     struct err err = {0};
     struct keys *keys = NULL;
+    struct audit_keys audit = {0};
     const char *path = worker.config->crypto.keys;
-    if (path[0] != '\0') {
-        worker_hide();
-        keys = keys_load(path, &err);
-        if (keys == NULL) {
-            worker_fail(&worker, "transform.keys_refused", "%s", err.text);
-            return EXIT_DONT_RESTART;
-        }
+    if (path[0] != '\0' || worker.config->audit) worker_hide();
+    if (worker.config->audit && audit_keys_load(worker.config->recon.keys, AUDIT_KEY_DIGEST, &audit, &err) != 0)
+        return keys_refused(&err);
+    if (path[0] != '\0' && (keys = keys_load(path, &err)) == NULL) {
+        explicit_bzero(&audit, sizeof audit);
+        return keys_refused(&err);
     }
     struct transform_ports ports = {&worker, &in, &out, &rejects, ledger};
-    int status = transform_init(&transform, &ports, keys, &err);
+    int status = transform_init(&transform, &ports, keys, worker.config->audit ? &audit : NULL, &err);
     keys_free(keys);
+    explicit_bzero(&audit, sizeof audit);
     if (status == 0) return 0;
     worker_fail(&worker, "transform.refused", "%s", err.text);
     return EXIT_DONT_RESTART;

@@ -48,7 +48,8 @@ static void published_note(const struct transform *t) {
     atomic_store_explicit(&t->port.worker->block->published, t->port.out->number, memory_order_release);
 }
 
-int transform_init(struct transform *t, const struct transform_ports *ports, const struct keys *keys, struct err *err) {
+int transform_init(struct transform *t, const struct transform_ports *ports, const struct keys *keys,
+                   const struct audit_keys *audit, struct err *err) {
     memset(t, 0, sizeof *t);
     t->port = *ports;
     t->config = ports->worker->config;
@@ -62,17 +63,22 @@ int transform_init(struct transform *t, const struct transform_ports *ports, con
         if (topic->encrypt && keys == NULL)
             return err_set(err, EX_CONFIG, "topic %s is to be encrypted and crypto.keys names no key file",
                            topic->name);
+        if (t->config->audit && topic->reconcile == RECONCILE_FULL && keys == NULL)
+            return err_set(err, EX_CONFIG, "topic %s has reconcile: full and crypto.keys names no key file",
+                           topic->name);
         if (convert_topic_init(&t->topic[i], topic, err) != 0) return -1;
         wants_json = wants_json || topic->format == FORMAT_JSON;
     }
     if (wants_json && (t->json = json_new(ring_record_max(ports->in->capacity), err)) == NULL) return -1;
     if (keys != NULL && sealer_init(t, keys, err) != 0) return -1;
+    if (tracer_init(&t->tracer, t->config, audit, err) != 0) return -1;
     return value_encoder_init(&t->encoder, t->sealing ? &t->sealer : NULL, t->key_id, err);
 }
 
 void transform_fini(struct transform *t) {
     json_free(t->json);
     value_encoder_free(&t->encoder);
+    tracer_free(&t->tracer);
     if (t->sealing) xaes_sealer_free(&t->sealer);
 }
 
@@ -94,17 +100,75 @@ static enum pass wait_for(struct transform *t, enum pass full, size_t bytes) {
     return full;
 }
 
+static struct seal_origin origin_of(const struct transform *t, const struct record *r) {
+    return (struct seal_origin){r->id, t->config->topic[r->topic].name, r->partition, r->offset};
+}
+
+static struct seal_parts parts_of(const struct record_view *in) {
+    return (struct seal_parts){.key = in->head.flags & RECORD_KEY_NULL ? NULL : in->kafka_key,
+                               .value = in->head.flags & RECORD_VALUE_NULL ? NULL : in->value,
+                               .headers = in->headers,
+                               .key_bytes = in->head.kafka_key_bytes,
+                               .value_bytes = in->head.value_bytes,
+                               .headers_bytes = in->head.headers_bytes};
+}
+
+/* Room that the original takes in the trace at most; 0: it does not go along. `bytes`: what the record takes else. */
+static size_t content_max(const struct transform *t, const struct record_view *in, size_t bytes) {
+    if (!tracer_wants(&t->tracer, in->head.topic) || t->config->topic[in->head.topic].reconcile != RECONCILE_FULL ||
+        (in->head.flags & RECORD_CONTENT_ABSENT) != 0)
+        return 0;
+    struct seal_parts parts = parts_of(in);
+    size_t content = seal_bytes(&parts);
+    return bytes + content <= ring_record_max(t->port.out->capacity) ? content : 0;
+}
+
+/* Ends the record out[0, len) with its trace, of which the room is there: right behind its head, `content` bytes for
+ * the original behind everything. converted: NULL for a marker. Returns the record's length. */
+static size_t trace_end(struct transform *t, const struct record_view *in, const struct converted *converted,
+                        struct record *out, size_t len, size_t content) {
+    struct record_trace *trace = (struct record_trace *)(out + 1);
+    struct stats_local *local = &t->port.worker->local;
+    const struct config_topic *topic = &t->config->topic[in->head.topic];
+    out->flags |= RECORD_TRACED;
+    stats_add(local, M_transform_header_malformed, trace_original(&t->tracer, in, out, trace));
+    if (converted != NULL) trace_converted(&t->tracer, in, converted, t->topic[in->head.topic].fields.list, out, trace);
+    if ((trace->flags & TRACE_ALTERED) != 0) stats_add(local, M_transform_record_altered, 1);
+    if (content > 0) {
+        struct seal_origin origin = origin_of(t, &in->head);
+        struct seal_parts parts = parts_of(in);
+        trace->content_bytes = (uint32_t)seal_compress(&t->encoder, &origin, &parts, (uint8_t *)out + len);
+    } else if (topic->reconcile == RECONCILE_FULL) {
+        stats_add(local, M_transform_content_absent, 1);
+    }
+    trace->transform_ns = (int64_t)clock_ns(t->port.worker->clock);
+    return len + trace->content_bytes;
+}
+
+/* Whether a marker tells of a record that audit has to know of: not that of an earlier epoch, which is read again, and
+ * not the end of a partition. */
+static bool marker_traced(const struct transform *t, const struct record_view *in, enum record_op op) {
+    return op == RECORD_REJECT && tracer_wants(&t->tracer, in->head.topic);
+}
+
+static size_t marker_bytes(const struct transform *t, const struct record_view *in, enum record_op op) {
+    return sizeof in->head + (marker_traced(t, in, op) ? sizeof in->trace : 0);
+}
+
 /* A record without content that keeps the numbers complete. */
-static enum pass marker_pass(struct transform *t, const struct ring_item *item, const struct record *in,
+static enum pass marker_pass(struct transform *t, const struct ring_item *item, const struct record_view *in,
                              enum record_op op, enum record_reason reason) {
-    struct record *out = ring_reserve(t->port.out, sizeof *out);
-    if (out == NULL) return wait_for(t, PASS_OUT_FULL, sizeof *out);
-    *out = *in;
+    size_t len = marker_bytes(t, in, op), content = content_max(t, in, len);
+    if (op != RECORD_REJECT) content = 0;
+    struct record *out = ring_reserve(t->port.out, (uint32_t)(len + content));
+    if (out == NULL) return wait_for(t, PASS_OUT_FULL, len + content);
+    *out = in->head;
     out->op = (uint8_t)op;
     out->reason = (uint8_t)reason;
     out->flags = 0;
     out->kafka_key_bytes = out->redis_key_bytes = out->old_key_bytes = out->value_bytes = out->headers_bytes = 0;
-    stage(t, sizeof *out, item);
+    if (marker_traced(t, in, op)) len = trace_end(t, in, NULL, out, len, content);
+    stage(t, len, item);
     struct stats_local *local = &t->port.worker->local;
     stats_add(local, M_transform_record_in, 1);
     stats_add(local, op_metric[op], 1);
@@ -112,34 +176,40 @@ static enum pass marker_pass(struct transform *t, const struct ring_item *item, 
     return PASS_DONE;
 }
 
-static size_t body_write(struct record *out, const struct converted *c, bool hash, const struct record_view *in) {
+/* Head and keys; room for the trace is left between them. Returns the bytes so far. */
+static size_t body_write(struct record *out, const struct converted *c, const struct convert_topic *topic,
+                         const struct record_view *in, size_t trace_bytes) {
     *out = in->head;
     out->op = (uint8_t)c->op;
     out->reason = REASON_NONE;
-    out->flags = c->op == RECORD_DELETE ? RECORD_VALUE_NULL : hash ? RECORD_VALUE_FIELDS : 0;
+    out->flags = c->op == RECORD_DELETE ? RECORD_VALUE_NULL : topic->fields.list ? RECORD_VALUE_FIELDS : 0;
     out->expire_at_ms = c->expire_at_ms;
     out->kafka_key_bytes = out->headers_bytes = out->value_bytes = 0;
     out->redis_key_bytes = c->key_bytes;
     out->old_key_bytes = c->old_key_bytes;
-    uint8_t *at = (uint8_t *)(out + 1);
+    uint8_t *at = (uint8_t *)(out + 1) + trace_bytes;
     memcpy(at, c->key, c->key_bytes);
     memcpy(at + c->key_bytes, c->old_key, c->old_key_bytes);
-    return sizeof *out + c->key_bytes + c->old_key_bytes;
+    return sizeof *out + trace_bytes + c->key_bytes + c->old_key_bytes;
 }
 
+/* bytes: what it takes at most without the original that goes along for audit. */
 static enum pass record_write(struct transform *t, const struct ring_item *item, const struct record_view *in,
-                              size_t bytes_max) {
+                              size_t bytes) {
     const struct converted *c = &t->converted;
-    unsigned flags = t->topic[in->head.topic].value_flags;
+    const struct convert_topic *topic = &t->topic[in->head.topic];
     struct stats_local *local = &t->port.worker->local;
-    struct record *out = ring_reserve(t->port.out, (uint32_t)bytes_max);
-    if (out == NULL) return wait_for(t, PASS_OUT_FULL, bytes_max);
-    size_t len = body_write(out, c, t->topic[in->head.topic].fields.list, in);
+    bool traced = tracer_wants(&t->tracer, in->head.topic);
+    size_t content = content_max(t, in, bytes);
+    struct record *out = ring_reserve(t->port.out, (uint32_t)(bytes + content));
+    if (out == NULL) return wait_for(t, PASS_OUT_FULL, bytes + content);
+    size_t len = body_write(out, c, topic, in, traced ? sizeof in->trace : 0);
     if (c->op != RECORD_DELETE) {
         uint8_t *at = (uint8_t *)out + len;
         size_t value_bytes = c->value_bytes;
-        if (flags != 0)
-            value_bytes = value_encode(&t->encoder, flags, c->key, c->key_bytes, c->value, c->value_bytes, at);
+        if (topic->value_flags != 0)
+            value_bytes =
+                value_encode(&t->encoder, topic->value_flags, c->key, c->key_bytes, c->value, c->value_bytes, at);
         else
             memcpy(at, c->value, value_bytes);
         out->value_bytes = (uint32_t)value_bytes;
@@ -147,6 +217,7 @@ static enum pass record_write(struct transform *t, const struct ring_item *item,
         stats_add(local, M_transform_value_in, in->head.value_bytes);
         stats_add(local, M_transform_value_out, value_bytes);
     }
+    if (traced) len = trace_end(t, in, c, out, len, content);
     stage(t, len, item);
     stats_add(local, M_transform_record_in, 1);
     stats_add(local, op_metric[c->op], 1);
@@ -172,14 +243,8 @@ static void original_plain(struct record *out, const struct record_view *in) {
 
 static void original_sealed(struct transform *t, struct record *out, const struct record_view *in,
                             size_t sealed_bytes) {
-    struct seal_origin origin = {in->head.id, t->config->topic[in->head.topic].name, in->head.partition,
-                                 in->head.offset};
-    struct seal_parts parts = {.key = in->head.flags & RECORD_KEY_NULL ? NULL : in->kafka_key,
-                               .value = in->head.flags & RECORD_VALUE_NULL ? NULL : in->value,
-                               .headers = in->headers,
-                               .key_bytes = in->head.kafka_key_bytes,
-                               .value_bytes = in->head.value_bytes,
-                               .headers_bytes = in->head.headers_bytes};
+    struct seal_origin origin = origin_of(t, &in->head);
+    struct seal_parts parts = parts_of(in);
     seal_write(&t->sealer, t->key_id, &origin, &parts, (uint8_t *)(out + 1));
     out->flags = RECORD_SEALED;
     out->kafka_key_bytes = out->headers_bytes = 0;
@@ -217,23 +282,27 @@ static enum pass original_pass(struct transform *t, const struct ring_item *item
  * although their markers were not published. */
 static enum pass reject_pass(struct transform *t, const struct ring_item *item, const struct record_view *in,
                              enum record_reason reason) {
-    if (!ring_has_room(t->port.out, sizeof in->head)) return wait_for(t, PASS_OUT_FULL, sizeof in->head);
+    size_t bytes = marker_bytes(t, in, RECORD_REJECT);
+    bytes += content_max(t, in, bytes);
+    if (!ring_has_room(t->port.out, (uint32_t)bytes)) return wait_for(t, PASS_OUT_FULL, bytes);
     if (item->number > ring_aux_get(t->port.rejects, AUX_LAST_ORIGIN)) {
         enum pass pass = original_pass(t, item, in, reason);
         if (pass != PASS_DONE) return pass;
         reject_log(t, &in->head, reason);
     }
-    return marker_pass(t, item, &in->head, RECORD_REJECT, reason);
+    return marker_pass(t, item, in, RECORD_REJECT, reason);
 }
 
 /* -- one record -------------------------------------------------------------------------------- */
 
-/* Bytes that the converted record takes at most; more than a ring record: REASON_TOO_LARGE. */
+/* Bytes that the converted record takes at most, with its trace and without the original in it; more than a ring
+ * record: REASON_TOO_LARGE. */
 static size_t bytes_max(const struct transform *t, const struct record_view *in) {
     const struct converted *c = &t->converted;
     unsigned flags = t->topic[in->head.topic].value_flags;
     size_t value = c->op == RECORD_DELETE ? 0 : flags != 0 ? value_encoded_max(flags, c->value_bytes) : c->value_bytes;
-    return sizeof in->head + c->key_bytes + c->old_key_bytes + value;
+    size_t trace = tracer_wants(&t->tracer, in->head.topic) ? sizeof in->trace : 0;
+    return sizeof in->head + trace + c->key_bytes + c->old_key_bytes + value;
 }
 
 /* A death between the two ring_in_hand is counted against the record. */
@@ -258,9 +327,9 @@ static enum pass record_pass(struct transform *t, const struct ring_item *item, 
     const struct ledger_ingest_slot *slot = &t->port.ledger->slot[in.head.slot];
     /* Acquire pairs with ingest's release when it raises the epoch: later records were read under the new one. */
     if (in.head.epoch != atomic_load_explicit(&slot->epoch, memory_order_acquire))
-        return marker_pass(t, item, &in.head, RECORD_SKIP, REASON_NONE);
+        return marker_pass(t, item, &in, RECORD_SKIP, REASON_NONE);
     if (in.head.op == RECORD_SKIP || in.head.op == RECORD_REJECT) /* a marker of ingest's own */
-        return marker_pass(t, item, &in.head, in.head.op, in.head.reason);
+        return marker_pass(t, item, &in, in.head.op, in.head.reason);
     if (in.head.op != RECORD_RAW) {
         err_set(err, EX_DATAERR, "record %llu from ingest has operation %s", (unsigned long long)item->number,
                 record_op_name(in.head.op));

@@ -12,6 +12,7 @@
 #include "shm/ring.h"
 #include "shm/worker.h"
 #include "transform/convert.h"
+#include "transform/trace.h"
 #include "transform/value.h"
 #include "transform/xaes.h"
 
@@ -33,6 +34,7 @@ struct transform {
     struct json *json;
     struct xaes_sealer sealer;
     struct value_encoder encoder;
+    struct tracer tracer;
     bool sealing;           /* keys are configured: originals of rejects are sealed */
     uint32_t key_id;        /* of the sealer */
     uint64_t passed_on;     /* number that a predecessor published last: input up to it is released without effect */
@@ -50,9 +52,11 @@ struct transform {
 };
 
 /* transform_init prepares the body on attached rings; allocates all it will ever need. keys may be NULL: then no topic
- * may want encryption. The keys are not needed afterwards.
- * Returns 0, or -1 with err.code EX_CONFIG (templates, encryption without keys), EX_OSERR or EX_SOFTWARE. */
-int transform_init(struct transform *t, const struct transform_ports *ports, const struct keys *keys, struct err *err);
+ * may want encryption, nor `reconcile: full`. audit: the digest key (AUDIT_KEY_DIGEST); NULL with audit off. Neither is
+ * needed afterwards.
+ * Returns 0, or -1 with err.code EX_CONFIG (templates, a key that is missing), EX_OSERR or EX_SOFTWARE. */
+int transform_init(struct transform *t, const struct transform_ports *ports, const struct keys *keys,
+                   const struct audit_keys *audit, struct err *err);
 void transform_fini(struct transform *t);
 
 /* The body, for worker_run (shm/worker.h); self is the struct transform. One step deals with at most TRANSFORM_BATCH

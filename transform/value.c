@@ -23,12 +23,13 @@ void value_encoder_free(struct value_encoder *e) {
     *e = (struct value_encoder){0};
 }
 
-/* A block of its own, at most len - 1 bytes; 0: it does not get smaller. The table of matches (16 KiB) is as large as
- * thirty records, so it is not cleared for each: a fast reset makes what it has out of date. After a failure the stream
- * is to be made anew (lz4.h). */
-static size_t compress(LZ4_stream_t *s, const uint8_t *value, size_t len, uint8_t *out) {
+/* The table of matches (16 KiB) is as large as thirty records, so it is not cleared for each: a fast reset makes what
+ * it has out of date. After a failure the stream is to be made anew (lz4.h). */
+size_t value_compress(struct value_encoder *e, const uint8_t *in, size_t len, uint8_t *out) {
+    LZ4_stream_t *s = e->lz4;
+    if (len < 2) return 0;
     LZ4_resetStream_fast(s);
-    int n = LZ4_compress_fast_continue(s, (const char *)value, (char *)out, (int)len, (int)len - 1, 1);
+    int n = LZ4_compress_fast_continue(s, (const char *)in, (char *)out, (int)len, (int)len - 1, 1);
     if (n <= 0) LZ4_initStream(s, sizeof *s);
     return n > 0 ? (size_t)n : 0;
 }
@@ -39,7 +40,7 @@ size_t value_encode(struct value_encoder *e, unsigned flags, const void *redis_k
     CHECK(len <= VALUE_ORIGINAL_BYTES_MAX && (!encrypt || e->sealer != NULL));
     size_t header = VALUE_HEADER_BYTES + (encrypt ? XAES_NONCE_BYTES : 0);
     uint8_t *payload = out + header;
-    size_t packed = (flags & VALUE_LZ4) != 0 && len > 1 ? compress(e->lz4, value, len, payload) : 0;
+    size_t packed = (flags & VALUE_LZ4) != 0 ? value_compress(e, value, len, payload) : 0;
     size_t stored = packed > 0 ? packed : len;
     memset(out, 0, VALUE_HEADER_BYTES);
     memcpy(out, magic, sizeof magic);

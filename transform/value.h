@@ -45,6 +45,10 @@ void value_encoder_free(struct value_encoder *e);
 size_t value_encode(struct value_encoder *e, unsigned flags, const void *redis_key, size_t redis_key_bytes,
                     const uint8_t *value, size_t len, uint8_t *out);
 
+/* value_compress writes in[0, len) as one LZ4 block of at most len - 1 bytes to out, which must not overlap. Returns
+ * its length, 0 when it does not get smaller. len at most VALUE_ORIGINAL_BYTES_MAX. Does not allocate. */
+size_t value_compress(struct value_encoder *e, const uint8_t *in, size_t len, uint8_t *out);
+
 static inline size_t value_encoded_max(unsigned flags, size_t len) {
     return VALUE_HEADER_BYTES + len + (flags & VALUE_ENCRYPTED ? XAES_NONCE_BYTES + XAES_TAG_BYTES : 0);
 }

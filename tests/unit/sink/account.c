@@ -48,8 +48,7 @@ static uint64_t entry_next(struct entry *e, const char **content) {
 static struct entry entry_expect(uint64_t number, enum entry_outcome outcome) {
     struct entry e;
     cr_assert_eq(entry_next(&e, NULL), number);
-    cr_assert_str_eq(entry_outcome_name(e.outcome), entry_outcome_name(outcome), "of %llu",
-                     (unsigned long long)number);
+    cr_assert_str_eq(entry_outcome_name(e.outcome), entry_outcome_name(outcome), "of %llu", (unsigned long long)number);
     return e;
 }
 

@@ -15,7 +15,8 @@ struct given {                     /* a record from Kafka; NULL: null */
     size_t key_bytes, value_bytes; /* 0: the length of the text */
     uint16_t topic;
     int64_t offset, timestamp_ms;
-    uint32_t epoch; /* 0: 1 */
+    uint32_t epoch;             /* 0: 1 */
+    const char *const *headers; /* name, value (NULL: null), name, value, …, NULL; NULL: none */
 };
 
 enum { GIVEN_PARTITION = 3, GIVEN_SLOT = 5 };
@@ -25,8 +26,10 @@ static inline size_t given_len(const char *text, size_t bytes) {
 }
 
 static inline size_t given_bytes(const struct given *g) {
-    return sizeof(struct record) + given_len(g->key, g->key_bytes) + given_len(g->value, g->value_bytes) +
-           (g->op != NULL ? record_header_bytes(2, strlen(g->op)) : 0);
+    size_t headers = g->op != NULL ? record_header_bytes(2, strlen(g->op)) : 0;
+    for (const char *const *h = g->headers; h != NULL && h[0] != NULL; h += 2)
+        headers += record_header_bytes(strlen(h[0]), given_len(h[1], 0));
+    return sizeof(struct record) + given_len(g->key, g->key_bytes) + given_len(g->value, g->value_bytes) + headers;
 }
 
 /* Writes the record as ingest does. Room: given_bytes. */
@@ -45,6 +48,9 @@ static inline void given_write(const struct given *g, void *out) {
     if (g->value != NULL) memcpy(at, g->value, h.value_bytes);
     at += h.value_bytes;
     if (g->op != NULL) h.headers_bytes = (uint32_t)record_header_put(at, "op", 2, g->op, strlen(g->op));
+    for (const char *const *p = g->headers; p != NULL && p[0] != NULL; p += 2)
+        h.headers_bytes +=
+            (uint32_t)record_header_put(at + h.headers_bytes, p[0], strlen(p[0]), p[1], given_len(p[1], 0));
     memcpy(out, &h, sizeof h);
 }
 

@@ -1,6 +1,7 @@
 #include "transform/seal.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
@@ -98,4 +99,68 @@ Test(seal, belongs_to_one_record) {
     struct keys none = {.count = 0};
     cr_assert_eq(open_code(&none, &origin, n), EX_CONFIG);
     cr_assert_eq(open_code(NULL, &origin, n), EX_CONFIG);
+}
+
+/* -- compressed -------------------------------------------------------------------------------- */
+
+static struct value_encoder encoder;
+
+/* The parts in one piece, as a record on a ring has them, sealed with compression. */
+static size_t seal_joined(const char *key, const char *value, const char *headers) {
+    static char joined[512];
+    struct err err = {0};
+    size_t k = strlen(key), v = strlen(value), h = strlen(headers);
+    snprintf(joined, sizeof joined, "%s%s%s", key, value, headers);
+    const uint8_t *at = (const uint8_t *)joined;
+    struct seal_parts parts = {at, at + k, at + k + v, k, v, h};
+    if (encoder.lz4 == NULL) cr_assert_eq(value_encoder_init(&encoder, &sealer, 5, &err), 0, "%s", err.text);
+    memset(sealed, 0xee, sizeof sealed);
+    size_t n = seal_compress(&encoder, &origin, &parts, sealed);
+    cr_assert_leq(n, seal_bytes(&parts));
+    cr_assert_eq(sealed[n], 0xee, "wrote beyond what it said");
+    return n;
+}
+
+static void joined_expect(const char *key, const char *value, const char *headers, bool smaller) {
+    size_t n = seal_joined(key, value, headers);
+    struct seal_parts out;
+    uint8_t *buffer;
+    struct err err = {0};
+    cr_assert_eq(sealed[5], smaller ? 1 : 0);
+    cr_assert_eq(seal_open(&keys, &origin, sealed, n, &out, &buffer, &err), 0, "%s", err.text);
+    cr_assert(out.key_bytes == strlen(key) && memcmp(out.key, key, out.key_bytes) == 0);
+    cr_assert(out.value_bytes == strlen(value) && memcmp(out.value, value, out.value_bytes) == 0);
+    cr_assert(out.headers_bytes == strlen(headers) && memcmp(out.headers, headers, out.headers_bytes) == 0);
+    free(buffer);
+}
+
+#define LONG "{\"limits\":[1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000,1000]}"
+
+Test(seal, compressed_parts_come_back_and_short_ones_stay_as_they_are) {
+    joined_expect("key", LONG LONG, "headers", true);
+    joined_expect("key", "value", "headers", false);
+    joined_expect("", "", "", false);
+    joined_expect("", LONG, "", true);
+    value_encoder_free(&encoder);
+}
+
+Test(seal, every_flipped_bit_of_a_compressed_one_is_noticed) {
+    size_t n = seal_joined("key", LONG, "headers");
+    for (size_t i = 0; i < n; i++)
+        for (int bit = 0; bit < 8; bit++) {
+            sealed[i] ^= (uint8_t)(1 << bit);
+            cr_assert_neq(open_code(&keys, &origin, n), 0, "byte %zu bit %d", i, bit);
+            sealed[i] ^= (uint8_t)(1 << bit);
+        }
+    for (size_t len = 0; len < n; len++) cr_assert_eq(open_code(&keys, &origin, len), EX_DATAERR, "length %zu", len);
+    cr_assert_eq(open_code(&keys, &origin, n), 0);
+    value_encoder_free(&encoder);
+}
+
+/* Nothing is allocated on the word of a head: more than LZ4 can make of so few bytes is refused before. */
+Test(seal, length_that_no_compression_reaches_is_refused) {
+    size_t n = seal_joined("key", LONG, "headers");
+    sealed[12] = 0x7f; /* of the length, big-endian */
+    cr_assert_eq(open_code(&keys, &origin, n), EX_DATAERR);
+    value_encoder_free(&encoder);
 }

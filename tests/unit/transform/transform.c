@@ -84,6 +84,7 @@ static struct worker worker;
 static struct transform transform;
 static struct keys keys;
 static bool with_keys;
+static struct audit_keys audit_keys = {.digest = {7}}; /* for tests with config.audit */
 
 static void attach_neighbours(void) {
     struct err err = {0};
@@ -99,7 +100,7 @@ static int transform_try(struct err *err) {
     worker = (struct worker){.role = ROLE_TRANSFORM, .config = &config, .block = &block, .clock = &test_clock};
     stats_local_init(&worker.local, &block);
     struct transform_ports ports = {&worker, &in, &out, &rejects, &ledger};
-    return transform_init(&transform, &ports, with_keys ? &keys : NULL, err);
+    return transform_init(&transform, &ports, with_keys ? &keys : NULL, config.audit ? &audit_keys : NULL, err);
 }
 
 static void transform_start(void) {
@@ -165,6 +166,17 @@ static struct taken take(struct ring_consumer *c) {
 static void part_expect(const uint8_t *at, uint32_t len, const char *text) {
     cr_assert_eq(len, strlen(text), "%.*s", (int)len, (const char *)at);
     cr_assert_eq(memcmp(at, text, len), 0, "%.*s", (int)len, (const char *)at);
+}
+
+/* A marker of a record that audit is told of. */
+static struct record_view traced_marker_expect(uint64_t number, enum record_reason reason) {
+    struct taken t = take(&sink);
+    cr_assert_eq(t.number, number);
+    cr_assert_eq(t.view.head.op, RECORD_REJECT);
+    cr_assert_eq(t.view.head.reason, reason);
+    cr_assert_eq(t.view.head.flags, RECORD_TRACED);
+    cr_assert_eq(record_bytes(&t.view.head), sizeof t.view.head + sizeof t.view.trace);
+    return t.view;
 }
 
 static void marker_expect(uint64_t number, enum record_op op, enum record_reason reason) {
@@ -719,4 +731,193 @@ Test(transform, stops_when_numbers_do_not_follow) {
     transform_start();
     cr_assert_eq(transform_step(&transform), STEP_BROKEN);
     cr_assert_not_null(strstr(failure, "4"), "%s", failure);
+}
+
+/* -- with audit on ----------------------------------------------------------------------------- */
+
+static void audited_make(uint64_t bytes) {
+    lane_make(bytes, bytes, bytes);
+    config.audit = 1;
+    config.topic[0].reconcile = config.topic[1].reconcile = RECONCILE_DIGEST;
+}
+
+static void digest_expect(const uint8_t got[DIGEST_BYTES], enum digest_algorithm algorithm, const char *text) {
+    uint8_t want[DIGEST_BYTES];
+    struct digest_key key;
+    digest_key_init(&key, audit_keys.digest);
+    digest_of(&key, algorithm, text, strlen(text), want);
+    cr_assert_eq(memcmp(got, want, sizeof want), 0, "not the digest of %s", text);
+}
+
+Test(transform_audit, record_goes_on_with_its_trace) {
+    audited_make(SMALL);
+    transform_start();
+    time_now = 4242;
+    give_of(.key = "a", .value = "{\"id\":1}", .offset = 10, .timestamp_ms = 77);
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    cr_assert_eq(t.view.head.flags, RECORD_TRACED);
+    part_expect(t.view.redis_key, t.view.head.redis_key_bytes, "k:1");
+    part_expect(t.view.value, t.view.head.value_bytes, "{\"id\":1}");
+    digest_expect(t.view.trace.digest_key, DIGEST_HMAC, "k:1");
+    digest_expect(t.view.head.digest_published, DIGEST_HMAC, "{\"id\":1}");
+    digest_expect(t.view.head.digest_stored, DIGEST_HMAC, "{\"id\":1}");
+    cr_assert_eq(t.view.head.digest_algorithm, DIGEST_HMAC);
+    cr_assert(t.view.trace.created_ms == 77 && t.view.trace.transform_ns == 4242);
+    cr_assert_eq(t.view.trace.content_bytes, 0);
+    cr_assert_eq(counted(M_transform_content_absent) + counted(M_transform_header_malformed), 0);
+}
+
+Test(transform_audit, what_is_stored_is_digested_before_it_is_compressed_and_encrypted) {
+    const char *value =
+        "{\"id\":1,\"text\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}";
+    audited_make(SMALL);
+    with_keys = true;
+    config.topic[0].compress = COMPRESS_LZ4;
+    config.topic[0].encrypt = 1;
+    transform_start();
+    give_of(.value = value);
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    cr_assert(value_is_encoded(t.view.value, t.view.head.value_bytes));
+    digest_expect(t.view.head.digest_stored, DIGEST_HMAC, value);
+    cr_assert_eq(t.view.trace.stored_bytes, strlen(value));
+    cr_assert_eq(t.view.trace.published_bytes, strlen(value));
+}
+
+Test(transform_audit, markers_of_records_have_a_trace_and_others_none) {
+    audited_make(SMALL);
+    transform_start();
+    give_of(.value = "not JSON", .offset = 1, .timestamp_ms = 5);
+    give_of(.value = "{\"id\":1}", .offset = 2, .epoch = 7);
+    struct record end = {.op = RECORD_SKIP, .slot = GIVEN_SLOT, .partition = GIVEN_PARTITION, .epoch = 1, .offset = 9};
+    memcpy(ring_reserve(&ingest, sizeof end), &end, sizeof end);
+    ring_stage(&ingest, sizeof end, RECORD_DATA);
+    struct record large = end;
+    large.op = RECORD_REJECT;
+    large.reason = REASON_TOO_LARGE;
+    large.flags = RECORD_CONTENT_ABSENT;
+    large.timestamp_ms = 6;
+    memcpy(ring_reserve(&ingest, sizeof large), &large, sizeof large);
+    ring_stage(&ingest, sizeof large, RECORD_DATA);
+    ring_publish(&ingest);
+    transform_step(&transform);
+    struct record_view v = traced_marker_expect(1, REASON_JSON_INVALID);
+    digest_expect(v.head.digest_published, DIGEST_HMAC, "not JSON");
+    cr_assert(v.trace.created_ms == 5 && v.trace.published_bytes == 8 && v.trace.stored_bytes == 0);
+    static const uint8_t none[DIGEST_BYTES];
+    cr_assert_eq(memcmp(v.trace.digest_key, none, sizeof none), 0);
+    marker_expect(2, RECORD_SKIP, REASON_NONE);
+    marker_expect(3, RECORD_SKIP, REASON_NONE);
+    v = traced_marker_expect(4, REASON_TOO_LARGE);
+    cr_assert(v.head.digest_algorithm == DIGEST_NONE && v.trace.created_ms == 6);
+    cr_assert_eq(memcmp(v.head.digest_published, none, sizeof none), 0);
+}
+
+Test(transform_audit, topic_that_is_not_reconciled_gets_no_trace) {
+    audited_make(SMALL);
+    config.topic[0].reconcile = RECONCILE_OFF;
+    transform_start();
+    give_of(.value = "{\"id\":1}");
+    give_of(.value = "not JSON");
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    cr_assert_eq(t.view.head.flags, 0);
+    marker_expect(2, RECORD_REJECT, REASON_JSON_INVALID);
+}
+
+Test(transform_audit, altered_values_and_malformed_headers_are_counted) {
+    static const char *const wrong[] = {"millrace-digest", "hmac:00000000000000000000000000000000", NULL};
+    static const char *const bad[] = {"millrace-digest", "md5:00", "millrace-created", "soon", NULL};
+    audited_make(SMALL);
+    transform_start();
+    give_of(.value = "{\"id\":1}", .headers = wrong);
+    give_of(.value = "{\"id\":1}", .headers = bad);
+    transform_step(&transform);
+    cr_assert_eq(take(&sink).view.trace.flags, TRACE_DECLARED | TRACE_ALTERED);
+    cr_assert_eq(take(&sink).view.trace.flags, 0);
+    cr_assert_eq(counted(M_transform_record_altered), 1);
+    cr_assert_eq(counted(M_transform_header_malformed), 2);
+}
+
+static void content_expect(const struct record_view *v, const char *topic, const char *key, const char *value,
+                           size_t headers_bytes) {
+    struct seal_origin origin = {v->head.id, topic, v->head.partition, v->head.offset};
+    struct seal_parts parts;
+    uint8_t *buffer;
+    struct err err = {0};
+    cr_assert_eq(seal_open(&keys, &origin, v->content, v->trace.content_bytes, &parts, &buffer, &err), 0, "%s",
+                 err.text);
+    cr_assert_eq(parts.key == NULL, key == NULL);
+    cr_assert_eq(parts.value == NULL, value == NULL);
+    if (key != NULL) part_expect(parts.key, (uint32_t)parts.key_bytes, key);
+    if (value != NULL) part_expect(parts.value, (uint32_t)parts.value_bytes, value);
+    cr_assert_eq(parts.headers_bytes, headers_bytes);
+    free(buffer);
+}
+
+Test(transform_audit, full_carries_the_sealed_original_of_records_and_rejects) {
+    audited_make(SMALL);
+    with_keys = true;
+    config.topic[0].reconcile = config.topic[1].reconcile = RECONCILE_FULL;
+    transform_start();
+    give_of(.key = "a", .value = "{\"id\":1}", .op = "add");
+    give_of(.value = "not JSON");
+    give_of(.key = "gone", .topic = 1);
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    content_expect(&t.view, "json", "a", "{\"id\":1}", record_header_bytes(2, 3));
+    part_expect(t.view.value, t.view.head.value_bytes, "{\"id\":1}");
+    struct record_view v = traced_marker_expect(2, REASON_JSON_INVALID);
+    content_expect(&v, "json", NULL, "not JSON", 0);
+    t = take(&sink);
+    cr_assert_eq(t.view.head.op, RECORD_DELETE);
+    content_expect(&t.view, "raw", "gone", NULL, 0);
+    cr_assert_eq(counted(M_transform_content_absent), 0);
+}
+
+/* The record is stored; only the log goes without its content. */
+Test(transform_audit, content_that_does_not_fit_is_left_out_and_counted) {
+    static char value[SMALL];
+    audited_make(SMALL);
+    with_keys = true;
+    config.topic[1].reconcile = RECONCILE_FULL;
+    transform_start();
+    size_t room = ring_record_max(SMALL) - sizeof(struct record) - sizeof(struct record_trace) - 1;
+    memset(value, 'x', room);
+    give_of(.key = "k", .value = value, .value_bytes = room - sizeof(struct record_trace), .topic = 1);
+    transform_step(&transform);
+    struct taken t = take(&sink);
+    cr_assert(t.view.head.op == RECORD_ADD && t.view.trace.content_bytes == 0);
+    cr_assert_eq(counted(M_transform_content_absent), 1);
+}
+
+Test(transform_audit, a_step_that_found_no_room_counts_nothing_twice) {
+    static const char *const bad[] = {"millrace-created", "soon", NULL};
+    audited_make(SMALL);
+    transform_start();
+    uint64_t given_count = 0, taken_count = 0;
+    for (int i = 0; i < 200; i++) {
+        while (give(&(struct given){.value = "{\"id\":1}", .headers = bad})) given_count++;
+        transform_step(&transform);
+        struct taken t;
+        if (i % 3 == 0)
+            while (take_from(&sink, &t)) taken_count++;
+    }
+    while (taken_count < given_count) {
+        struct taken t;
+        transform_step(&transform);
+        while (take_from(&sink, &t)) taken_count++;
+    }
+    cr_assert_eq(counted(M_transform_header_malformed), given_count);
+    cr_assert_gt(counted(M_worker_ring_full), 0);
+}
+
+Test(transform_audit, needs_its_keys) {
+    struct err err = {0};
+    audited_make(SMALL);
+    config.topic[0].reconcile = RECONCILE_FULL;
+    cr_assert_eq(transform_try(&err), -1);
+    cr_assert_eq(err.code, EX_CONFIG);
+    cr_assert_not_null(strstr(err.text, "crypto.keys"), "%s", err.text);
 }
