@@ -13,7 +13,9 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/digest.h"
 #include "base/json_text.h"
+#include "shm/entry.h"
 #include "shm/record.h"
 #include "shm/stats_view.h"
 #include "tools/command.h"
@@ -29,11 +31,12 @@ static const char help[] =
     "\n"
     "  list     how full every ring is, and how far both its ends have come\n"
     "  peek     the next COUNT (default 10) records that were not released: number, operation, topic, partition,\n"
-    "           offset, epoch, lengths; keys masked\n"
+    "           offset, epoch, lengths; keys masked. Of the audit ring: what became of each record\n"
     "  verify   the checks that the reader makes, on every record that was not released\n"
     "  save     copies the rings and the statistics to files in DIR (made when it is not there), for later\n"
     "\n"
-    "RING is ingest, transform or rejects (of every lane), or of one lane: ingest-0. Without it: all.\n"
+    "RING is ingest, transform, sink (with audit on: to audit) or rejects, of every lane, or of one lane: ingest-0.\n"
+    "Without it: all.\n"
     "WHERE is -c FILE, or --name NAME with --run-dir DIR, as for `millrace stats`; or --dir DIR: the files of\n"
     "`millrace ring save`, which need nothing that runs.\n"
     "\n"
@@ -160,8 +163,23 @@ static bool walk_begin(struct walk *w, const struct subject *u, uint32_t i, stru
            ring_producer_attach(&w->producer, &w->copy, -1, err) == RING_ATTACHED;
 }
 
-/* RING_OK with the next record, RING_EMPTY after the last one, RING_BROKEN with err. */
-static enum ring_state walk_next(struct walk *w, struct ring_item *item, struct record_view *view, struct err *err) {
+/* What stands in a ring: a record, or on the audit ring the entry that tells what became of one. */
+struct content {
+    bool is_entry;
+    struct record_view record;
+    struct entry entry;
+};
+
+static int content_open(const struct ring_item *item, struct content *c) {
+    c->is_entry = item->type == RECORD_ENTRY;
+    if (!c->is_entry) return item->type == RECORD_DATA ? record_open(item->body, item->len, &c->record) : -1;
+    if (entry_check(item->body, item->len) != 0) return -1;
+    memcpy(&c->entry, item->body, sizeof c->entry);
+    return 0;
+}
+
+/* RING_OK with the next record or entry, RING_EMPTY after the last one, RING_BROKEN with err. */
+static enum ring_state walk_next(struct walk *w, struct ring_item *item, struct content *content, struct err *err) {
     w->position = w->consumer.cursor;
     enum ring_state state = ring_peek(&w->consumer, item, err);
     if (state == RING_EMPTY && w->consumer.number != w->producer.number_published) {
@@ -170,7 +188,7 @@ static enum ring_state walk_next(struct walk *w, struct ring_item *item, struct 
         return RING_BROKEN;
     }
     if (state != RING_OK) return state;
-    if (item->type != RECORD_DATA || record_open(item->body, item->len, view) != 0) {
+    if (content_open(item, content) != 0) {
         err_set(err, EINVAL, "at position %" PRIu64 ", record %" PRIu64 ": its bytes are not a record", w->position,
                 item->number);
         return RING_BROKEN;
@@ -185,10 +203,10 @@ static int verify_one(const struct subject *u, uint32_t i, const struct request 
     struct err err = {0};
     struct walk w;
     struct ring_item item;
-    struct record_view view;
+    struct content content;
     enum ring_state state = RING_BROKEN;
     if (walk_begin(&w, u, i, &err))
-        while ((state = walk_next(&w, &item, &view, &err)) == RING_OK) continue;
+        while ((state = walk_next(&w, &item, &content, &err)) == RING_OK) continue;
     bool good = state == RING_EMPTY;
     if (q->json) {
         json_ring_begin(first, &u->rings.one[i]);
@@ -234,6 +252,23 @@ static const uint8_t *key_of(const struct record_view *v, size_t *len) {
     return v->head.redis_key_bytes > 0 ? v->redis_key : v->kafka_key;
 }
 
+static void tail_put(bool altered, uint32_t content_bytes) {
+    if (altered) fputs(" altered", stdout);
+    if (content_bytes > 0) printf(" content %" PRIu32, content_bytes);
+    putchar('\n');
+}
+
+/* The key's place holds the beginning of its digest, by which the record's other entries are found. */
+static void entry_row(const struct subject *u, const struct ring_item *item, const struct entry *e) {
+    char topic[TOPIC_BYTES], place[TOPIC_BYTES + 40], key[DIGEST_HEX_BYTES];
+    snprintf(place, sizeof place, "%s/%" PRId32 "@%" PRId64, topic_name(u, e->topic, topic), e->partition, e->offset);
+    digest_hex(e->digest_key, key);
+    printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  #%-13.12s %9" PRIu32, item->number,
+           entry_outcome_name((enum entry_outcome)e->outcome), place, e->epoch, key, e->stored_bytes);
+    tail_put((e->flags & ENTRY_ALTERED) != 0, e->content_bytes);
+    if (e->reason != REASON_NONE) printf("%20s reason %s\n", "", record_reason_name((enum record_reason)e->reason));
+}
+
 static void peek_row(const struct subject *u, const struct ring_item *item, const struct record_view *v, bool reveal) {
     const struct record *r = &v->head;
     char topic[TOPIC_BYTES], place[TOPIC_BYTES + 40], masked[40];
@@ -241,12 +276,13 @@ static void peek_row(const struct subject *u, const struct ring_item *item, cons
     const uint8_t *key = key_of(v, &key_bytes);
     snprintf(place, sizeof place, "%s/%" PRId32 "@%" PRId64, topic_name(u, r->topic, topic), r->partition, r->offset);
     mask(key, key_bytes, masked);
-    printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  %-14s %9" PRIu32 "%s%s\n", item->number,
+    printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  %-14s %9" PRIu32 "%s%s%s", item->number,
            record_op_name((enum record_op)r->op), place, r->epoch, masked, r->value_bytes,
            r->flags & RECORD_SEALED         ? " sealed"
            : r->flags & RECORD_VALUE_FIELDS ? " fields"
                                             : "",
-           r->flags & RECORD_VALUE_NULL ? " null" : "");
+           r->flags & RECORD_VALUE_NULL ? " null" : "", r->flags & RECORD_TRACED ? " traced" : "");
+    tail_put((v->trace.flags & TRACE_ALTERED) != 0, v->trace.content_bytes);
     if (r->reason != REASON_NONE) printf("%20s reason %s\n", "", record_reason_name((enum record_reason)r->reason));
     if (!reveal) return;
     printf("%20s key   ", "");
@@ -254,6 +290,12 @@ static void peek_row(const struct subject *u, const struct ring_item *item, cons
     printf("\n%20s value ", "");
     text_put(v->value, r->value_bytes);
     putchar('\n');
+}
+
+static void json_digest(const char *name, const uint8_t digest[DIGEST_BYTES]) {
+    char hex[DIGEST_HEX_BYTES];
+    digest_hex(digest, hex);
+    printf(",\"%s\":\"%s\"", name, hex);
 }
 
 static void peek_json(const struct subject *u, const struct ring_item *item, const struct record_view *v, bool reveal) {
@@ -270,6 +312,15 @@ static void peek_json(const struct subject *u, const struct ring_item *item, con
            ",\"old_key_bytes\":%" PRIu32 ",\"value_bytes\":%" PRIu32 ",\"headers_bytes\":%" PRIu32,
            r->partition, r->offset, r->epoch, r->timestamp_ms, r->flags, r->kafka_key_bytes, r->redis_key_bytes,
            r->old_key_bytes, r->value_bytes, r->headers_bytes);
+    if ((r->flags & RECORD_TRACED) != 0) {
+        printf(",\"trace\":{\"created_ms\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"flags\":%" PRIu32
+               ",\"stored_bytes\":%" PRIu32 ",\"content_bytes\":%" PRIu32,
+               v->trace.created_ms, v->trace.sequence, v->trace.flags, v->trace.stored_bytes, v->trace.content_bytes);
+        json_digest("digest_key", v->trace.digest_key);
+        json_digest("digest_published", r->digest_published);
+        json_digest("digest_stored", r->digest_stored);
+        putchar('}');
+    }
     if (reveal) {
         json_base64("key", key, key_bytes);
         json_base64("value", v->value, r->value_bytes);
@@ -277,11 +328,36 @@ static void peek_json(const struct subject *u, const struct ring_item *item, con
     putchar('}');
 }
 
+static void entry_json(const struct subject *u, const struct ring_item *item, const struct entry *e) {
+    char topic[TOPIC_BYTES], id[37];
+    record_id_format(e->id, id);
+    printf("{\"number\":%" PRIu64 ",\"outcome\":\"%s\",\"op\":\"%s\",\"reason\":\"%s\",\"id\":\"%s\",\"topic\":",
+           item->number, entry_outcome_name((enum entry_outcome)e->outcome), record_op_name((enum record_op)e->op),
+           record_reason_name((enum record_reason)e->reason), id);
+    json_string(topic_name(u, e->topic, topic));
+    printf(",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"epoch\":%" PRIu32 ",\"timestamp_ms\":%" PRId64
+           ",\"created_ms\":%" PRId64 ",\"flags\":%" PRIu32 ",\"stored_bytes\":%" PRIu32 ",\"content_bytes\":%" PRIu32,
+           e->partition, e->offset, e->epoch, e->timestamp_ms, e->created_ms, e->flags, e->stored_bytes,
+           e->content_bytes);
+    json_digest("digest_key", e->digest_key);
+    json_digest("digest_published", e->digest_published);
+    json_digest("digest_stored", e->digest_stored);
+    putchar('}');
+}
+
+static void peek_content(const struct subject *u, const struct ring_item *item, const struct content *c,
+                         const struct request *q) {
+    if (c->is_entry)
+        (q->json ? entry_json : entry_row)(u, item, &c->entry);
+    else
+        (q->json ? peek_json : peek_row)(u, item, &c->record, q->reveal);
+}
+
 static int peek_one(const struct subject *u, uint32_t i, const struct request *q, bool *first) {
     struct err err = {0};
     struct walk w;
     struct ring_item item;
-    struct record_view view;
+    struct content content;
     enum ring_state state = RING_BROKEN;
     bool whole = walk_begin(&w, u, i, &err);
     uint64_t waiting = whole ? w.producer.number_published - w.consumer.number_released : 0;
@@ -295,9 +371,9 @@ static int peek_one(const struct subject *u, uint32_t i, const struct request *q
                    "VALUE");
         *first = false;
     }
-    while (whole && w.records < q->count && (state = walk_next(&w, &item, &view, &err)) == RING_OK) {
+    while (whole && w.records < q->count && (state = walk_next(&w, &item, &content, &err)) == RING_OK) {
         if (q->json && w.records > 1) putchar(',');
-        (q->json ? peek_json : peek_row)(u, &item, &view, q->reveal);
+        peek_content(u, &item, &content, q);
     }
     if (q->json) {
         fputs(state == RING_BROKEN ? "],\"why\":" : "]", stdout);

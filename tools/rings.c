@@ -29,10 +29,10 @@ bool rings_called(const struct rings_one *one, const char *wanted) {
 /* -- order ------------------------------------------------------------------------------------- */
 
 static int stage(const char *name) {
-    static const char *const stages[] = {"ingest", "transform", "rejects"};
-    for (int i = 0; i < 3; i++)
+    static const char *const stages[] = {"ingest", "transform", "sink", "rejects"};
+    for (int i = 0; i < 4; i++)
         if (strncmp(name, stages[i], strlen(stages[i])) == 0) return i;
-    return 3;
+    return 4;
 }
 
 static int order(const void *a, const void *b) {

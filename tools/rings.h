@@ -8,7 +8,7 @@
 #include "base/limits.h"
 #include "shm/ring_file.h"
 
-enum { RINGS_MAX = 2 * 3 * LANES_MAX }; /* while rings are made anew there may be old and new ones */
+enum { RINGS_MAX = 2 * 4 * LANES_MAX }; /* while rings are made anew there may be old and new ones */
 
 struct rings_one {
     char name[24];       /* "ingest[0]", also when the ring itself is in ruins */
@@ -19,7 +19,7 @@ struct rings_one {
 struct rings {
     int folder; /* -1: they are a process's */
     uint32_t count;
-    struct rings_one one[RINGS_MAX]; /* by lane, in the order of a record's way: ingest, transform, rejects */
+    struct rings_one one[RINGS_MAX]; /* by lane, in the order of a record's way: ingest, transform, sink, rejects */
 };
 
 /* rings_of_process finds the rings of the supervisor `pid`. Returns 0, or -1 with err.code EX_NOPERM (another user's)

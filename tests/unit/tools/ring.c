@@ -3,6 +3,7 @@
 #include <yajl/yajl_tree.h>
 
 #include "base/clock.h"
+#include "shm/entry.h"
 #include "shm/record.h"
 #include "shm/stats.h"
 #include "tests/unit/tools/command.h"
@@ -235,4 +236,70 @@ Test(ring_command, wrong_arguments_are_status_64, .init = instance_make, .fini =
     cr_assert_str_empty(done.out);
     cr_assert_eq(RUN(command_ring, "list", "--dir", folder), EX_NOINPUT);
     cr_assert_eq(RUN(command_ring, "list", "--name", "none", "--run-dir", folder), EX_UNAVAILABLE);
+}
+
+/* -- with audit on ----------------------------------------------------------------------------- */
+
+static struct ring_fds audit_fds;
+static struct ring_producer audit_producer;
+
+/* One traced record waits for the sink, two entries for audit. */
+static void audited_make(void) {
+    struct err err = {0};
+    instance_make();
+    cr_assert_eq(ring_create(&audit_fds, "sink[0]", 1 << 16, 0, 0x77, &err), 0, "%s", err.text);
+    cr_assert_eq(ring_producer_attach(&audit_producer, &audit_fds, -1, &err), RING_ATTACHED);
+    struct record r = {.op = RECORD_ADD, .flags = RECORD_TRACED, .topic = 1, .offset = 600, .redis_key_bytes = 3};
+    struct record_trace t = {.created_ms = 17, .sequence = 4, .flags = TRACE_ALTERED, .content_bytes = 5};
+    uint8_t *body = ring_reserve(&producer[1], sizeof r + sizeof t + 8);
+    memcpy(body, &r, sizeof r);
+    memcpy(body + sizeof r, &t, sizeof t);
+    memcpy(body + sizeof r + sizeof t, "keyabcde", 8);
+    ring_stage(&producer[1], sizeof r + sizeof t + 8, RECORD_DATA);
+    ring_publish(&producer[1]);
+    struct entry e = {.bytes = sizeof e, .topic = 1, .partition = 3, .epoch = 7, .offset = 497, .op = RECORD_ADD};
+    e.outcome = ENTRY_APPLIED;
+    e.stored_bytes = 33;
+    memset(e.digest_key, 0xab, sizeof e.digest_key);
+    for (int i = 0; i < 2; i++, e.outcome = ENTRY_REJECTED, e.reason = REASON_KEY_NULL, e.offset++) {
+        memcpy(ring_reserve(&audit_producer, sizeof e), &e, sizeof e);
+        ring_stage(&audit_producer, sizeof e, RECORD_ENTRY);
+    }
+    ring_publish(&audit_producer);
+}
+
+Test(ring_command, entries_and_traces_are_shown_for_what_they_are, .init = audited_make, .fini = folder_remove) {
+    cr_assert_eq(RUN(command_ring, "peek", "sink", "transform", LIVE), EX_OK, "%s", done.err);
+    cr_assert_lt(strstr(done.out, "transform[0]: 2 records"), strstr(done.out, "sink[0]: 2 records"));
+    cr_assert_not_null(strstr(done.out, "           1 applied cards.change/3@497                    "
+                                        "7  #abababababab         33\n"),
+                       "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "rejected cards.change/3@498"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "reason key_null"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, " traced altered content 5\n"), "%s", done.out);
+    cr_assert_eq(RUN(command_ring, "peek", "sink", "transform", LIVE, "--format", "json"), EX_OK, "%s", done.err);
+    yajl_val v = json(done.out), list;
+    list = yajl_tree_get(ring_at(v, 1), (const char *[]){"records", NULL}, yajl_t_array);
+    yajl_val one = YAJL_GET_ARRAY(list)->values[1];
+    cr_assert_str_eq(text_of(one, "outcome"), "rejected");
+    cr_assert_str_eq(text_of(one, "reason"), "key_null");
+    cr_assert_eq(number_of(one, "offset"), 498);
+    cr_assert_str_eq(text_of(one, "digest_key"), "abababababababababababababababab");
+    list = yajl_tree_get(ring_at(v, 0), (const char *[]){"records", NULL}, yajl_t_array);
+    yajl_val trace = yajl_tree_get(YAJL_GET_ARRAY(list)->values[1], (const char *[]){"trace", NULL}, yajl_t_object);
+    cr_assert_not_null(trace);
+    cr_assert_eq(number_of(trace, "created_ms"), 17);
+    cr_assert_eq(number_of(trace, "content_bytes"), 5);
+    yajl_tree_free(v);
+}
+
+Test(ring_command, verify_looks_into_entries, .init = audited_make, .fini = folder_remove) {
+    cr_assert_eq(RUN(command_ring, "verify", LIVE), EX_OK, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "sink[0]        good: 2 records"), "%s", done.out);
+    struct entry e = {.bytes = sizeof e + 1};
+    memcpy(ring_reserve(&audit_producer, sizeof e), &e, sizeof e);
+    ring_stage(&audit_producer, sizeof e, RECORD_ENTRY);
+    ring_publish(&audit_producer);
+    cr_assert_eq(RUN(command_ring, "verify", LIVE), EX_DATAERR);
+    cr_assert_not_null(strstr(done.out, "sink[0]        CORRUPT"), "%s", done.out);
 }
