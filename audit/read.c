@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "audit/log.h"
+#include "audit/read_at.h"
 #include "audit/segment.h"
 
 struct log_reader {
@@ -109,6 +110,16 @@ static const char *name_keep(struct log_reader *r, const char *name) {
     return r->name[r->names++] = copy;
 }
 
+static int segment_enter(struct log_reader *r, uint64_t first, struct err *err) {
+    r->open = false;
+    if (segment_open(&r->segment, r->folder_fd, first, err) != 0) return -1;
+    r->open = true;
+    r->at = r->segment.body;
+    r->at_sequence = first;
+    for (uint32_t t = 0; t < r->segment.head.topic_count; t++) r->topic[t] = name_keep(r, r->segment.topic[t]);
+    return 0;
+}
+
 /* LOG_ITEM: the segment that has, or will have, the next entry is open. */
 static enum log_read segment_find(struct log_reader *r, struct err *err) {
     size_t count, i;
@@ -128,12 +139,20 @@ static enum log_read segment_find(struct log_reader *r, struct err *err) {
         r->sequence = later;
         return LOG_GONE;
     }
-    if (segment_open(&r->segment, r->folder_fd, first, err) != 0) return err->code == ENOENT ? LOG_END : LOG_BAD;
-    r->open = true;
-    r->at = r->segment.body;
-    r->at_sequence = first;
-    for (uint32_t t = 0; t < r->segment.head.topic_count; t++) r->topic[t] = name_keep(r, r->segment.topic[t]);
-    return LOG_ITEM;
+    return segment_enter(r, first, err) == 0 ? LOG_ITEM : err->code == ENOENT ? LOG_END : LOG_BAD;
+}
+
+void log_reader_place(struct log_reader *r, uint64_t segment, uint64_t at, uint64_t at_sequence, uint64_t sequence) {
+    struct err err;
+    r->sequence = sequence;
+    r->left = 0;
+    r->finished = 0;
+    if ((!r->open || r->segment.first != segment) && segment_enter(r, segment, &err) != 0) {
+        r->open = false; /* it is gone, or what is wrong with it will be told by log_reader_next */
+        return;
+    }
+    r->at = at != 0 ? at : r->segment.body;
+    r->at_sequence = at != 0 ? at_sequence : segment;
 }
 
 /* Whether the log goes on in another file than the open one. */
