@@ -235,7 +235,7 @@ bool assignment_again(struct ingest *g, struct err *err) {
         const struct partition *p = &g->partition[i];
         if (!p->assigned) continue;
         slot[n] = i;
-        list[n++] = (struct kafka_partition){p->topic, p->partition, p->next, {0}};
+        list[n++] = (struct kafka_partition){p->topic, p->partition, read_position(g, p), {0}};
     }
     if (g->kafka.assign(g->kafka.self, list, n, handle, err) != 0) return false;
     for (uint32_t i = 0; i < n; i++) {

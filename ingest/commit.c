@@ -24,7 +24,8 @@ static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at
 }
 
 /* A reject that is not durable yet holds its partition's commit back: cap[slot] becomes its offset. One of an earlier
- * epoch does not: the record was read again since, or somebody else has dealt with it. `released` was read before the
+ * epoch does not: the record was read again since, or somebody else has dealt with it. Nor does one that was refed: it
+ * was dealt with when the partition came to it. `released` was read before the
  * rings are looked at, and transform publishes a reject before the marker that the sink releases: so the rings hold
  * all rejects that matter. */
 static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
@@ -35,7 +36,7 @@ static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
         struct ring_consumer *c = &g->lane[lane].rejects;
         enum ring_state s;
         while ((s = ring_peek(c, &item, &err)) == RING_OK && keep_open(g, lane, &item, &r)) {
-            if (r.head.epoch != g->partition[r.head.slot].epoch) continue;
+            if (r.head.epoch != g->partition[r.head.slot].epoch || (r.head.flags & RECORD_REFED) != 0) continue;
             if (r.head.offset < cap[r.head.slot]) cap[r.head.slot] = r.head.offset;
         }
         if (s == RING_BROKEN) keep_broken(g, lane, err.text);
@@ -62,7 +63,7 @@ static int64_t commit_target(const struct ingest *g, uint32_t slot) {
     uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
     uint64_t what;
     if (released >= 0 && !commit_lost_found(g, slot, &what)) return released; /* found: some of it is not there */
-    if ((flags & LEDGER_REWOUND) != 0) return start;
+    if ((flags & (LEDGER_REWOUND | LEDGER_REFEED)) != 0) return start;
     if (p->committed >= 0) return p->committed;
     bool latest = (flags & LEDGER_FIRST_START) != 0 && g->config->start == START_LATEST;
     return latest || loss_stands(g, slot) ? start : -1;

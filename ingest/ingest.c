@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 
-enum { LEAVE_MS = 4000 };
+enum { LEAVE_MS = 4000, REFEED_WAIT_MS = 5 }; /* partitions are held while a refeed waits for Redis */
 
 void ingest_init(struct ingest *g, struct worker *w, const struct kafka_port *kafka) {
     g->worker = w;
@@ -90,6 +90,7 @@ enum step ingest_step(void *self) {
     if (g->broken) return STEP_BROKEN;
     rewind_step(g);
     loss_step(g);
+    if (mode == CONTROL_RUN) busy |= refeed_step(g);
     if (mode == CONTROL_RUN) witness_step(g);
     if (mode == CONTROL_RUN && g->membership == MEMBER_READING) busy |= read_step(g, &blocked);
     uint64_t now = clock_ns(g->clock);
@@ -132,5 +133,6 @@ int ingest_wants(void *self, struct pollfd *fds, int max, int *timeout_ms) {
     uint64_t now = clock_ns(g->clock);
     int64_t left_ms = g->commit_due_ns > now ? (int64_t)((g->commit_due_ns - now) / NS_PER_MS) + 1 : 1;
     if (left_ms < *timeout_ms) *timeout_ms = (int)left_ms;
+    if (g->refeed.phase != REFEED_NONE && *timeout_ms > REFEED_WAIT_MS) *timeout_ms = REFEED_WAIT_MS;
     return 0; /* Kafka's queues ring the doorbell */
 }

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "ingest/kafka.h"
+#include "ingest/refeed.h"
 #include "ingest/rejects.h"
 #include "shm/worker.h"
 
@@ -27,6 +28,7 @@ struct partition {
     uint64_t judged_what;
     uint64_t judge_ns;  /* the broker is not asked about it before */
     uint32_t witnessed; /* the epoch in which the topic was compared with what its mark says of it */
+    struct refeed_part *refeed; /* held, or read for a refeed; NULL: not. A new epoch ends that */
 };
 
 struct lane {
@@ -88,6 +90,7 @@ struct ingest {
     uint64_t accept_ns;                 /* no new attempt to carry out control.accept_loss before */
     uint32_t witness_turn, witness_fails; /* whose turn it is to be asked about; failures in a row */
     uint64_t witness_ns;                  /* no new question before */
+    struct refeed refeed;                 /* a request in hand */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
     uint64_t leave_due_ns;
@@ -119,7 +122,8 @@ bool assignment_drained(const struct ingest *g);          /* everything read of 
 bool read_step(struct ingest *g, bool *blocked);
 void read_drop_held(struct ingest *g);              /* before the partitions change */
 void read_from(struct partition *p, int64_t next);  /* nothing of what went wrong before counts any more */
-void read_again(struct partition *p, uint64_t now); /* from `next`, after a pause */
+void read_again(struct partition *p, uint64_t now); /* from where it is, after a pause */
+int64_t read_position(const struct ingest *g, const struct partition *p); /* what the client is to give next */
 
 /* commit.c: what is released, to the broker; on a timer, or at once. */
 void commit_step(struct ingest *g, bool at_once);

@@ -60,7 +60,7 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     struct record_view view = {.head = *r};
     const char *topic = g->config->topic[r->topic].name;
     view.head.reason = REASON_TOO_LARGE;
-    view.head.flags = RECORD_CONTENT_ABSENT;
+    view.head.flags = RECORD_CONTENT_ABSENT | (r->flags & RECORD_REFED);
     view.head.kafka_key_bytes = view.head.value_bytes = view.head.headers_bytes = 0;
     view.kafka_key = view.value = view.headers = (const uint8_t *)"";
     record_id_derive(view.head.id, topic, r->partition, r->offset);
@@ -81,10 +81,11 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     return true;
 }
 
+/* wall_ms -1: how old it is says nothing. */
 static void read_account(struct ingest *g, const struct kafka_message *m, uint64_t bytes, int64_t wall_ms) {
     stats_add(g->stats, M_ingest_record_read, 1);
     stats_add(g->stats, M_ingest_byte_read, bytes);
-    if (m->timestamp_ms >= 0)
+    if (m->timestamp_ms >= 0 && wall_ms >= 0)
         stats_observe(g->stats, H_ingest_kafka_to_ingest,
                       wall_ms > m->timestamp_ms ? (uint64_t)(wall_ms - m->timestamp_ms) * NS_PER_MS : 0);
 }
@@ -94,8 +95,10 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
                  uint64_t now, int64_t wall_ms) {
     static uint8_t headers[HEADERS_BYTES_MAX]; /* one thread, one message at a time */
     struct record r = record_begin(p, slot, m->offset, now);
+    bool refed = m->offset < p->next;
     r.timestamp_ms = m->timestamp_ms;
-    r.flags = (uint16_t)((m->key == NULL ? RECORD_KEY_NULL : 0) | (m->value == NULL ? RECORD_VALUE_NULL : 0));
+    r.flags = (uint16_t)((m->key == NULL ? RECORD_KEY_NULL : 0) | (m->value == NULL ? RECORD_VALUE_NULL : 0) |
+                         (refed ? RECORD_REFED : 0));
     r.kafka_key_bytes = m->key_bytes;
     r.value_bytes = m->value_bytes;
     r.headers_bytes = g->kafka.headers(g->kafka.self, m, headers, sizeof headers);
@@ -105,8 +108,11 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
         id_fill(&r, headers, g->config->topic[p->topic].name);
         put(l, &r, m, headers);
     }
-    advance(l, p, slot, m->offset + 1);
-    read_account(g, m, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes, wall_ms);
+    if (refed)
+        refeed_passed(g, p);
+    else
+        advance(l, p, slot, m->offset + 1);
+    read_account(g, m, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes, refed ? -1 : wall_ms);
     return true;
 }
 
@@ -122,6 +128,7 @@ static void end_reached(struct lane *l, struct partition *p, uint32_t slot, int6
 
 void read_from(struct partition *p, int64_t next) {
     p->next = next;
+    p->refeed = NULL;
     p->refetches = 0;
     p->refetch_ns = 0;
     p->gone = p->judged = false;
@@ -139,6 +146,10 @@ void read_again(struct partition *p, uint64_t now) {
 static void failed(struct ingest *g, struct partition *p, const struct err *err, uint64_t now) {
     struct log_at at = ingest_at(g, p->topic, p->partition, p->next);
     stats_add(g->stats, M_ingest_kafka_error, 1);
+    if (p->refeed != NULL && (err->code == 1 || p->refetches >= REFETCH_BLOCKED)) {
+        refeed_ends(g, p, err->text); /* the partition shall not wait for a record that it had already */
+        return;
+    }
     if (err->code == 1) { /* rewind.c asks what the partition has */
         p->gone = p->waits = true;
         return;
@@ -151,6 +162,10 @@ static void failed(struct ingest *g, struct partition *p, const struct err *err,
                  p->partition, (long long)p->next, err->text);
 }
 
+int64_t read_position(const struct ingest *g, const struct partition *p) {
+    return p->refeed != NULL ? refeed_position(g, p) : p->next;
+}
+
 /* True when the partition may be read: nothing is amiss, or the client has gone back to where it was. A client that has
  * stopped reading it, for its offset was gone, begins with all partitions anew. */
 static bool readable(struct ingest *g, struct partition *p, uint64_t now) {
@@ -158,7 +173,7 @@ static bool readable(struct ingest *g, struct partition *p, uint64_t now) {
     if (p->refetch_ns == 0) return true;
     if (now < p->refetch_ns) return false;
     p->refetch_ns = now + REFETCH_MS * NS_PER_MS;
-    if (g->kafka.seek(g->kafka.self, p->handle, p->next, &err) == 0)
+    if (g->kafka.seek(g->kafka.self, p->handle, read_position(g, p), &err) == 0)
         p->refetch_ns = 0;
     else if (err.code == 1 && !assignment_again(g, &err))
         log_warn("ingest.assign_waits", "%s", err.text);
@@ -182,24 +197,43 @@ static bool held_take(struct ingest *g, uint64_t now, int64_t wall_ms) {
     return true;
 }
 
+static void ended(struct ingest *g, struct lane *l, uint32_t slot, int64_t end, uint64_t now) {
+    struct partition *p = &g->partition[slot];
+    if (p->refeed != NULL)
+        refeed_ends(g, p, NULL);
+    else
+        end_reached(l, p, slot, end, now);
+}
+
+/* Nothing more is to be taken from its queue before the client was told to go elsewhere, or for a refeed at all. */
+static bool interrupted(const struct ingest *g, const struct partition *p) {
+    return p->refetch_ns != 0 || p->gone || (p->refeed != NULL && refeed_waits(g, p));
+}
+
+static bool wanted(struct ingest *g, struct partition *p, int64_t offset, uint64_t now) {
+    if (p->refeed != NULL) return refeed_wants(g, p, offset, now);
+    return offset >= p->next; /* else librdkafka repeated itself */
+}
+
 /* Up to BURST messages of one partition. Returns how many things its queue gave. */
 static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, uint64_t now, int64_t wall_ms) {
     struct partition *p = &g->partition[slot];
     struct kafka_message m;
     struct err err;
     uint32_t n = 0;
-    if (p->waits || !readable(g, p, now)) return 0;
+    if (p->waits || (p->refeed != NULL && refeed_waits(g, p)) || !readable(g, p, now)) return 0;
     while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
         enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
         if (f == KAFKA_NOTHING) break;
         n++;
-        if (f == KAFKA_END) end_reached(l, p, slot, m.offset, now);
+        if (f == KAFKA_END) ended(g, l, slot, m.offset, now);
         if (f == KAFKA_FAILED) failed(g, p, &err, now);
-        if (p->refetch_ns != 0 || p->gone) break;
+        if (interrupted(g, p)) break;
         if (f != KAFKA_MESSAGE) continue;
         if (p->refetches > 0) refetched(g, p);
-        if (m.offset < p->next || take(g, l, p, slot, &m, now, wall_ms)) { /* below: librdkafka repeated itself */
+        if (!wanted(g, p, m.offset, now) || take(g, l, p, slot, &m, now, wall_ms)) {
             g->kafka.done(g->kafka.self, &m);
+            if (interrupted(g, p)) break;
             continue;
         }
         g->held = m;

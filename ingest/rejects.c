@@ -164,7 +164,7 @@ static struct rejects_entry entry_of(const struct rejects_store *s, uint32_t lan
     struct rejects_entry e = {.magic = REJECTS_ENTRY_MAGIC,
                               .topic_bytes = (uint16_t)strlen(topic),
                               .reason = r->head.reason,
-                              .flags = (uint8_t)r->head.flags,
+                              .flags = (uint8_t)(r->head.flags & ~(uint32_t)RECORD_REFED),
                               .lane = lane,
                               .partition = r->head.partition,
                               .incarnation = s->seen[lane].incarnation,

@@ -28,6 +28,7 @@ enum ledger_flags {
         1 << 3, /* … and an operator has accepted what is lost: the mark found may tell of another topic */
     LEDGER_MARKED =
         1 << 4, /* its mark was there in this run, before the rings were made anew: one that is gone is lost */
+    LEDGER_REFEED = 1 << 5, /* this epoch went back on purpose: Redis has everything before `start`, and more */
 };
 
 struct ledger_ingest_slot { /* ABI: written by ingest only */

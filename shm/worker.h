@@ -19,7 +19,7 @@
 
 /* Control page: written by the supervisor, read by workers. */
 #define CONTROL_MAGIC 0x6c72746363696c6dULL
-enum { CONTROL_VERSION = 4 };
+enum { CONTROL_VERSION = 5 };
 enum control_mode {
     CONTROL_RUN,
     CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed. recon: the audit
@@ -38,6 +38,7 @@ struct control { /* ABI */
                                                         before and is not carried out yet */
     _Atomic uint64_t accept_loss; /* raised by one when an operator accepts that offsets are lost; ingest carries it out
                                      while ledger_ingest.accepted is less */
+    _Atomic uint64_t refeed;      /* raised by one when there may be a new request in data_dir/refeed */
     uint64_t run;                 /* this supervisor with this Redis, over all lives; never 0 */
 };
 

@@ -65,18 +65,19 @@ static enum intake_stop examine(struct intake *in, const struct ring_item *ring_
     }
     const struct record *h = &view.head;
     uint32_t epoch = atomic_load_explicit(&in->plan->slot[h->slot].epoch, memory_order_acquire);
-    bool current = h->epoch == epoch;
+    bool current = h->epoch == epoch, refed = (h->flags & RECORD_REFED) != 0;
     *out = (struct intake_item){.body = ring_item->body,
                                 .number = ring_item->number,
                                 .end = ring_item->end,
-                                .next = h->offset + 1,
+                                .next = refed ? marks_floor(in->marks, h->slot) : h->offset + 1,
                                 .len = ring_item->len,
                                 .room = ring_item->len + list_room(h),
                                 .epoch = current ? epoch : 0,
+                                .refed = refed,
                                 .slot = h->slot,
                                 .kind = (uint8_t)(current ? kind_of(h) : ITEM_MARKER)};
     in->sample[ring_item->number & in->sample_mask] = (struct intake_sample){
-        .ingest_ns = out->kind == ITEM_MARKER ? -1 : h->ingest_ns, .timestamp_ms = h->timestamp_ms};
+        .ingest_ns = out->kind == ITEM_MARKER ? -1 : h->ingest_ns, .timestamp_ms = refed ? -1 : h->timestamp_ms};
     return current && !marks_checked(in->marks, h->slot, epoch) ? INTAKE_UNMARKED : INTAKE_OPEN;
 }
 

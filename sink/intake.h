@@ -29,17 +29,18 @@ enum item_kind {
 struct intake_item {
     const uint8_t *body;
     uint64_t number, end;
-    int64_t next; /* Kafka offset + 1 */
+    int64_t next; /* Kafka offset + 1; of one that was refed: how far the partition is, which it does not change */
     uint32_t len;
     uint32_t room;  /* what it takes when encoded, at most, beside ENCODE_RECORD_OVERHEAD */
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
     uint16_t slot;
     uint8_t kind; /* enum item_kind */
     bool expired; /* set when it is sent: its time to live was over, and it is a delete */
+    bool refed;   /* RECORD_REFED */
 };
 
 struct intake_sample {               /* when a record in hand or in flight came; for latencies */
-    int64_t ingest_ns, timestamp_ms; /* ingest_ns -1: a marker */
+    int64_t ingest_ns, timestamp_ms; /* ingest_ns -1: a marker; timestamp_ms -1: none, or refed */
 };
 
 enum intake_stop {

@@ -255,7 +255,7 @@ static void encode_batch(struct line *l) {
         if (account_on(&l->account)) account_sent(&l->account, item);
         if (item->epoch == 0) continue;
         const struct ledger_sink_slot *s = &l->ledger->slot[item->slot];
-        bool refed = lost_open(s) && item->kind != ITEM_MARKER && lost_refeeds(s, item->next);
+        bool refed = lost_open(s) && item->kind != ITEM_MARKER && !item->refed && lost_refeeds(s, item->next);
         int64_t timestamp_ms = in->sample[item->number & in->sample_mask].timestamp_ms;
         flight_touch(&l->flight, item->slot, marks_of(&l->marks, item->slot, item->next, item->epoch, timestamp_ms),
                      refed);

@@ -95,11 +95,28 @@ static void accept_loss(struct supervisor *s, char **word, int words, struct con
     }
 }
 
+/* The requests themselves are files in the data folder: ingest finds them there. */
+static void refeed(struct supervisor *s, char **word, int words, struct control_reply *r) {
+    (void)word;
+    (void)words;
+    if (s->phase != PHASE_RUNNING) {
+        simple(r, false, "the instance is not running: try again when it is");
+        return;
+    }
+    atomic_fetch_add_explicit(&s->plumbing.control->refeed, 1, memory_order_release);
+    plumbing_wake(&s->plumbing, stats_block_index(ROLE_INGEST, 0));
+    simple(r, true, "asked");
+}
+
 static const struct {
     const char *word;
     int words_max;
     void (*answer)(struct supervisor *s, char **word, int words, struct control_reply *r);
-} requests[] = {{"status", 1, status}, {"reload", 1, reload}, {"stop", 1, stop}, {"accept-loss", 3, accept_loss}};
+} requests[] = {{"status", 1, status},
+                {"reload", 1, reload},
+                {"stop", 1, stop},
+                {"accept-loss", 3, accept_loss},
+                {"refeed", 1, refeed}};
 
 void requests_answer(void *context, char *line, uid_t uid, struct control_reply *r) {
     struct supervisor *s = context;

@@ -165,7 +165,7 @@ static enum pass marker_pass(struct transform *t, const struct ring_item *item, 
     *out = in->head;
     out->op = (uint8_t)op;
     out->reason = (uint8_t)reason;
-    out->flags = 0;
+    out->flags = in->head.flags & RECORD_REFED;
     out->kafka_key_bytes = out->redis_key_bytes = out->old_key_bytes = out->value_bytes = out->headers_bytes = 0;
     if (marker_traced(t, in, op)) len = trace_end(t, in, NULL, out, len, content);
     stage(t, len, item);
@@ -182,7 +182,9 @@ static size_t body_write(struct record *out, const struct converted *c, const st
     *out = in->head;
     out->op = (uint8_t)c->op;
     out->reason = REASON_NONE;
-    out->flags = c->op == RECORD_DELETE ? RECORD_VALUE_NULL : topic->fields.list ? RECORD_VALUE_FIELDS : 0;
+    out->flags = (in->head.flags & RECORD_REFED) | (c->op == RECORD_DELETE ? RECORD_VALUE_NULL
+                                                    : topic->fields.list   ? RECORD_VALUE_FIELDS
+                                                                           : 0);
     out->expire_at_ms = c->expire_at_ms;
     out->kafka_key_bytes = out->headers_bytes = out->value_bytes = 0;
     out->redis_key_bytes = c->key_bytes;
@@ -246,7 +248,7 @@ static void original_sealed(struct transform *t, struct record *out, const struc
     struct seal_origin origin = origin_of(t, &in->head);
     struct seal_parts parts = parts_of(in);
     seal_write(&t->sealer, t->key_id, &origin, &parts, (uint8_t *)(out + 1));
-    out->flags = RECORD_SEALED;
+    out->flags = (in->head.flags & RECORD_REFED) | RECORD_SEALED;
     out->kafka_key_bytes = out->headers_bytes = 0;
     out->value_bytes = (uint32_t)sealed_bytes;
 }

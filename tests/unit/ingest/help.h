@@ -529,6 +529,8 @@ static inline void ingest_dies(struct bench *b) {
     }
     if (b->g->ledger != NULL) munmap(b->g->ledger, sizeof *b->g->ledger);
     rejects_store_close(&b->g->store);
+    refeed_result_free(&b->g->refeed.result);
+    free(b->g->refeed.wanted.memory);
     free(b->g);
     b->g = NULL;
     sim_member_gone(&b->kafka);
@@ -694,10 +696,12 @@ static inline void bench_forgets(struct bench *b) {
     }
 }
 
-/* What the sink does with it: applied and released, unless it is of an older epoch. */
+/* What the sink does with it: applied and released, unless it is of an older epoch. One that was refed says nothing of
+ * how far the partition is. */
 static inline void release(struct bench *b, uint32_t lane, const struct taken *t) {
     uint32_t epoch = atomic_load(&b->ledger->slot[t->head.slot].epoch);
-    if (t->head.epoch == epoch)
+    atomic_store(&stats_block(&b->stats, stats_block_index(ROLE_SINK, lane))->published, t->number);
+    if (t->head.epoch == epoch && (t->head.flags & RECORD_REFED) == 0)
         twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
     ring_release(&b->in[lane], t->end, t->number);
 }

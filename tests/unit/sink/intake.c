@@ -64,6 +64,19 @@ Test(intake, record_of_an_earlier_epoch_is_a_marker_that_counts_for_nothing) {
     cr_assert_eq(in->sample[1 & in->sample_mask].ingest_ns, -1);
 }
 
+Test(intake, record_that_was_refed_changes_nothing_of_how_far_the_partition_is) {
+    twin_store(&rig.ledger->slot[0].released, 1, 40);
+    rig_put(&rig, .op = RECORD_ADD, .key = "k", .value = "v", .flags = RECORD_REFED, .timestamp_ms = 5);
+    rig_put(&rig, .op = RECORD_REJECT, .flags = RECORD_REFED);
+    rig.next[0] = 40;
+    rig_add(&rig, 0, "k", "v");
+    cr_assert_eq(fill(0), 3);
+    cr_assert(in->item[0].kind == ITEM_PLAIN && in->item[0].refed && in->item[0].epoch == 1);
+    cr_assert(in->item[1].kind == ITEM_MARKER && in->item[1].refed);
+    cr_assert(in->item[0].next == 40 && in->item[1].next == 40 && in->item[2].next == 41 && !in->item[2].refed);
+    cr_assert_eq(in->sample[1 & in->sample_mask].timestamp_ms, -1, "how old it is says nothing");
+}
+
 Test(intake, record_waits_for_the_mark_of_its_partition_and_comes_first_afterwards) {
     rig_add(&rig, 0, "a", "v");
     rig_add(&rig, 2, "b", "v");

@@ -61,6 +61,7 @@ Test(requests, what_is_unknown_or_has_too_many_words_does_nothing) {
                                         "stop now",
                                         "STOP",
                                         "accept-loss t 0 1",
+                                        "refeed 0123456789abcdef",
                                         "accept-loss a b c d e f"};
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
         cr_assert_not(good(lines[i]), "%s", lines[i]);
@@ -110,6 +111,14 @@ Test(requests, accept_loss_takes_the_place_of_one_that_waits) {
     cr_assert(good("accept-loss t 2") && says("in place of the one before"));
     cr_assert_eq(atomic_load(&s.plumbing.control->accept_what), control_accept_what(0, 2));
     cr_assert_eq(atomic_load(&s.plumbing.control->accept_loss), 2);
+}
+
+Test(requests, refeed_has_ingest_look_into_its_folder) {
+    cr_assert(good("refeed") && good("refeed"));
+    cr_assert_eq(atomic_load(&s.plumbing.control->refeed), 2);
+    s.phase = PHASE_DRAINING;
+    cr_assert_not(good("refeed"));
+    cr_assert_eq(atomic_load(&s.plumbing.control->refeed), 2);
 }
 
 Test(requests, accept_loss_of_what_is_not_there_is_refused) {

@@ -300,6 +300,29 @@ Test(transform, rejects_go_back_with_their_original) {
     cr_assert_eq(counted(M_transform_reject_field_missing), 1);
 }
 
+Test(transform, that_a_record_was_refed_goes_along_with_it_whatever_becomes_of_it) {
+    lane_make(SMALL, SMALL, SMALL);
+    with_keys = true;
+    transform_start();
+    static const struct given given[] = {{.key = "a", .value = "{\"id\":1}"},
+                                         {.key = "a", .topic = 1, .op = NULL},
+                                         {.key = "a", .value = "not JSON"},
+                                         {.key = "a", .value = "{\"id\":1}", .epoch = 7}};
+    for (size_t i = 0; i < 4; i++) {
+        struct record *body = ring_reserve(&ingest, (uint32_t)given_bytes(&given[i]));
+        given_write(&given[i], body);
+        body->flags |= RECORD_REFED;
+        ring_stage(&ingest, (uint32_t)given_bytes(&given[i]), RECORD_DATA);
+    }
+    ring_publish(&ingest);
+    transform_step(&transform);
+    cr_assert_eq(take(&sink).view.head.flags, RECORD_REFED);
+    cr_assert_eq(take(&sink).view.head.flags, RECORD_REFED | RECORD_VALUE_NULL, "a delete");
+    cr_assert_eq(take(&sink).view.head.flags, RECORD_REFED, "a marker");
+    cr_assert_eq(take(&sink).view.head.flags, RECORD_REFED, "of an epoch that has passed");
+    cr_assert_eq(take(&rejected).view.head.flags, RECORD_REFED | RECORD_SEALED);
+}
+
 Test(transform, every_reason_is_counted_under_its_name) {
     static const struct {
         struct given given;
