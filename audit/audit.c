@@ -37,9 +37,10 @@ static uint64_t now_ns(const struct audit *a) { return clock_ns(a->port.worker->
 
 /* -- taking ------------------------------------------------------------------------------------ */
 
+/* One that was refed says nothing of how far its partition is. */
 static void slot_note(struct audit *a, const struct entry *e) {
     struct audit_slot *s = &a->slot[e->slot];
-    if (e->outcome == ENTRY_SKIPPED || e->epoch < s->epoch) return;
+    if (e->outcome == ENTRY_SKIPPED || e->epoch < s->epoch || (e->flags & ENTRY_REFED) != 0) return;
     if (s->epoch == 0) a->touched[a->touched_count++] = e->slot;
     *s = (struct audit_slot){e->epoch, e->offset + 1};
 }

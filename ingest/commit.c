@@ -25,9 +25,8 @@ static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at
 
 /* A reject that is not durable yet holds its partition's commit back: cap[slot] becomes its offset. One of an earlier
  * epoch does not: the record was read again since, or somebody else has dealt with it. Nor does one that was refed: it
- * was dealt with when the partition came to it. `released` was read before the
- * rings are looked at, and transform publishes a reject before the marker that the sink releases: so the rings hold
- * all rejects that matter. */
+ * was dealt with when the partition came to it. `released` was read before the rings are looked at, and transform
+ * publishes a reject before the marker that the sink releases: so the rings hold all rejects that matter. */
 static void hold_back(struct ingest *g, int64_t cap[PARTITIONS_MAX]) {
     struct ring_item item;
     struct record_view r;

@@ -60,6 +60,7 @@ static uint32_t flags_of(const struct record_view *v) {
     uint32_t flags = v->trace.flags & (ENTRY_DECLARED | ENTRY_ALTERED | ENTRY_CREATED);
     if (v->head.old_key_bytes > 0) flags |= ENTRY_KEY_CHANGED;
     if ((v->head.flags & RECORD_VALUE_FIELDS) != 0) flags |= ENTRY_HASH;
+    if ((v->head.flags & RECORD_REFED) != 0) flags |= ENTRY_REFED;
     return flags;
 }
 

@@ -100,6 +100,18 @@ Test(account, entry_tells_what_became_of_its_record) {
     cr_assert_eq(rig_count(&rig, M_worker_ring_record_publish), 9);
 }
 
+Test(account, entry_says_that_its_record_was_refed_and_names_the_offset_it_has) {
+    for (int i = 0; i < 3; i++) rig_add(&rig, 0, "a", "1");
+    rig_run(&rig);
+    rig.next[0] = 1;
+    rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "a", .value = "1", .flags = RECORD_REFED);
+    rig_run(&rig);
+    for (uint64_t i = 1; i <= 3; i++) cr_assert_eq(entry_expect(i, ENTRY_APPLIED).flags & ENTRY_REFED, 0);
+    struct entry e = entry_expect(4, ENTRY_APPLIED);
+    cr_assert((e.flags & ENTRY_REFED) != 0 && e.offset == 1);
+    cr_assert_eq(rig_released(&rig, 0), 3);
+}
+
 Test(account, stages_of_an_entry_are_in_order_and_on_the_wall_clock) {
     int64_t before_us = clock_wall_ms(&clock_real) * 1000;
     for (int i = 0; i < 40; i++) rig_add(&rig, 0, "a", "1");
