@@ -107,7 +107,7 @@ $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COM
 UNIT_SRC := $(wildcard tests/unit/*/*.c)
 UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
 $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor.a $(BUILD)/libingest.a \
-                       $(BUILD)/libtransform.a $(BUILD)/libsink.a $(BUILD)/libfeed.a $(BUILD)/librecon.a \
+                       $(BUILD)/libsink.a $(BUILD)/libfeed.a $(BUILD)/libtransform.a $(BUILD)/librecon.a \
                        $(BUILD)/libaudit.a $(COMMON)
 	@mkdir -p $(@D)
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@

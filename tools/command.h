@@ -20,6 +20,7 @@ int command_ctl(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_ring(int argc, char **argv);
 int command_top(int argc, char **argv);
+int command_load(int argc, char **argv);
 
 /* command_config loads the configuration file (NULL: the one config_find finds).
  * Returns it (static storage, one at a time), or NULL after printing what is wrong, with *status to return. */

@@ -20,6 +20,7 @@ static const struct {
     {"ctl", command_ctl, "ask a running pipeline to reload, to stop, or to give up lost offsets"},
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
+    {"load", command_load, "publish a file to a topic, so that every record of it can be accounted for"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},
     {"tune", command_tune, "what on this host would cost speed, and the commands that mend it"},
     {"demo", command_demo, "see it work on this machine, with a broker and a Redis of its own"},

@@ -1,0 +1,239 @@
+#include "feed/kafka_out.h"
+
+#include <librdkafka/rdkafka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+enum { METADATA_MS = 15000, MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024 };
+
+static const char *const defaults[][2] = {
+    {"client.id", "millrace-load"},       {"socket.nagle.disable", "true"},         {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "2000"}, {"queue.buffering.max.kbytes", "131072"},
+};
+
+/* What delivery and order rest on. The library's own limit on time is off: see kafka_out.h. */
+static const char *const fixed[][2] = {
+    {"enable.idempotence", "true"},
+    {"acks", "all"},
+    {"partitioner", "murmur2_random"},
+    {"message.timeout.ms", "0"},
+    {"linger.ms", "10"},
+    {"batch.num.messages", "10000"},
+    {"queue.buffering.max.messages", "200000"},
+};
+
+/* The configuration's properties are those of a consumer; these mean nothing to a producer. */
+static const char *const consumer_only[] = {
+    "group.id",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "coordinator.query.interval.ms",
+    "fetch.",
+    "queued.",
+    "isolation.level",
+    "partition.assignment.strategy",
+};
+
+struct client {
+    const struct config *config;
+    size_t message_bytes_max;
+    kafka_out_delivered *delivered;
+    void *context;
+    rd_kafka_t *rk;
+    enum kafka_out_result state; /* of the connection since open */
+    struct err why;              /* of a state that is not OK; else what the library said last */
+};
+
+/* -- what the library tells -------------------------------------------------------------------- */
+
+/* The first that is worse counts. */
+static void state_set(struct client *c, enum kafka_out_result state, int code, const char *what) {
+    if (c->state >= state) return;
+    c->state = state;
+    err_set(&c->why, code, "%s", what);
+}
+
+static enum kafka_out_result grade(rd_kafka_resp_err_t e) {
+    switch (e) {
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+    case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED: return KAFKA_OUT_REFUSED;
+    default: return KAFKA_OUT_BROKEN;
+    }
+}
+
+static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
+    struct client *c = opaque;
+    (void)rk;
+    if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        c->delivered(c->context, (uint64_t)(uintptr_t)m->_private, m->partition, m->offset);
+        return;
+    }
+    char text[300];
+    snprintf(text, sizeof text, "%s: %s", rd_kafka_topic_name(m->rkt), rd_kafka_err2str(m->err));
+    state_set(c, grade(m->err), EX_UNAVAILABLE, text);
+}
+
+static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
+    struct client *c = opaque;
+    rd_kafka_resp_err_t e = (rd_kafka_resp_err_t)code;
+    char text[300];
+    if (e == RD_KAFKA_RESP_ERR__FATAL) {
+        rd_kafka_fatal_error(rk, text, sizeof text);
+        state_set(c, KAFKA_OUT_BROKEN, EX_UNAVAILABLE, text);
+    } else if (grade(e) == KAFKA_OUT_REFUSED) {
+        state_set(c, KAFKA_OUT_REFUSED, EX_UNAVAILABLE, reason);
+    } else if (c->state == KAFKA_OUT_OK && e != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
+        err_set(&c->why, EX_UNAVAILABLE, "%s", reason); /* it goes on by itself; in case it does not */
+    }
+}
+
+static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text) {
+    (void)rk, (void)level, (void)facility, (void)text; /* what matters comes as an error */
+}
+
+/* -- opening ----------------------------------------------------------------------------------- */
+
+static bool consumers(const char *name) {
+    for (size_t i = 0; i < sizeof consumer_only / sizeof consumer_only[0]; i++)
+        if (strncmp(name, consumer_only[i], strlen(consumer_only[i])) == 0) return true;
+    return false;
+}
+
+static int set(rd_kafka_conf_t *conf, const char *name, const char *value, bool secret, struct err *err) {
+    char text[256];
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
+    return err_set(err, EX_CONFIG, "kafka.%s: %s", name, secret ? "not accepted" : text);
+}
+
+static int set_all(struct client *c, rd_kafka_conf_t *conf, struct err *err) {
+    char bytes[24];
+    size_t largest = c->message_bytes_max + HEADERS_ROOM;
+    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
+        if (set(conf, defaults[i][0], defaults[i][1], false, err) != 0) return -1;
+    for (uint32_t i = 0; i < c->config->kafka.property_count; i++) {
+        const struct config_property *p = &c->config->kafka.property[i];
+        if (!consumers(p->name) && set(conf, p->name, p->value, p->secret, err) != 0) return -1;
+    }
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
+        if (set(conf, fixed[i][0], fixed[i][1], false, err) != 0) return -1;
+    snprintf(bytes, sizeof bytes, "%zu", largest > MESSAGE_BYTES_MIN ? largest : MESSAGE_BYTES_MIN);
+    return set(conf, "message.max.bytes", bytes, false, err);
+}
+
+/* A topic that is being made has no leader yet; that one passes. */
+static enum kafka_out_result topic_check(struct client *c, const char *topic, struct err *err) {
+    const struct rd_kafka_metadata *m;
+    rd_kafka_topic_t *t = rd_kafka_topic_new(c->rk, topic, NULL);
+    if (t == NULL) {
+        err_set(err, EX_CONFIG, "%s: %s", topic, rd_kafka_err2str(rd_kafka_last_error()));
+        return KAFKA_OUT_REFUSED;
+    }
+    rd_kafka_resp_err_t e = rd_kafka_metadata(c->rk, 0, t, &m, METADATA_MS);
+    rd_kafka_topic_destroy(t);
+    enum kafka_out_result r = e == RD_KAFKA_RESP_ERR_NO_ERROR ? KAFKA_OUT_OK : KAFKA_OUT_BROKEN;
+    if (r == KAFKA_OUT_OK) {
+        e = m->topic_cnt == 1 ? m->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+        rd_kafka_metadata_destroy(m);
+        if (e != RD_KAFKA_RESP_ERR_NO_ERROR) r = grade(e);
+        if (r != KAFKA_OUT_OK) err_set(err, EX_UNAVAILABLE, "topic %s: %s", topic, rd_kafka_err2str(e));
+        return r;
+    }
+    rd_kafka_poll(c->rk, 0); /* why */
+    if (c->state == KAFKA_OUT_REFUSED) r = KAFKA_OUT_REFUSED;
+    err_set(err, EX_UNAVAILABLE, "%s", c->why.code != 0 ? c->why.text : rd_kafka_err2str(e));
+    return r;
+}
+
+static void client_close(void *self) {
+    struct client *c = self;
+    if (c->rk == NULL) return;
+    rd_kafka_purge(c->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
+    rd_kafka_destroy(c->rk);
+    c->rk = NULL;
+}
+
+static enum kafka_out_result client_open(void *self, const char *const *topics, uint32_t n, struct err *err) {
+    struct client *c = self;
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    c->state = KAFKA_OUT_OK;
+    c->why = (struct err){0};
+    rd_kafka_conf_set_opaque(conf, c);
+    rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+    rd_kafka_conf_set_error_cb(conf, on_error);
+    rd_kafka_conf_set_log_cb(conf, on_log);
+    if (set_all(c, conf, err) == 0) {
+        c->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+        if (c->rk == NULL) err_set(err, EX_CONFIG, "Kafka client: %s", text);
+    }
+    if (c->rk == NULL) {
+        rd_kafka_conf_destroy(conf);
+        return KAFKA_OUT_REFUSED;
+    }
+    enum kafka_out_result r = KAFKA_OUT_OK;
+    for (uint32_t i = 0; i < n && r == KAFKA_OUT_OK; i++) r = topic_check(c, topics[i], err);
+    if (r != KAFKA_OUT_OK) client_close(c);
+    return r;
+}
+
+/* -- sending ----------------------------------------------------------------------------------- */
+
+static enum kafka_out_result state_tell(const struct client *c, struct err *err) {
+    if (c->state != KAFKA_OUT_OK || c->why.code != 0) *err = c->why;
+    return c->state;
+}
+
+static enum kafka_out_result client_send(void *self, const struct kafka_out_message *m, struct err *err) {
+    struct client *c = self;
+    if (c->state != KAFKA_OUT_OK) return state_tell(c, err);
+    rd_kafka_vu_t part[7 + KAFKA_OUT_HEADERS_MAX];
+    size_t n = 0;
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = m->topic};
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)m->key, m->key_bytes}};
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)m->value, m->value_bytes}};
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY};
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = m->timestamp_ms};
+    part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = (void *)(uintptr_t)m->tag};
+    for (uint32_t i = 0; i < m->header_count; i++)
+        part[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_HEADER,
+                                    .u.header = {m->header[i].name, m->header[i].value, (ssize_t)m->header[i].bytes}};
+    rd_kafka_error_t *e = rd_kafka_produceva(c->rk, part, n);
+    if (e == NULL) return KAFKA_OUT_OK;
+    rd_kafka_resp_err_t code = rd_kafka_error_code(e);
+    enum kafka_out_result r = code == RD_KAFKA_RESP_ERR__QUEUE_FULL ? KAFKA_OUT_FULL : grade(code);
+    err_set(err, EX_UNAVAILABLE, "%s: %s", m->topic, rd_kafka_error_string(e));
+    rd_kafka_error_destroy(e);
+    return r;
+}
+
+static enum kafka_out_result client_poll(void *self, int ms, struct err *err) {
+    struct client *c = self;
+    rd_kafka_poll(c->rk, ms);
+    return state_tell(c, err);
+}
+
+static void client_free(void *self) {
+    client_close(self);
+    free(self);
+}
+
+void kafka_out_new(struct kafka_out *port, const struct config *config, size_t message_bytes_max,
+                   kafka_out_delivered *delivered, void *context) {
+    struct client *c = calloc(1, sizeof *c);
+    CHECK(c != NULL);
+    *c = (struct client){
+        .config = config, .message_bytes_max = message_bytes_max, .delivered = delivered, .context = context};
+    *port = (struct kafka_out){c, client_open, client_send, client_poll, client_close, client_free};
+}

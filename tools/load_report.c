@@ -1,0 +1,75 @@
+#include "tools/load_report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/grouped.h"
+#include "base/json_text.h"
+#include "shm/record.h"
+
+static const char *state_name(const struct load_result *r, bool dry_run) {
+    static const char *const names[] = {[OUTBOX_READING] = "interrupted",
+                                        [OUTBOX_SENDING] = "interrupted",
+                                        [OUTBOX_ENDING] = "interrupted",
+                                        [OUTBOX_COMPLETE] = "complete",
+                                        [OUTBOX_ABORTED] = "aborted"};
+    return dry_run ? "dry_run" : names[r->load.state];
+}
+
+static void text_field(const char *name, const char *value, size_t len) {
+    printf(",\"%s\":", name);
+    json_text_put(value, len, stdout);
+}
+
+static void report_json(const struct load_result *r, bool dry_run, uint64_t elapsed_ns, uint64_t rate) {
+    const struct outbox_load *o = &r->load;
+    char id[37];
+    record_id_format(o->id, id);
+    printf("{\"load\":\"%s\",\"state\":\"%s\"", id, state_name(r, dry_run));
+    text_field("topic", o->topic, strlen(o->topic));
+    text_field("producer", o->producer, strlen(o->producer));
+    printf(",\"snapshot\":%s,\"rows\":%" PRIu64 ",\"records\":%" PRIu64 ",\"bytes\":%" PRIu64
+           ",\"first_sequence\":%" PRIu64 ",\"last_sequence\":%" PRIu64,
+           o->snapshot ? "true" : "false", r->rows, o->sum.count, o->sum.bytes, o->sum.first_sequence,
+           o->sum.last_sequence);
+    printf(",\"unacknowledged\":%" PRIu64 ",\"skipped\":%" PRIu64 ",\"oversized\":%" PRIu64 ",\"reconnects\":%" PRIu32
+           ",\"seconds\":%.3f,\"records_per_second\":%" PRIu64 "}\n",
+           r->left, o->skipped, o->oversized, r->reconnects, (double)elapsed_ns / NS_PER_S, rate);
+}
+
+static void report_text(const struct load_result *r, bool dry_run, uint64_t elapsed_ns, uint64_t rate) {
+    const struct outbox_load *o = &r->load;
+    char id[37], a[GROUPED_BYTES], b[GROUPED_BYTES], c[GROUPED_BYTES], d[GROUPED_BYTES];
+    record_id_format(o->id, id);
+    if (dry_run) {
+        printf("%s rows of %s can be published to %s; nothing was\n", grouped(r->rows, a), o->source.path, o->topic);
+        return;
+    }
+    printf("load %s: %s, %s records of %s (%s bytes)\n", id, state_name(r, false), grouped(o->sum.count, a), o->topic,
+           grouped(o->sum.bytes, b));
+    if (o->sum.count > 0)
+        printf("  sequences %s to %s of producer %s\n", grouped(o->sum.first_sequence, a),
+               grouped(o->sum.last_sequence, b), o->producer);
+    if (o->skipped + o->oversized > 0)
+        printf("  left out: %s rows that cannot be used, %s too large\n", grouped(o->skipped, a),
+               grouped(o->oversized, b));
+    printf("  %s acknowledged now in %.1f s, %s/s", grouped(r->acknowledged, c), (double)elapsed_ns / NS_PER_S,
+           grouped(rate, d));
+    if (r->reconnects > 0) printf(", connected anew %u times", r->reconnects);
+    putchar('\n');
+    if (o->state < OUTBOX_COMPLETE)
+        printf("  %s records wait in the outbox: millrace load --resume %s\n", grouped(r->left, a), id);
+    else if (!r->manifests)
+        puts("  no manifests were sent: the configuration has no recon.manifest_topic");
+}
+
+void load_report(const struct load_result *r, bool dry_run, bool json, uint64_t elapsed_ns) {
+    uint64_t rate = elapsed_ns > 0 ? (uint64_t)((__uint128_t)r->acknowledged * NS_PER_S / elapsed_ns) : 0;
+    if (json)
+        report_json(r, dry_run, elapsed_ns, rate);
+    else
+        report_text(r, dry_run, elapsed_ns, rate);
+    fflush(stdout);
+}
