@@ -38,12 +38,11 @@ static void put(struct lane *l, const struct record *r, const struct kafka_messa
     CHECK(at != NULL);
     memcpy(at, r, sizeof *r);
     at += sizeof *r;
-    if (m != NULL) {
-        if (r->kafka_key_bytes > 0) memcpy(at, m->key, r->kafka_key_bytes);
-        at += r->kafka_key_bytes;
-        if (r->value_bytes > 0) memcpy(at, m->value, r->value_bytes);
-        memcpy(at + r->value_bytes, headers, r->headers_bytes);
-    }
+    if (r->kafka_key_bytes > 0) memcpy(at, m->key, r->kafka_key_bytes);
+    at += r->kafka_key_bytes;
+    if (r->value_bytes > 0) memcpy(at, m->value, r->value_bytes);
+    at += r->value_bytes;
+    if (r->headers_bytes > 0) memcpy(at, headers, r->headers_bytes);
     ring_stage(&l->out, (uint32_t)record_bytes(r), RECORD_DATA);
 }
 
@@ -54,16 +53,22 @@ static void advance(struct lane *l, struct partition *p, uint32_t slot, int64_t 
     ring_aux_set(&l->out, 2 * slot + 1, (uint64_t)next);
 }
 
-/* A record that no ring takes: its place is noted durably here, its content stays in Kafka, a marker goes on. */
-static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
+/* A record that no ring takes: its place is noted durably here, its content stays in Kafka, a marker goes on; with the
+ * headers for audit, which tell whose record it is, when they fit. */
+static bool oversize(struct ingest *g, struct lane *l, const struct record *r, const uint8_t *headers) {
     struct err err = {0};
     struct record_view view = {.head = *r};
     const char *topic = g->config->topic[r->topic].name;
+    bool known = r->headers_bytes <= HEADERS_BYTES_MAX;
+    bool carried = known && g->config->audit && sizeof *r + r->headers_bytes <= ring_record_max(l->out.capacity);
+    if (known)
+        id_fill(&view.head, headers, topic);
+    else
+        record_id_derive(view.head.id, topic, r->partition, r->offset);
     view.head.reason = REASON_TOO_LARGE;
     view.head.flags = RECORD_CONTENT_ABSENT | (r->flags & RECORD_REFED);
     view.head.kafka_key_bytes = view.head.value_bytes = view.head.headers_bytes = 0;
     view.kafka_key = view.value = view.headers = (const uint8_t *)"";
-    record_id_derive(view.head.id, topic, r->partition, r->offset);
     uint32_t lane = (uint32_t)(l - g->lane);
     enum rejects_result stored = rejects_store_append(&g->store, lane, 0, &view, topic, &err);
     bool there = stored == REJECTS_STORED || stored == REJECTS_REPEAT; /* read again after a rewind */
@@ -75,7 +80,8 @@ static bool oversize(struct ingest *g, struct lane *l, const struct record *r) {
     log_warn_at("ingest.record_oversize", &at, "larger than a ring record of %u bytes: rejected",
                 ring_record_max(l->out.capacity));
     view.head.op = RECORD_REJECT;
-    put(l, &view.head, NULL, NULL);
+    view.head.headers_bytes = carried ? r->headers_bytes : 0;
+    put(l, &view.head, NULL, headers);
     stats_add(g->stats, M_ingest_record_oversize, 1);
     stats_add(g->stats, stored == REJECTS_STORED ? M_ingest_reject_stored : M_ingest_reject_repeat, 1);
     return true;
@@ -103,7 +109,7 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
     r.value_bytes = m->value_bytes;
     r.headers_bytes = g->kafka.headers(g->kafka.self, m, headers, sizeof headers);
     if (r.headers_bytes > sizeof headers || record_bytes(&r) > ring_record_max(l->out.capacity)) {
-        if (!oversize(g, l, &r)) return false;
+        if (!oversize(g, l, &r, headers)) return false;
     } else {
         id_fill(&r, headers, g->config->topic[p->topic].name);
         put(l, &r, m, headers);

@@ -5,7 +5,8 @@
  * with the lengths in the struct. The same layout at every stage; which parts are filled says `op`:
  *
  *   ingest -> transform   op RECORD_RAW: Kafka key, value and headers as read; no Redis keys
- *   ingest -> transform   op SKIP (the end of a partition) or REJECT (too large for a ring): a marker, as below
+ *   ingest -> transform   op SKIP (the end of a partition) or REJECT (too large for a ring): a marker, as below; with
+ *                         audit on a REJECT has its headers
  *   transform -> sink     op ADD/UPDATE/DELETE: Redis keys and the value to be stored; no Kafka key, no headers
  *   transform -> sink     op SKIP/REJECT: a marker; all lengths are zero
  *   transform -> sink     with audit on, every record that was read from Kafka has a trace, markers too

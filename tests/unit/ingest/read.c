@@ -339,6 +339,28 @@ Test(read, rejects_durably_what_no_ring_takes_and_passes_a_marker_on) {
     bench_drop(b);
 }
 
+/* Its producer may have counted it: whose it is, and under which id, is known all the same. */
+Test(read, gives_audit_the_headers_of_a_record_that_is_too_large) {
+    static const uint8_t id[16] = {0x11, 0x22, 0x33, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    for (uint32_t audit = 0; audit <= 1; audit++) {
+        struct bench *b = bench_oversize();
+        b->config.audit = audit;
+        struct sim_message *m = b->kafka.partition[0].log[1];
+        m->header_bytes = (uint32_t)record_header_put(m->headers, "millrace-id", 11, id, sizeof id);
+        m->header_bytes += (uint32_t)record_header_put(m->headers + m->header_bytes, "n", 1, "7", 1);
+        settle(b);
+        expect_record(b, 0, 0, 0, 0);
+        struct taken t = expect_record(b, 0, 0, 0, 1);
+        cr_assert(t.head.op == RECORD_REJECT && t.head.value_bytes == 0 && t.head.kafka_key_bytes == 0);
+        cr_assert_eq(t.head.headers_bytes, audit ? m->header_bytes : 0);
+        cr_assert_eq(memcmp(t.head.id, id, sizeof id), 0);
+        expect_record(b, 0, 0, 0, 2);
+        struct kept *k = kept_read(b->folder);
+        cr_assert(k->count == 1 && memcmp(k->head[0].id, id, sizeof id) == 0 && k->head[0].headers_bytes == 0);
+        bench_drop(b);
+    }
+}
+
 Test(read, takes_a_record_of_exactly_the_largest_size) {
     struct bench *b = bench_make(1, RING);
     struct sim_partition *p = sim_partition_add(&b->kafka, 0, 0);

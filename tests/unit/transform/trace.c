@@ -184,6 +184,21 @@ Test(trace, random_headers_do_no_harm) {
     }
 }
 
+/* A marker of ingest's: nothing can be said of a value that is not there. */
+Test(trace, record_too_large_for_a_ring_has_its_headers_and_no_digest) {
+    struct given g = {.timestamp_ms = 5,
+                      .value = "",
+                      .headers = HEADERS(HEADER_PRODUCER, "p", HEADER_SEQUENCE, "7", HEADER_DIGEST,
+                                         "hmac:00112233445566778899aabbccddeeff")};
+    struct record_view v = view_of(&g);
+    struct told t = {.head = v.head};
+    v.head.flags |= RECORD_CONTENT_ABSENT;
+    cr_assert_eq(trace_original(&tracer, &v, &t.head, &t.trace), 0);
+    cr_assert(t.trace.sequence == 7 && t.trace.producer == record_producer_hash("p", 1) && t.trace.created_ms == 5);
+    cr_assert_eq(t.trace.flags, TRACE_DECLARED);
+    cr_assert(t.head.digest_algorithm == DIGEST_NONE && memcmp(t.head.digest_published, zeros, sizeof zeros) == 0);
+}
+
 /* -- digests ----------------------------------------------------------------------------------- */
 
 Test(trace, value_has_the_digest_of_its_topics_method) {
