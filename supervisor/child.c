@@ -14,6 +14,7 @@
 #include "supervisor/spawn.h"
 
 enum { BACKOFF_MS_FIRST = 50, STOP_MS = 5000, POISON_WINDOW = 1000 };
+enum { CATCH_UP_MS = 8000 }; /* what recon gets to count the end of the audit log */
 
 /* A hung worker burns when it had this share of one processor: more than a stopped one ever shows, and no more than one
  * that spins gets on a machine with several times as much to do as it has processors. */
@@ -35,10 +36,11 @@ void child_init(struct child *c, const struct plumbing *p, enum role role, uint3
     *c = (struct child){.role = role, .lane = lane, .pidfd = -1, .block_index = stats_block_index(role, lane)};
     c->block = stats_block(&p->stats, c->block_index);
     c->starts = atomic_load_explicit(&c->block->starts, memory_order_relaxed);
-    if (role == ROLE_INGEST)
-        snprintf(c->name, sizeof c->name, "%s", role_name(role));
-    else
+    c->apart = role == ROLE_RECON;
+    if (role_in_lanes(role))
         snprintf(c->name, sizeof c->name, "%s[%u]", role_name(role), lane);
+    else
+        snprintf(c->name, sizeof c->name, "%s", role_name(role));
 }
 
 static void state_publish(const struct child *c, enum worker_state state, const char *reason) {
@@ -51,10 +53,13 @@ static uint64_t progress(const struct child *c, const struct plumbing *p) {
     struct ring_snapshot s;
     struct err err;
     uint64_t sum = 0;
-    const struct plumbing_ring *in = plumbing_input(p, c->role, c->lane);
-    if (in != NULL) return ring_observe(&in->ro, &s, &err) == RING_ATTACHED ? s.released : 0;
-    for (uint32_t lane = 0; lane < p->config->lanes; lane++)
-        if (ring_observe(&p->lane[lane].to_transform.ro, &s, &err) == RING_ATTACHED) sum += s.published;
+    if (c->apart) return 0;
+    for (uint32_t lane = 0; lane < p->config->lanes; lane++) {
+        if (role_in_lanes(c->role) && lane != c->lane) continue;
+        const struct plumbing_ring *in = plumbing_input(p, c->role, lane);
+        const struct plumbing_ring *ring = in != NULL ? in : &p->lane[lane].to_transform;
+        if (ring_observe(&ring->ro, &s, &err) == RING_ATTACHED) sum += in != NULL ? s.released : s.published;
+    }
     return sum;
 }
 
@@ -89,20 +94,36 @@ static bool attached(const struct child *c) {
     return atomic_load_explicit(&c->block->ready, memory_order_acquire) == c->starts;
 }
 
-/* Counts the death against the record in hand. Returns true when there was one. May leave c->failure set. */
-static bool poison_count(struct child *c, const struct child_context *x) {
-    const struct plumbing_ring *in = plumbing_input(x->plumbing, c->role, c->lane);
+/* The number that the worker was parsing, and in which lane; 0 none. */
+static uint64_t in_hand(const struct child *c, const struct plumbing *p, uint32_t *lane) {
     struct ring_snapshot s;
     struct err err;
-    if (in == NULL || ring_observe(&in->ro, &s, &err) != RING_ATTACHED) return false;
-    if (s.in_hand == 0 || !self_inflicted(c) || !attached(c)) return false;
+    for (*lane = 0; *lane < p->config->lanes; (*lane)++) {
+        const struct plumbing_ring *in = plumbing_input(p, c->role, *lane);
+        if (in == NULL || (role_in_lanes(c->role) && *lane != c->lane)) continue;
+        if (ring_observe(&in->ro, &s, &err) == RING_ATTACHED && s.in_hand != 0) return s.in_hand;
+    }
+    return 0;
+}
+
+/* Counts the death against the record in hand. Returns true when there was one. May leave c->failure set. */
+static bool poison_count(struct child *c, const struct child_context *x) {
+    uint32_t lane;
+    uint64_t number = in_hand(c, x->plumbing, &lane);
+    if (number == 0 || !self_inflicted(c) || !attached(c)) return false;
     struct child_poison *q = &c->poison;
-    q->attempts = q->number == s.in_hand ? q->attempts + 1 : 1;
-    q->number = s.in_hand;
+    q->attempts = q->number == number && q->lane == lane ? q->attempts + 1 : 1;
+    q->number = number;
+    q->lane = lane;
     const struct config *config = x->plumbing->config;
-    log_warn("supervisor.record_suspect", "%s[%d] died with record %llu in hand, %u of %u", role_name(c->role),
-             (int)c->lane, (unsigned long long)q->number, q->attempts, config->poison.attempts);
+    log_warn("supervisor.record_suspect", "%s died with record %llu of lane %u in hand, %u of %u", c->name,
+             (unsigned long long)q->number, lane, q->attempts, config->poison.attempts);
     if (q->attempts < config->poison.attempts) return true;
+    if (c->role == ROLE_AUDIT) { /* it cannot leave one out: what is not logged is not done */
+        snprintf(c->failure, sizeof c->failure, "record %llu of lane %u crashes %s", (unsigned long long)number, lane,
+                 c->name);
+        return true;
+    }
     atomic_store_explicit(&x->plumbing->control->reject_number[c->block_index], q->number, memory_order_release);
     stats_add(x->local, M_supervisor_record_poison, 1);
     log_error("supervisor.record_poison", "record %llu of lane %u crashes %s and will be rejected",
@@ -119,6 +140,7 @@ static enum child_state do_spawn(struct child *c, const struct child_context *x)
     struct err err = {0};
     uint64_t now = clock_ns(x->clock);
     c->starts++;
+    c->started_ns = now;
     c->hung = c->burning = false;
     c->progress_at_start = progress(c, x->plumbing);
     c->heartbeat_seen = 0;
@@ -156,9 +178,11 @@ static enum child_state do_kill(struct child *c, const struct child_context *x) 
 }
 
 static enum child_state do_leave(struct child *c, const struct child_context *x) {
-    atomic_store_explicit(&x->plumbing->control->mode[c->block_index], CONTROL_LEAVE, memory_order_release);
+    bool catch_up = c->apart && c->draining;
+    if (!catch_up)
+        atomic_store_explicit(&x->plumbing->control->mode[c->block_index], CONTROL_LEAVE, memory_order_release);
     plumbing_wake(x->plumbing, c->block_index);
-    c->due_ns = clock_ns(x->clock) + STOP_MS * NS_PER_MS;
+    c->due_ns = clock_ns(x->clock) + (catch_up ? CATCH_UP_MS : STOP_MS) * NS_PER_MS;
     return CHILD_STOPPING;
 }
 
@@ -204,6 +228,8 @@ static uint32_t tally(struct child *c, uint64_t now, uint32_t window_ms) {
 }
 
 static uint64_t backoff_ns(const struct child *c, const struct child_context *x) {
+    if (c->apart && c->exit_code == EXIT_DONT_RESTART)
+        return x->plumbing->config->restart.backoff_ms_max * NS_PER_MS; /* it is somebody else's turn to do something */
     if (c->deaths_in_a_row <= 1) return 0;
     uint32_t doublings = c->deaths_in_a_row - 2 < 16 ? c->deaths_in_a_row - 2 : 16;
     uint64_t ms = (uint64_t)BACKOFF_MS_FIRST << doublings, cap = x->plumbing->config->restart.backoff_ms_max;
@@ -219,16 +245,19 @@ static enum child_state do_died(struct child *c, const struct child_context *x) 
     c->failure[0] = 0;
     bool on_record = poison_count(c, x);
     bool moved = progress(c, x->plumbing) != c->progress_at_start;
+    if (c->apart) moved = now - c->started_ns > config->restart.window_ms * NS_PER_MS; /* it lived for a while */
     c->deaths_in_a_row = moved ? 0 : c->deaths_in_a_row + 1;
-    uint32_t n = moved || on_record ? 0 : tally(c, now, config->restart.window_ms);
+    uint32_t n = moved || on_record || c->apart ? 0 : tally(c, now, config->restart.window_ms);
     if (n >= config->restart.limit)
         snprintf(c->failure, sizeof c->failure, "died %u times in %u s without moving a record", n,
                  config->restart.window_ms / 1000);
     if (c->failure[0] != 0) return fail(c);
     uint64_t delay = backoff_ns(c, x);
     c->due_ns = now + delay;
-    char reason[64];
-    snprintf(reason, sizeof reason, "starts again in %llu ms", (unsigned long long)(delay / NS_PER_MS));
+    char reason[STATS_TEXT_BYTES], why[STATS_TEXT_BYTES] = "";
+    if (c->apart) stats_text_get(&c->block->reason, why); /* it may have said what is wrong */
+    snprintf(reason, sizeof reason, "starts again in %llu ms%s%.180s", (unsigned long long)(delay / NS_PER_MS),
+             why[0] != 0 ? ": " : "", why);
     state_publish(c, STATE_BACKOFF, reason);
     if (delay == 0) return do_spawn(c, x);
     return CHILD_BACKOFF;
@@ -311,8 +340,8 @@ void child_reap(struct child *c, const struct child_context *x) {
     atomic_store_explicit(&c->block->pid, 0, memory_order_relaxed);
     enum child_event event = EVENT_DIED;
     if (exited && c->exit_code == EXIT_ASKED) event = EVENT_LEFT;
-    if (exited && c->exit_code == EXIT_DONT_RESTART) event = EVENT_REFUSED;
-    if (exited && c->exit_code == EXIT_RING_BROKEN) event = EVENT_BROKEN;
+    if (exited && c->exit_code == EXIT_DONT_RESTART && !c->apart) event = EVENT_REFUSED;
+    if (exited && c->exit_code == EXIT_RING_BROKEN && !c->apart) event = EVENT_BROKEN;
     bool asked = event == EVENT_LEFT && (c->draining || c->state == CHILD_STOPPING);
     stats_add(x->local, asked ? M_supervisor_child_exit : M_supervisor_child_died, 1);
     if (!asked) atomic_fetch_add_explicit(&c->block->deaths, 1, memory_order_relaxed);

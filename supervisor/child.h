@@ -11,7 +11,11 @@
  * `broken` is a worker whose ring fails its checks: it stays down until the supervisor has made the rings anew.
  * `left` is `gone` for a worker that was asked to drain, else `died`. The first restart is at once; while the worker
  * dies again without having moved a record, the delay doubles, with jitter, up to restart.backoff_max. restart.limit
- * such deaths within restart.window end in FAILED. Deaths on one and the same record are counted apart (poison). */
+ * such deaths within restart.window end in FAILED. Deaths on one and the same record are counted for themselves
+ * (poison).
+ *
+ * A worker outside the chain of records (recon) is never given up: for it `refused` and `broken` are `died`, of which
+ * any number may be. */
 #ifndef MILLRACE_SUPERVISOR_CHILD_H
 #define MILLRACE_SUPERVISOR_CHILD_H
 
@@ -50,6 +54,7 @@ enum { DEATHS_MAX = 1000, POISON_MAX = 1001 };
 /* What is counted against one record, and the records already given up. */
 struct child_poison {
     uint64_t number;               /* in hand at the last death that counted */
+    uint32_t lane;                 /* whose it is */
     uint32_t attempts;             /* deaths on it */
     uint64_t rejected[POISON_MAX]; /* numbers given up, newest last */
     uint32_t rejected_count;
@@ -58,6 +63,7 @@ struct child_poison {
 struct child {
     enum role role;
     uint32_t lane;
+    bool apart;    /* outside the chain of records: recon */
     char name[24]; /* in texts: ingest, sink[0] */
     uint32_t block_index;
     struct stats_block *block;
@@ -65,7 +71,8 @@ struct child {
     pid_t pid; /* 0 none */
     int pidfd; /* -1 none */
     uint64_t starts;
-    uint64_t due_ns;               /* deadline of the state; 0 none */
+    uint64_t due_ns; /* deadline of the state; 0 none */
+    uint64_t started_ns;
     uint64_t progress_at_start;    /* records passed on when it was started */
     uint32_t deaths_in_a_row;      /* without progress */
     uint64_t death_ns[DEATHS_MAX]; /* when: the last ones without progress, as a ring */
@@ -88,13 +95,14 @@ struct child_context {
     struct stats_local *local;  /* the supervisor's counters */
 };
 
-/* child_init makes a child that was not started yet; what the plumbing's block says of earlier starts goes on. */
+/* child_init makes a child that was not started yet; what the plumbing's block says of earlier starts goes on. lane: as
+ * for stats_block_index. */
 void child_init(struct child *c, const struct plumbing *p, enum role role, uint32_t lane);
 
 /* child_handle runs the table for one event. */
 void child_handle(struct child *c, enum child_event event, const struct child_context *x);
 
-/* child_drain asks a worker to finish what it has and to leave. */
+/* child_drain asks a worker to finish what it has and to leave. One that is apart gets a few seconds for that. */
 void child_drain(struct child *c, const struct child_context *x);
 
 /* child_reap collects the process if it has ended and handles LEFT, DIED or REFUSED. Call when the pidfd is readable.

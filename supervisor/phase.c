@@ -12,7 +12,7 @@
 /* LEAVE_MS: how long leaving takes at most. HOPELESS_MS: a drain for a reload that has not moved for so long, while a
  * worker is in trouble, waits for what the new configuration may be about to mend. UNDO_MS: a worker that refuses the
  * new configuration so soon after a reload refuses the reload. */
-enum { LEAVE_MS = 15000, HOPELESS_MS = 2000, UNDO_MS = 60000 };
+enum { LEAVE_MS = 20000, HOPELESS_MS = 2000, UNDO_MS = 60000 };
 
 static uint64_t now_ns(void) { return clock_ns(&clock_real); }
 
@@ -50,20 +50,32 @@ static const struct child *failed_child(const struct supervisor *s) {
     return NULL;
 }
 
+/* Whether all of the chain of records are in this state, or failed. */
 static bool all_in(const struct supervisor *s, enum child_state state) {
     for (uint32_t i = 0; i < s->child_count; i++)
-        if (s->child[i].state != state && s->child[i].state != CHILD_FAILED) return false;
+        if (s->child[i].state != state && s->child[i].state != CHILD_FAILED && !s->child[i].apart) return false;
     return true;
+}
+
+/* The worker outside the chain; NULL: there is none. */
+static struct child *apart(struct supervisor *s) {
+    struct child *last = &s->child[s->child_count - 1];
+    return last->apart ? last : NULL;
 }
 
 static bool ingest_gone(const struct supervisor *s) {
     return s->child[0].state == CHILD_DOWN || s->child[0].state == CHILD_FAILED;
 }
 
-/* The number of the last record that a lane's sink has released. From the statistics, for the rings themselves may be
- * what is broken. */
+/* The number of the last record that the last stage of a lane has released. From the statistics, for the rings
+ * themselves may be what is broken. */
 static uint64_t lane_released(const struct supervisor *s, uint32_t lane) {
-    const struct stats_block *sink = stats_block(&s->plumbing.stats, stats_block_index(ROLE_SINK, lane));
+    const struct plumbing *p = &s->plumbing;
+    if (p->config->audit) {
+        const struct stats_block *audit = stats_block(&p->stats, stats_block_index(ROLE_AUDIT, p->lanes));
+        return atomic_load_explicit(&audit->lane_published[lane], memory_order_acquire);
+    }
+    const struct stats_block *sink = stats_block(&p->stats, stats_block_index(ROLE_SINK, lane));
     return atomic_load_explicit(&sink->published, memory_order_acquire);
 }
 
@@ -73,11 +85,11 @@ static uint64_t released(const struct supervisor *s) {
     return sum;
 }
 
-/* Records on the way from ingest to Redis. Numbers that the two rings of a lane cannot hold between them were damaged
- * in a ring, and tell nothing. */
+/* Records on the way from ingest to the last stage. Numbers that the rings of a lane cannot hold between them were
+ * damaged in a ring, and tell nothing. */
 static uint64_t in_the_rings(const struct supervisor *s) {
     const struct stats_block *ingest = stats_block(&s->plumbing.stats, stats_block_index(ROLE_INGEST, 0));
-    uint64_t sum = 0, most = 2 * s->plumbing.config->ring_bytes / RING_HEADER_BYTES;
+    uint64_t sum = 0, most = 3 * s->plumbing.config->ring_bytes / RING_HEADER_BYTES;
     for (uint32_t lane = 0; lane < s->plumbing.lanes; lane++) {
         uint64_t in = atomic_load_explicit(&ingest->lane_published[lane], memory_order_acquire);
         uint64_t n = in - lane_released(s, lane);
@@ -89,6 +101,7 @@ static uint64_t in_the_rings(const struct supervisor *s) {
 static bool somebody_in_trouble(const struct supervisor *s) {
     for (uint32_t i = 0; i < s->child_count; i++) {
         uint32_t state = atomic_load_explicit(&s->child[i].block->state, memory_order_relaxed);
+        if (s->child[i].apart) continue;
         if (state == STATE_BLOCKED || state == STATE_CONNECTING || state == STATE_BACKOFF) return true;
     }
     return false;
@@ -108,7 +121,8 @@ static void drain(struct supervisor *s, enum after after) {
 
 static void stop_roles(struct supervisor *s, bool ingest) {
     for (uint32_t i = 0; i < s->child_count; i++)
-        if ((s->child[i].role == ROLE_INGEST) == ingest) child_handle(&s->child[i], EVENT_STOP, &s->context);
+        if ((s->child[i].role == ROLE_INGEST) == ingest && !s->child[i].apart)
+            child_handle(&s->child[i], EVENT_STOP, &s->context);
 }
 
 /* Ingest leaves first: it commits what is released, which the others may still advance. status: what a stop exits
@@ -292,7 +306,7 @@ static void ring_broken(struct supervisor *s, const struct child *c) {
         leave(s, EX_SOFTWARE);
         return;
     }
-    s->broken_lane = c->role == ROLE_INGEST ? -1 : (int)c->lane;
+    s->broken_lane = role_in_lanes(c->role) ? (int)c->lane : -1;
     go_over(s, "making the rings anew");
     s->after = AFTER_RESET;
     leave(s, EX_TEMPFAIL);
@@ -348,9 +362,18 @@ static void draining_look(struct supervisor *s, bool due) {
     }
 }
 
+/* It leaves last: by then the audit log has its end, and a stop in good order leaves everything counted. */
+static bool apart_gone(struct supervisor *s) {
+    struct child *c = apart(s);
+    if (c == NULL || c->state == CHILD_DOWN) return true;
+    if (c->state != CHILD_STOPPING && s->after == AFTER_STOP && s->leave_status == EX_OK) child_drain(c, &s->context);
+    child_handle(c, EVENT_STOP, &s->context);
+    return c->state == CHILD_DOWN;
+}
+
 static void leaving_look(struct supervisor *s) {
     if (ingest_gone(s)) stop_roles(s, false);
-    if (!all_in(s, CHILD_DOWN)) return;
+    if (!all_in(s, CHILD_DOWN) || !apart_gone(s)) return;
     if (s->after != AFTER_STOP) {
         make_anew(s);
         return;

@@ -23,6 +23,7 @@ static void mix_file(uint64_t *h, const char *path) {
 uint64_t reload_files(const struct config *c) {
     uint64_t h = 0xcbf29ce484222325ULL;
     mix_file(&h, c->crypto.keys);
+    mix_file(&h, c->recon.keys);
     mix_file(&h, c->redis.tls.ca_file);
     mix_file(&h, c->redis.tls.cert_file);
     mix_file(&h, c->redis.tls.key_file);

@@ -54,6 +54,7 @@ void ring_dump(const struct plumbing *p, int lane) {
         saved += save(folder, &p->lane[i].to_transform, "ingest", i);
         saved += save(folder, &p->lane[i].to_sink, "transform", i);
         saved += save(folder, &p->lane[i].rejects, "rejects", i);
+        if (p->config->audit) saved += save(folder, &p->lane[i].to_audit, "sink", i);
     }
     close(folder);
     log_info("supervisor.ring_saved", "%d rings as they were: %s", saved, path);

@@ -100,6 +100,8 @@ int supervisor_populate(struct supervisor *s, struct err *err) {
         child_init(&s->child[s->child_count++], &s->plumbing, ROLE_TRANSFORM, lane);
         child_init(&s->child[s->child_count++], &s->plumbing, ROLE_SINK, lane);
     }
+    for (enum role role = ROLE_AUDIT; role <= ROLE_RECON && s->config.audit; role++)
+        child_init(&s->child[s->child_count++], &s->plumbing, role, s->config.lanes);
     for (uint32_t i = 0; i < WORKERS_MAX; i++) s->watched[i] = -1;
     return watch(s, s->plumbing.attention, TAG_ATTENTION, err);
 }

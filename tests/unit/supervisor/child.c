@@ -467,6 +467,88 @@ Test(child, counts_what_ingest_published_as_its_progress) {
     instance_drop(i);
 }
 
+/* Puts n records onto a ring that the worker reads. */
+static void fill(const struct plumbing_ring *ring, int n) {
+    struct ring_producer producer;
+    struct err err;
+    cr_assert_eq(ring_producer_attach(&producer, &ring->rw, -1, &err), RING_ATTACHED);
+    for (; n > 0; n--) {
+        cr_assert_not_null(ring_reserve(&producer, 16));
+        ring_stage(&producer, 16, RECORD_DATA);
+    }
+    ring_publish(&producer);
+    ring_producer_detach(&producer);
+}
+
+Test(child, counts_what_audit_released_as_its_progress) {
+    struct instance *i = instance_make(ROLE_AUDIT);
+    plan(i->folder, "audit", "attach move:1 raise:9\n");
+    i->config.restart.limit = 2;
+    fill(&i->plumbing.lane[0].to_audit, 10);
+    child_begin(i);
+    cr_assert_str_eq(i->child.name, "audit");
+    cr_assert_eq(deaths_until_failed(i, 0, 8), 8);
+    plan(i->folder, "audit", "attach raise:9\n");
+    cr_assert_leq(deaths_until_failed(i, 0, 10), 3);
+    cr_assert_eq(i->child.state, CHILD_FAILED);
+    instance_drop(i);
+}
+
+/* -- recon: outside the chain ------------------------------------------------------------------ */
+
+Test(child, outside_the_chain_is_never_given_up) {
+    struct instance *i = instance_make(ROLE_RECON);
+    plan(i->folder, "recon", "raise:9\nexit:124\nexit:0\nraise:11\n");
+    i->config.restart.limit = 2;
+    i->config.restart.backoff_ms_max = 400;
+    child_begin(i);
+    cr_assert_str_eq(i->child.name, "recon");
+    cr_assert_eq(deaths_until_failed(i, 0, 20), 20);
+    cr_assert_neq(i->child.state, CHILD_FAILED);
+    next_death(i);
+    uint64_t delay = i->child.due_ns - i->time.now_ns;
+    cr_assert(i->child.state == CHILD_BACKOFF && delay >= 200 * NS_PER_MS && delay <= 400 * NS_PER_MS);
+    i->time.now_ns = i->child.due_ns;
+    child_look(&i->child, &i->context, false);
+    pass_ms(i, i->config.restart.window_ms + 1);
+    next_death(i);
+    cr_assert_neq(i->child.state, CHILD_BACKOFF, "one that lived for a while is restarted at once");
+    instance_drop(i);
+}
+
+Test(child, outside_the_chain_that_refuses_says_why_and_is_tried_again) {
+    struct instance *i = instance_make(ROLE_RECON);
+    char shown[STATS_TEXT_BYTES];
+    plan(i->folder, "recon", "attach refuse\nattach ready serve\n");
+    child_begin(i);
+    next_death(i);
+    cr_assert_eq(i->child.state, CHILD_BACKOFF);
+    stats_text_get(&i->child.block->reason, shown);
+    cr_assert_str_eq(shown, "starts again in 1000 ms: the reason why");
+    pass_ms(i, 1000);
+    child_look(&i->child, &i->context, false);
+    child_until(i, i->child.state == CHILD_UP);
+    instance_drop(i);
+}
+
+Test(child, outside_the_chain_gets_time_to_catch_up_when_it_is_asked_to_drain) {
+    struct instance *i = instance_make(ROLE_RECON);
+    plan(i->folder, "recon", "attach ready serve-only-leave\n");
+    child_begin(i);
+    child_until(i, i->child.state == CHILD_UP);
+    child_drain(&i->child, &i->context);
+    child_handle(&i->child, EVENT_STOP, &i->context);
+    cr_assert_eq(mode_of(i), CONTROL_DRAIN);
+    pass_ms(i, 7900);
+    child_look(&i->child, &i->context, true);
+    cr_assert_eq(kill(i->child.pid, 0), 0);
+    cr_assert_eq(i->child.state, CHILD_STOPPING);
+    pass_ms(i, 200);
+    child_look(&i->child, &i->context, true);
+    child_until(i, i->child.state == CHILD_DOWN);
+    instance_drop(i);
+}
+
 /* -- poison: deaths on a record ---------------------------------------------------------------- */
 
 static uint64_t reject_number(const struct instance *i) {
@@ -513,6 +595,20 @@ Test(child, counts_deaths_on_a_record_apart_from_the_restart_tally) {
     deaths(i, 6);
     cr_assert_neq(i->child.state, CHILD_FAILED);
     cr_assert_eq(reject_number(i), 42);
+    instance_drop(i);
+}
+
+Test(child, is_given_up_at_once_when_audit_crashes_on_a_record) {
+    struct instance *i = instance_make(ROLE_AUDIT);
+    plan(i->folder, "audit", "attach ready hold:42 raise:11\n");
+    i->config.restart.limit = 1000;
+    child_begin(i);
+    deaths(i, 2);
+    cr_assert_neq(i->child.state, CHILD_FAILED);
+    deaths(i, 1);
+    cr_assert_eq(i->child.state, CHILD_FAILED);
+    cr_assert_str_eq(i->child.failure, "record 42 of lane 0 crashes audit");
+    cr_assert_eq(reject_number(i), 0, "there is no rejecting it");
     instance_drop(i);
 }
 

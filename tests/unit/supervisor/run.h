@@ -24,6 +24,8 @@ static inline struct run *run_make(void) {
     plan(r.folder, "ingest", "attach mark ready serve\n");
     plan(r.folder, "transform", "attach mark ready serve\n");
     plan(r.folder, "sink", "attach mark ready serve\n");
+    plan(r.folder, "audit", "attach mark ready serve\n");
+    plan(r.folder, "recon", "attach mark ready serve\n");
     log_init("node", "supervisor", -1, 0, LOG_ERROR);
     cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0); /* orphans come to this test */
     return &r;

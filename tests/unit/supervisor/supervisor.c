@@ -94,6 +94,49 @@ Test(supervisor, starts_a_transform_and_a_sink_for_every_lane, .timeout = 60) {
     run_drop(r);
 }
 
+Test(supervisor, starts_audit_and_recon_when_audit_is_on_and_recon_leaves_last, .timeout = 60) {
+    struct run *r = run_make();
+    r->s->config.audit = 1;
+    r->s->config.lanes = 2;
+    plan(r->folder, "audit", "attach mark ready leave-late\n");
+    run_up(r);
+    cr_assert_eq(metric(r, M_supervisor_child_start), 7);
+    cr_assert_gt(atomic_load(&block(r, ROLE_AUDIT, 2)->pid), 0);
+    until(atomic_load(&block(r, ROLE_RECON, 2)->state) != STATE_STARTING);
+    kill(r->pid, SIGTERM);
+    cr_assert_eq(run_end(r), EX_OK);
+    int mode[3];
+    unsigned long long at[3];
+    cr_assert(left(r, ROLE_INGEST, &mode[0], &at[0]) && left(r, ROLE_AUDIT, &mode[1], &at[1]) &&
+              left(r, ROLE_RECON, &mode[2], &at[2]));
+    cr_assert(mode[0] == CONTROL_DRAIN && mode[1] == CONTROL_LEAVE && mode[2] == CONTROL_DRAIN);
+    cr_assert(at[0] < at[1] && at[1] < at[2], "recon left before the audit log had its end");
+    cr_assert_eq(metric(r, M_supervisor_child_exit), 7);
+    run_drop(r);
+}
+
+Test(supervisor, runs_without_recon_when_that_cannot, .timeout = 60) {
+    struct run *r = run_make();
+    r->s->config.audit = 1;
+    plan(r->folder, "recon", "attach refuse\n");
+    run_up(r);
+    until(atomic_load(&block(r, ROLE_RECON, 1)->starts) >= 3);
+    cr_assert_eq(state(r), STATE_RUNNING);
+    cr_assert_eq(atomic_load(&block(r, ROLE_AUDIT, 1)->starts), 1);
+    kill(r->pid, SIGTERM);
+    cr_assert_eq(run_end(r), EX_OK);
+    run_drop(r);
+}
+
+Test(supervisor, does_not_run_without_audit, .timeout = 60) {
+    struct run *r = run_make();
+    r->s->config.audit = 1;
+    plan(r->folder, "audit", "attach refuse\n");
+    run_start(r);
+    cr_assert_eq(run_end(r), EX_CONFIG);
+    run_drop(r);
+}
+
 /* -- deaths ------------------------------------------------------------------------------------ */
 
 Test(supervisor, replaces_a_dead_worker_and_leaves_the_others_alone, .timeout = 60) {
