@@ -3,11 +3,25 @@
 
 enum { COMMIT_MS = 1000, FIRST_MS = 100, ANSWER_MS = 10000 };
 
-int64_t commit_released(const struct ingest *g, uint32_t slot) {
+int64_t commit_applied(const struct ingest *g, uint32_t slot) {
     const struct partition *p = &g->partition[slot];
     uint64_t epoch, next;
     twin_load(&g->lane[p->lane].sink->slot[slot].released, &epoch, &next);
     return epoch == p->epoch && epoch != 0 ? (int64_t)next : -1;
+}
+
+/* Audit may know of a record before the sink has noted it in its own region, hence the lesser of both. Until audit has
+ * logged the first of this epoch, the epoch's start: all before that is done, here or elsewhere (a rewind waits for
+ * commit_logged). */
+int64_t commit_released(const struct ingest *g, uint32_t slot) {
+    int64_t applied = commit_applied(g, slot);
+    uint64_t epoch, next;
+    if (g->audited == NULL || applied < 0) return applied;
+    twin_load(&g->audited->slot[slot].released, &epoch, &next);
+    int64_t logged = epoch == g->partition[slot].epoch
+                         ? (int64_t)next
+                         : atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed);
+    return logged < applied ? logged : applied;
 }
 
 bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what) {
@@ -61,8 +75,9 @@ static int64_t commit_target(const struct ingest *g, uint32_t slot) {
     int64_t released = commit_released(g, slot), start = atomic_load_explicit(&s->start, memory_order_relaxed);
     uint32_t flags = atomic_load_explicit(&s->flags, memory_order_relaxed);
     uint64_t what;
-    if (released >= 0 && !commit_lost_found(g, slot, &what)) return released; /* found: some of it is not there */
-    if ((flags & (LEDGER_REWOUND | LEDGER_REFEED)) != 0) return start;
+    bool found = commit_lost_found(g, slot, &what); /* some of it is not there, nor perhaps of what came before start */
+    if (released >= 0 && !found) return released;
+    if ((flags & (LEDGER_REWOUND | LEDGER_REFEED)) != 0 && (!found || p->committed >= start)) return start;
     if (p->committed >= 0) return p->committed;
     bool latest = (flags & LEDGER_FIRST_START) != 0 && g->config->start == START_LATEST;
     return latest || loss_stands(g, slot) ? start : -1;

@@ -50,6 +50,7 @@ struct ingest {
     struct stats_local *stats;
     struct kafka_port kafka;
     struct ledger_ingest *ledger;
+    const struct ledger_audit *audited; /* NULL: audit is off */
     struct rejects_store store;
     struct lane lane[LANES_MAX];
     struct partition partition[PARTITIONS_MAX];
@@ -81,13 +82,13 @@ struct ingest {
     bool rejects_full;    /* because max_bytes is reached */
     bool broken;          /* a rejects ring fails its checks: nothing more is committed, the process leaves */
     uint64_t rejects_retry_ns;
-    char kafka_error[STATS_TEXT_BYTES]; /* what Kafka said last while there are no partitions; "" nothing */
-    bool kafka_denied;                  /* … and only a person can mend it */
-    char trouble[STATS_TEXT_BYTES];     /* why it is BLOCKED: something that cannot be read; "" none */
-    char lost_text[STATS_TEXT_BYTES];   /* … offsets that are lost; "" none */
-    uint32_t judge_turn;                /* whose turn it is when Kafka is asked what it has; as many as time allows */
-    uint32_t accept_turn;               /* … and when a loss is accepted */
-    uint64_t accept_ns;                 /* no new attempt to carry out control.accept_loss before */
+    char kafka_error[STATS_TEXT_BYTES];   /* what Kafka said last while there are no partitions; "" nothing */
+    bool kafka_denied;                    /* … and only a person can mend it */
+    char trouble[STATS_TEXT_BYTES];       /* why it is BLOCKED: something that cannot be read; "" none */
+    char lost_text[STATS_TEXT_BYTES];     /* … offsets that are lost; "" none */
+    uint32_t judge_turn;                  /* whose turn it is when Kafka is asked what it has; as many as time allows */
+    uint32_t accept_turn;                 /* … and when a loss is accepted */
+    uint64_t accept_ns;                   /* no new attempt to carry out control.accept_loss before */
     uint32_t witness_turn, witness_fails; /* whose turn it is to be asked about; failures in a row */
     uint64_t witness_ns;                  /* no new question before */
     struct refeed refeed;                 /* a request in hand */
@@ -168,8 +169,17 @@ void keep_block(struct ingest *g, const struct err *err);
 /* report.c: positions and lag of every partition, for the stats segment. */
 void report_step(struct ingest *g, uint64_t now);
 
-/* Next offset that may be committed for a partition, or -1 when there is none in its present epoch. */
+/* Next offset up to which Redis has everything that was read of a partition, or -1 when nothing is known of it in its
+ * present epoch. */
+int64_t commit_applied(const struct ingest *g, uint32_t slot);
+/* Next offset up to which the last stage is done with a partition: with audit on, everything is in the audit log as
+ * well. That may be committed. -1 when commit_applied is. */
 int64_t commit_released(const struct ingest *g, uint32_t slot);
+/* Whether the last stage is done with all that Redis has of a partition. Where the sink stands still, over a loss, it
+ * comes to that; before that the epoch must not be raised, for what an epoch begins with counts as done. */
+static inline bool commit_logged(const struct ingest *g, uint32_t slot) {
+    return commit_released(g, slot) == commit_applied(g, slot);
+}
 /* Offset of the partition's first reject in its present epoch that is not durable; INT64_MAX: none. */
 int64_t commit_cap(struct ingest *g, uint32_t slot);
 /* Whether the sink has found writes of the present epoch, or before it, gone from Redis; *what as in shm/ledger.h. */

@@ -119,7 +119,7 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
     uint64_t what;
     int64_t low, high, from = number_of(&s->lost_from), to = number_of(&s->lost_to);
     bool found = commit_lost_found(g, slot, &what), other = found && (what & LEDGER_LOST_OTHER) != 0;
-    if (!found && !settled(g, slot)) return false;
+    if (found ? !commit_logged(g, slot) : !settled(g, slot)) return false;
     if (g->kafka.watermarks(g->kafka.self, &at, &low, &high, &err) != 0) return false;
     int64_t target = other ? number_of(&s->start) : low;
     if (!other && low > to) to = low; /* more has gone since */

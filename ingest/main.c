@@ -40,6 +40,8 @@ int main(int argc, char **argv) {
     worker_init(&w, ROLE_INGEST, argc, argv);
     g.ledger = ledger_ingest_map(WORKER_FD_LEDGER, true, &err);
     if (g.ledger == NULL) refuse(&w, "ledger", &err);
+    g.audited = w.config->audit ? ledger_audit_map(WORKER_FD_AUDITED, false, &err) : NULL;
+    if (w.config->audit && g.audited == NULL) refuse(&w, "ledger of audit", &err);
     for (uint32_t i = 0; i < w.config->lanes; i++) lane_attach(&g, &w, i, &err);
     store_open(&g, &w, &err);
     if (kafka_client_open(&kafka, w.config, WORKER_FD_DOORBELL, &err) != 0) refuse(&w, "Kafka", &err);

@@ -11,7 +11,7 @@ static void partition_report(const struct ingest *g, uint32_t slot) {
     atomic_store_explicit(&s->assigned, p->assigned, memory_order_relaxed);
     atomic_store_explicit(&s->epoch, p->epoch, memory_order_relaxed);
     atomic_store_explicit(&s->position, p->next, memory_order_relaxed);
-    atomic_store_explicit(&s->released, commit_released(g, slot), memory_order_relaxed);
+    atomic_store_explicit(&s->released, commit_applied(g, slot), memory_order_relaxed);
     atomic_store_explicit(&s->committed, p->committed, memory_order_relaxed);
     const struct ledger_ingest_slot *l = &g->ledger->slot[slot];
     bool lost = p->assigned && loss_stands(g, slot);

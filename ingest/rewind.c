@@ -43,6 +43,7 @@ static bool judge(struct ingest *g, uint32_t slot, bool found, uint64_t what, ui
     struct kafka_partition at = {p->topic, p->partition, -1, {0}};
     struct err err;
     int64_t low, high, from = 0, to = 0;
+    if (found && !commit_logged(g, slot)) return false;
     if (g->kafka.watermarks(g->kafka.self, &at, &low, &high, &err) != 0) {
         p->judge_ns = clock_ns(g->clock) + JUDGE_AGAIN_MS * NS_PER_MS;
         log_warn("ingest.rewind_waits", "%s", err.text);

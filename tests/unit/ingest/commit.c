@@ -22,6 +22,58 @@ Test(commit, is_only_of_what_the_last_stage_has_released) {
     bench_drop(b);
 }
 
+Test(commit, with_audit_on_is_only_of_what_is_in_its_log) {
+    struct bench *b = bench_make(1, RING);
+    uint64_t seed = 3;
+    struct sim_partition *p = sim_partition_add(&b->kafka, 0, 0);
+    sim_fill(p, 10, 0, &seed);
+    audit_on(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    apply(b, 0, 6);
+    for (int s = 0; s < 3; s++) {
+        pass_ms(b, 1000);
+        settle(b);
+        cr_assert_eq(p->committed, 0, "Redis has 6, the log has none: all before the start of the epoch is done");
+    }
+    for (int64_t i = 1; i <= 6; i++) {
+        cr_assert_not_null(audit_one(b));
+        pass_ms(b, 1000);
+        settle(b);
+        cr_assert_eq(p->committed, i);
+    }
+    twin_store(&b->audited->slot[0].released, 1, 9);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(p->committed, 6, "audit was told of 9, the sink does not say that Redis has it");
+    const struct stats_partition *s = stats_partition(&b->stats, 0);
+    cr_assert_eq(atomic_load(&s->released), 6);
+    bench_drop(b);
+}
+
+Test(commit, with_audit_on_a_drain_waits_for_the_log) {
+    struct bench *b = bench_make(1, RING);
+    uint64_t seed = 3;
+    struct sim_partition *p = sim_partition_add(&b->kafka, 0, 0);
+    sim_fill(p, 10, 0, &seed);
+    audit_on(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    apply_all(b);
+    mode_set(b, CONTROL_DRAIN);
+    for (int k = 0; k < 5; k++) {
+        cr_assert_neq(settle(b), STEP_DONE);
+        pass_ms(b, 1000);
+    }
+    while (audit_one(b) != NULL) {
+    }
+    cr_assert_eq(settle(b), STEP_DONE);
+    cr_assert_eq(p->committed, 10);
+    bench_drop(b);
+}
+
 Test(commit, happens_once_a_second_whether_anything_is_new_or_not) {
     struct bench *b = bench_reading(1, RING, 2, 10);
     settle(b);

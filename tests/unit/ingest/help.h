@@ -440,6 +440,12 @@ static inline void bench_random(void *context, void *out, size_t len) {
     memset(out, 7, len);
 }
 
+enum { WAITING_MAX = 65536 };
+struct waiting { /* an entry on its way from the sink to the audit log */
+    uint32_t slot, epoch;
+    int64_t offset;
+};
+
 struct bench {
     char folder[64];
     struct config config;
@@ -448,10 +454,13 @@ struct bench {
     struct clock_port clock;
     struct control *control;
     struct stats stats;
-    int ledger_fd, sink_fd[LANES_MAX];
+    int ledger_fd, sink_fd[LANES_MAX], audited_fd;
     struct ring_fds to_transform[LANES_MAX], rejects[LANES_MAX];
     struct ledger_ingest *ledger;
     struct ledger_sink *sink[LANES_MAX];
+    struct ledger_audit *audited; /* NULL: audit is off */
+    struct waiting *waiting;
+    uint32_t waiting_count, logged_count;        /* of all; of them are in the log */
     struct ring_consumer in[LANES_MAX];          /* as transform */
     struct ring_producer rejects_out[LANES_MAX]; /* as transform */
     bool others_attached;
@@ -512,6 +521,32 @@ static inline struct bench *bench_make(uint32_t lanes, uint64_t ring_bytes) {
     return b;
 }
 
+static inline void audit_on(struct bench *b) {
+    struct err err = {0};
+    b->config.audit = 1;
+    b->audited_fd = ledger_audit_create(&err);
+    b->audited = ledger_audit_map(b->audited_fd, true, &err);
+    cr_assert_not_null(b->audited, "%s", err.text);
+    b->waiting = calloc(WAITING_MAX, sizeof *b->waiting);
+}
+
+static inline void audit_off(struct bench *b) {
+    if (b->audited == NULL) return;
+    munmap(b->audited, sizeof *b->audited);
+    close(b->audited_fd);
+    free(b->waiting);
+    b->audited = NULL;
+    b->waiting_count = b->logged_count = 0;
+}
+
+/* What audit does: the next entry is durable, and that is noted. NULL: there is none. */
+static inline const struct waiting *audit_one(struct bench *b) {
+    if (b->logged_count == b->waiting_count) return NULL;
+    const struct waiting *e = &b->waiting[b->logged_count++];
+    twin_store(&b->audited->slot[e->slot].released, e->epoch, (uint64_t)e->offset + 1);
+    return e;
+}
+
 static inline int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at) {
     (void)st, (void)type, (void)at;
     return remove(path);
@@ -527,6 +562,7 @@ static inline void ingest_dies(struct bench *b) {
         if (b->g->lane[i].rejects.page != NULL) ring_consumer_detach(&b->g->lane[i].rejects);
         if (b->g->lane[i].sink != NULL) munmap((void *)(uintptr_t)b->g->lane[i].sink, sizeof *b->g->lane[i].sink);
     }
+    if (b->g->audited != NULL) munmap((void *)(uintptr_t)b->g->audited, sizeof *b->g->audited);
     if (b->g->ledger != NULL) munmap(b->g->ledger, sizeof *b->g->ledger);
     rejects_store_close(&b->g->store);
     refeed_result_free(&b->g->refeed.result);
@@ -567,6 +603,7 @@ static inline void bench_drop(struct bench *b) {
     }
     munmap(b->ledger, sizeof *b->ledger);
     close(b->ledger_fd);
+    audit_off(b);
     stats_close(&b->stats);
     folder_remove(b->folder);
     sim_drop(&b->kafka);
@@ -594,6 +631,7 @@ static inline void ingest_starts(struct bench *b) {
     stats_local_init(&w->local, w->block);
     g->store.fd = g->store.folder_fd = -1;
     g->ledger = ledger_ingest_map(b->ledger_fd, true, &err);
+    g->audited = b->config.audit ? ledger_audit_map(b->audited_fd, false, &err) : NULL;
     for (uint32_t i = 0; i < b->config.lanes; i++) {
         cr_assert_eq(ring_producer_attach(&g->lane[i].out, &b->to_transform[i], -1, &err), RING_ATTACHED, "%s",
                      err.text);
@@ -694,14 +732,27 @@ static inline void bench_forgets(struct bench *b) {
         b->sink_fd[i] = ledger_sink_create(i, &err);
         b->sink[i] = ledger_sink_map(b->sink_fd[i], true, &err);
     }
+    if (b->audited == NULL) return;
+    audit_off(b);
+    audit_on(b);
 }
 
-/* What the sink does with it: applied and released, unless it is of an older epoch. One that was refed says nothing of
- * how far the partition is. */
+/* What the sink does with it: applied, handed to audit and released, unless it is of an older epoch. One that was refed
+ * says nothing of how far the partition is. */
 static inline void release(struct bench *b, uint32_t lane, const struct taken *t) {
     uint32_t epoch = atomic_load(&b->ledger->slot[t->head.slot].epoch);
+    bool moves = t->head.epoch == epoch && (t->head.flags & RECORD_REFED) == 0;
     atomic_store(&stats_block(&b->stats, stats_block_index(ROLE_SINK, lane))->published, t->number);
-    if (t->head.epoch == epoch && (t->head.flags & RECORD_REFED) == 0)
+    if (moves && b->audited != NULL) {
+        if (b->waiting_count == WAITING_MAX) {
+            memmove(b->waiting, b->waiting + b->logged_count,
+                    (b->waiting_count -= b->logged_count) * sizeof *b->waiting);
+            b->logged_count = 0;
+        }
+        cr_assert_lt(b->waiting_count, WAITING_MAX);
+        b->waiting[b->waiting_count++] = (struct waiting){t->head.slot, epoch, t->head.offset};
+    }
+    if (moves)
         twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
     ring_release(&b->in[lane], t->end, t->number);
 }

@@ -42,6 +42,33 @@ Test(rewind, goes_back_to_the_mark_under_a_new_epoch) {
     bench_drop(b);
 }
 
+Test(rewind, with_audit_on_waits_until_the_log_has_what_redis_had) {
+    struct bench *b = bench_make(1, RING);
+    uint64_t seed = 4;
+    struct sim_partition *p = sim_partition_add(&b->kafka, 0, 0);
+    sim_fill(p, 20, 0, &seed);
+    audit_on(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    apply_all(b);
+    lost_note(b, 0, 1, 13);
+    for (int i = 0; i < 20; i++) {
+        cr_assert_eq(epoch_of(b, 0, 0), 1, "only %d are in the log", i);
+        pass_ms(b, 1000);
+        settle(b);
+        cr_assert_leq(p->committed, 0);
+        audit_one(b);
+    }
+    settle(b);
+    cr_assert_eq(epoch_of(b, 0, 0), 2);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(p->committed, 13);
+    for (int64_t i = 13; i < 20; i++) expect_record(b, 0, 0, 0, i);
+    bench_drop(b);
+}
+
 Test(rewind, without_a_mark_goes_back_to_where_the_group_began) {
     struct bench *b = bench_make(1, RING);
     uint64_t seed = 4;
