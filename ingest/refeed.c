@@ -412,10 +412,8 @@ static void reading(struct ingest *g) {
 
 static void settle_down(struct ingest *g) {
     struct refeed *r = &g->refeed;
-    for (uint32_t lane = 0; lane < g->config->lanes; lane++) {
-        const struct stats_block *sink = stats_block(&g->worker->stats, stats_block_index(ROLE_SINK, lane));
-        if (atomic_load_explicit(&sink->published, memory_order_acquire) < r->number[lane]) return;
-    }
+    for (uint32_t lane = 0; lane < g->config->lanes; lane++)
+        if (stats_released(&g->worker->stats, lane) < r->number[lane]) return;
     let_all_go(g);
     phase_begin(g, REFEED_TELL);
 }

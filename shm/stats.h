@@ -151,6 +151,14 @@ static inline struct stats_block *stats_block(const struct stats *s, uint32_t in
     return (struct stats_block *)(void *)((char *)s->header + s->header->block_at +
                                           (size_t)index * s->header->block_stride);
 }
+/* stats_released: the number of the last record that the last stage of a lane has released: audit where there is one.
+ */
+static inline uint64_t stats_released(const struct stats *s, uint32_t lane) {
+    bool audited = s->header->block_count == stats_block_count(s->header->lanes, true);
+    const struct stats_block *last =
+        stats_block(s, audited ? stats_block_index(ROLE_AUDIT, s->header->lanes) : stats_block_index(ROLE_SINK, lane));
+    return atomic_load_explicit(audited ? &last->lane_published[lane] : &last->published, memory_order_acquire);
+}
 static inline struct stats_partition *stats_partition(const struct stats *s, uint32_t slot) {
     return (struct stats_partition *)(void *)((char *)s->header + s->header->partition_at +
                                               (size_t)slot * s->header->partition_stride);

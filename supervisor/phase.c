@@ -70,13 +70,7 @@ static bool ingest_gone(const struct supervisor *s) {
 /* The number of the last record that the last stage of a lane has released. From the statistics, for the rings
  * themselves may be what is broken. */
 static uint64_t lane_released(const struct supervisor *s, uint32_t lane) {
-    const struct plumbing *p = &s->plumbing;
-    if (p->config->audit) {
-        const struct stats_block *audit = stats_block(&p->stats, stats_block_index(ROLE_AUDIT, p->lanes));
-        return atomic_load_explicit(&audit->lane_published[lane], memory_order_acquire);
-    }
-    const struct stats_block *sink = stats_block(&p->stats, stats_block_index(ROLE_SINK, lane));
-    return atomic_load_explicit(&sink->published, memory_order_acquire);
+    return stats_released(&s->plumbing.stats, lane);
 }
 
 static uint64_t released(const struct supervisor *s) {
