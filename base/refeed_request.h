@@ -10,11 +10,12 @@
  *
  * What is asked for: per partition some offsets, and a position `until` up to which the requester's knowledge is
  * complete: for every key that the request is about, whichever partition writes it, the request has every record before
- * `until` that comes after one of its records. Ingest holds all partitions of the request, passes on the chosen offsets
- * before `until`, and then goes on with every one of them at `until`. So every later record of the keys follows again,
- * in order, and no key stays at an older value than it had. Partitions that may write the same keys (of other topics,
- * say) belong into the request even without offsets. `until` should be close to the end: all records behind it are
- * written once more. Between the partitions of a request the chosen records have no order. */
+ * `until` that comes after one of its records. (An update that changes the key is about both, for it deletes the old
+ * one: what was written there later has to follow it.) Ingest holds all partitions of the request, passes on the chosen
+ * offsets before `until`, and then goes on with every one of them at `until`. So every later record of the keys follows
+ * again, in order, and no key stays at an older value than it had. Partitions that may write the same keys (of other
+ * topics, say) belong into the request even without offsets. `until` should be close to the end: all records behind it
+ * are written once more. Between the partitions of a request the chosen records have no order. */
 #ifndef MILLRACE_BASE_REFEED_REQUEST_H
 #define MILLRACE_BASE_REFEED_REQUEST_H
 

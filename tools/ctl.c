@@ -15,6 +15,8 @@
 #include "base/clock.h"
 #include "shm/stats_render.h"
 #include "tools/command.h"
+#include "tools/control_client.h"
+#include "tools/refeed.h"
 
 static const char help[] =
     "usage: millrace ctl COMMAND [-c FILE | --name NAME [--run-dir DIR]] [--format text|json] [OPTION]...\n"
@@ -29,104 +31,26 @@ static const char help[] =
     "  accept-loss [--topic TOPIC [--partition N]]\n"
     "                          give up offsets that Redis needs again and Kafka no longer has, so that blocked\n"
     "                          partitions go on; says which. Without options: of all partitions\n"
+    "  refeed FILE             have chosen records fed once more: FILE is a request in its data_dir/refeed; says what\n"
+    "                          became of it (waits at most --timeout SECONDS, default 120)\n"
     "\n"
-    "exit status: 0 done, or nothing to do; 69 there is no such instance, or it ended meanwhile; 75 it cannot do that\n"
+    "exit status: 0 done, or nothing to do; 1 done as far as Kafka and this instance have it (refeed); 69 there is no "
+    "such instance, or it ended meanwhile; 75 it cannot do that\n"
     "now, or was asked and is not done in time; 78 the configuration was refused, and stays as it was; 77 no\n"
     "permission for its socket; 66 or 78 FILE cannot be read or is refused.\n";
 
-enum { REPLY_BYTES = 4096, ANSWER_S = 10, POLL_MS = 100, ACCEPT_S = 15, RELOAD_S = 120 };
+enum { POLL_MS = 100, ACCEPT_S = 15, RELOAD_S = 120 };
 
 struct ctl {
-    const char *run_dir, *name;
+    struct command_place at;
     bool json;
     bool wait;
     unsigned timeout_s;
     const char *topic, *partition;
+    const char *request; /* refeed: a path */
 };
 
 /* -- one request ------------------------------------------------------------------------------- */
-
-/* The path of a unix socket is short, that of a folder may be long: the folder goes by its descriptor. */
-static int connect_to(const struct ctl *c, char *why, size_t room) {
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    struct timeval patience = {.tv_sec = ANSWER_S};
-    int folder = open(c->run_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d/%.63s.sock", folder, c->name);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    int status = EX_OK;
-    if (folder < 0 || fd < 0 || connect(fd, (const struct sockaddr *)&at, sizeof at) != 0) {
-        status = errno == EACCES ? EX_NOPERM : EX_UNAVAILABLE;
-        snprintf(why, room, "%.400s/%.63s.sock: %s%s", c->run_dir, c->name, strerror(errno),
-                 status == EX_UNAVAILABLE ? " (is millrace running?)" : "");
-    }
-    if (folder >= 0) close(folder);
-    if (status == EX_OK) return fd;
-    if (fd >= 0) close(fd);
-    return -status;
-}
-
-/* Sends one line, reads one. 0, or a status of sysexits.h with the reason in reply. */
-static int ask(const struct ctl *c, const char *request, char reply[REPLY_BYTES]) {
-    size_t len = 0;
-    int fd = connect_to(c, reply, REPLY_BYTES);
-    if (fd < 0) return -fd;
-    bool sent = send(fd, request, strlen(request), MSG_NOSIGNAL) == (ssize_t)strlen(request);
-    for (ssize_t n = 1; sent && n > 0 && len < REPLY_BYTES - 1 && memchr(reply, '\n', len) == NULL;) {
-        n = recv(fd, reply + len, REPLY_BYTES - 1 - len, 0);
-        if (n > 0) len += (size_t)n;
-    }
-    close(fd);
-    reply[len] = 0;
-    char *end = strchr(reply, '\n');
-    if (end != NULL) {
-        *end = 0;
-        return 0;
-    }
-    snprintf(reply, REPLY_BYTES, "the instance has not answered");
-    return EX_UNAVAILABLE;
-}
-
-/* -- replies: one flat object of our own making ------------------------------------------------ */
-
-/* Where the value of a field begins; NULL: there is no such field. Names of fields do not occur in values unescaped,
- * for a quote in a value has a backslash before it. */
-static const char *field(const char *reply, const char *name) {
-    char wanted[48];
-    snprintf(wanted, sizeof wanted, "\"%s\":", name);
-    const char *at = strstr(reply, wanted);
-    return at == NULL ? NULL : at + strlen(wanted);
-}
-
-static bool reply_ok(const char *reply) {
-    const char *at = field(reply, "ok");
-    return at != NULL && strncmp(at, "true", 4) == 0;
-}
-
-static unsigned long long reply_number(const char *reply, const char *name) {
-    const char *at = field(reply, name);
-    return at == NULL ? 0 : strtoull(at, NULL, 10);
-}
-
-static const char *reply_text(const char *reply, const char *name, char out[REPLY_BYTES]) {
-    const char *at = field(reply, name);
-    size_t n = 0;
-    if (at != NULL && *at == '"')
-        for (at++; *at != 0 && *at != '"' && n < REPLY_BYTES - 1; at++) {
-            unsigned code;
-            if (*at != '\\') {
-                out[n++] = *at;
-            } else if (at[1] == 'u' && sscanf(at + 2, "%4x", &code) == 1) {
-                out[n++] = ' '; /* a control character */
-                at += 5;
-            } else if (at[1] != 0) {
-                out[n++] = *++at;
-            }
-        }
-    out[n] = 0;
-    return out;
-}
 
 static int complain(const char *text, int status) {
     fprintf(stderr, "millrace ctl: %s\n", text);
@@ -150,7 +74,7 @@ static void state_print(const struct ctl *c, const char *reply) {
     char phase[REPLY_BYTES], text[REPLY_BYTES], reason[STATS_TEXT_BYTES];
     reply_text(reply, "phase", phase);
     reply_text(reply, "reason", text);
-    if (strcmp(phase, "running") == 0 && stats_open(&s, c->run_dir, c->name, &err) == 0) {
+    if (strcmp(phase, "running") == 0 && stats_open(&s, c->at.run_dir, c->at.name, &err) == 0) {
         snprintf(phase, sizeof phase, "%s", stats_state(&s, reason));
         snprintf(text, sizeof text, "%s", reason);
         stats_close(&s);
@@ -161,7 +85,7 @@ static void state_print(const struct ctl *c, const char *reply) {
 
 static int run_status(const struct ctl *c) {
     char reply[REPLY_BYTES], text[REPLY_BYTES];
-    int status = ask(c, "status\n", reply);
+    int status = control_ask(&c->at, "status\n", reply);
     if (status != 0) return complain(reply, status);
     if (c->json) {
         puts(reply);
@@ -198,7 +122,7 @@ static int reload_wait(const struct ctl *c, unsigned long long number) {
     char reply[REPLY_BYTES], result[REPLY_BYTES];
     uint64_t until = clock_ns(&clock_real) + c->timeout_s * NS_PER_S;
     for (;;) {
-        int status = ask(c, "status\n", reply);
+        int status = control_ask(&c->at, "status\n", reply);
         if (status != 0) return complain("the instance has ended: its log says why", EX_UNAVAILABLE);
         if (reply_number(reply, "reload_done") >= number)
             return reload_tell(c, reply, reply_text(reply, "reload_result", result));
@@ -209,7 +133,7 @@ static int reload_wait(const struct ctl *c, unsigned long long number) {
 
 static int run_reload(const struct ctl *c) {
     char reply[REPLY_BYTES], result[REPLY_BYTES];
-    int status = ask(c, "reload\n", reply);
+    int status = control_ask(&c->at, "reload\n", reply);
     if (status != 0) return complain(reply, status);
     reply_text(reply, "result", result);
     bool begun = strcmp(result, "started") == 0 || strcmp(result, "queued") == 0;
@@ -218,7 +142,7 @@ static int run_reload(const struct ctl *c) {
 
 static int run_stop(const struct ctl *c) {
     char reply[REPLY_BYTES], text[REPLY_BYTES];
-    int status = ask(c, "stop\n", reply);
+    int status = control_ask(&c->at, "stop\n", reply);
     if (status != 0) return complain(reply, status);
     puts(c->json ? reply : reply_text(reply, "message", text));
     return written(EX_OK);
@@ -251,7 +175,7 @@ static bool topic_known(const struct ctl *c, const struct stats *s) {
  * no such topic. */
 static int lost_read(const struct ctl *c, struct lost out[PARTITIONS_MAX], struct err *err) {
     struct stats s = {0};
-    if (stats_open(&s, c->run_dir, c->name, err) != 0) return -1;
+    if (stats_open(&s, c->at.run_dir, c->at.name, err) != 0) return -1;
     uint32_t count = atomic_load_explicit(&s.header->partition_count, memory_order_acquire);
     int n = 0;
     if (!topic_known(c, &s)) {
@@ -300,7 +224,8 @@ static int run_accept(const struct ctl *c) {
     snprintf(request, sizeof request, "accept-loss%s%s%s%s\n", c->topic != NULL ? " " : "",
              c->topic != NULL ? c->topic : "", c->partition != NULL ? " " : "",
              c->partition != NULL ? c->partition : "");
-    int status = n > 0 ? ask(c, request, reply) : ask(c, "status\n", reply); /* is anybody there? */
+    int status =
+        n > 0 ? control_ask(&c->at, request, reply) : control_ask(&c->at, "status\n", reply); /* is anybody there? */
     if (status != 0) return complain(reply, status);
     if (!reply_ok(reply)) return complain(reply_text(reply, "message", text), EX_TEMPFAIL);
     uint64_t until = clock_ns(&clock_real) + ACCEPT_S * NS_PER_S;
@@ -314,12 +239,60 @@ static int run_accept(const struct ctl *c) {
     return written(EX_OK);
 }
 
+/* -- refeed ------------------------------------------------------------------------------------ */
+
+/* Takes DATA_DIR/refeed/ID.refeed apart. 0, or -1 when the path is not of that form. */
+static int request_path(const char *path, char data_dir[PATH_BYTES], char id[REFEED_ID_BYTES]) {
+    char whole[PATH_BYTES + 64], again[PATH_BYTES + 64];
+    char *real = realpath(path, NULL);
+    if (real == NULL || strlen(real) >= sizeof whole) {
+        free(real);
+        return -1;
+    }
+    snprintf(whole, sizeof whole, "%s", real);
+    free(real);
+    char *name = strrchr(whole, '/');
+    *name++ = 0;
+    char *folder = strrchr(whole, '/');
+    if (folder == NULL || strlen(name) < REFEED_ID_BYTES) return -1;
+    *folder = 0;
+    if (strlen(whole) >= PATH_BYTES) return -1;
+    snprintf(data_dir, PATH_BYTES, "%s", whole);
+    snprintf(id, REFEED_ID_BYTES, "%s", name);
+    refeed_path(again, data_dir, id, "refeed");
+    *folder = '/';
+    name[-1] = '/';
+    return refeed_id_valid(id) && strcmp(again, whole) == 0 ? 0 : -1;
+}
+
+static int run_refeed(const struct ctl *c) {
+    char data_dir[PATH_BYTES], id[REFEED_ID_BYTES];
+    struct refeed_result result;
+    struct err err = {0};
+    if (access(c->request, R_OK) != 0) {
+        fprintf(stderr, "millrace ctl: %s: %s\n", c->request, strerror(errno));
+        return EX_NOINPUT;
+    }
+    if (request_path(c->request, data_dir, id) != 0)
+        return complain("a request is a file ID.refeed in the folder refeed of the instance's data_dir", EX_USAGE);
+    if (refeed_await(&c->at, data_dir, id, c->timeout_s, &result, &err) != 0) return complain(err.text, err.code);
+    refeed_print(stdout, &result, c->json);
+    if (c->json) putchar('\n');
+    int status = refeed_status(&result);
+    refeed_result_free(&result);
+    return written(status);
+}
+
 /* -- arguments --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *word;
     int (*run)(const struct ctl *c);
-} commands[] = {{"status", run_status}, {"reload", run_reload}, {"stop", run_stop}, {"accept-loss", run_accept}};
+} commands[] = {{"status", run_status},
+                {"reload", run_reload},
+                {"stop", run_stop},
+                {"accept-loss", run_accept},
+                {"refeed", run_refeed}};
 
 static int (*command_named(const char *word))(const struct ctl *c) {
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
@@ -336,11 +309,15 @@ struct arguments {
 static int arguments_check(const struct arguments *a, const char *word) {
     const struct ctl *c = &a->ctl;
     bool reload = strcmp(word, "reload") == 0, accept = strcmp(word, "accept-loss") == 0;
-    if (a->file != NULL && c->name != NULL) return command_misuse("ctl", "-c and --name say the same thing twice");
-    if (c->run_dir != NULL && c->name == NULL) return command_misuse("ctl", "--run-dir goes with --name");
+    bool refeed = strcmp(word, "refeed") == 0;
+    if (a->file != NULL && c->at.name != NULL) return command_misuse("ctl", "-c and --name say the same thing twice");
+    if (c->at.run_dir != NULL && c->at.name == NULL) return command_misuse("ctl", "--run-dir goes with --name");
     if (a->format != NULL && strcmp(a->format, "text") != 0 && strcmp(a->format, "json") != 0)
         return command_misuse("ctl", "unknown format %s: text or json", a->format);
-    if ((c->wait || a->timeout != NULL) && !reload) return command_misuse("ctl", "--wait and --timeout go with reload");
+    if (c->wait && !reload) return command_misuse("ctl", "--wait goes with reload");
+    if (a->timeout != NULL && !reload && !refeed) return command_misuse("ctl", "--timeout goes with reload and refeed");
+    if (refeed && c->request == NULL) return command_misuse("ctl", "refeed: which request?");
+    if (!refeed && c->request != NULL) return command_misuse("ctl", "unexpected argument %s", c->request);
     if ((c->topic != NULL || c->partition != NULL) && !accept)
         return command_misuse("ctl", "--topic and --partition go with accept-loss");
     if (c->partition != NULL && c->topic == NULL) return command_misuse("ctl", "--partition goes with --topic");
@@ -356,16 +333,17 @@ static int arguments_check(const struct arguments *a, const char *word) {
 
 static int find_and_run(struct arguments *a, const char *word) {
     int (*run)(const struct ctl *c) = command_named(word);
-    if (run == NULL) return command_misuse("ctl", "unknown command %s: status, reload, stop or accept-loss", word);
+    if (run == NULL)
+        return command_misuse("ctl", "unknown command %s: status, reload, stop, accept-loss or refeed", word);
     int status = arguments_check(a, word);
     if (status != EX_OK) return status;
-    if (a->ctl.name == NULL) {
+    if (a->ctl.at.name == NULL) {
         const struct config *config = command_config(a->file, &status);
         if (config == NULL) return status;
-        a->ctl.name = config->name;
-        a->ctl.run_dir = config->run_dir;
+        a->ctl.at.name = config->name;
+        a->ctl.at.run_dir = config->run_dir;
     }
-    if (a->ctl.run_dir == NULL) a->ctl.run_dir = "/run/millrace";
+    if (a->ctl.at.run_dir == NULL) a->ctl.at.run_dir = "/run/millrace";
     a->ctl.json = a->format != NULL && strcmp(a->format, "json") == 0;
     return run(&a->ctl);
 }
@@ -383,8 +361,8 @@ int command_ctl(int argc, char **argv) {
     while ((o = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
         switch (o) {
         case 'c': a.file = optarg; break;
-        case 'n': a.ctl.name = optarg; break;
-        case 'd': a.ctl.run_dir = optarg; break;
+        case 'n': a.ctl.at.name = optarg; break;
+        case 'd': a.ctl.at.run_dir = optarg; break;
         case 'f': a.format = optarg; break;
         case 'w': a.ctl.wait = true; break;
         case 't':
@@ -397,7 +375,8 @@ int command_ctl(int argc, char **argv) {
         default: return command_misuse(argv[0], "unknown option or missing argument: %s", argv[optind - 1]);
         }
     }
-    if (optind == argc) return command_misuse(argv[0], "which command? status, reload, stop or accept-loss");
-    if (optind + 1 < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind + 1]);
+    if (optind == argc) return command_misuse(argv[0], "which command? status, reload, stop, accept-loss or refeed");
+    if (optind + 2 < argc) return command_misuse(argv[0], "unexpected argument %s", argv[optind + 2]);
+    a.ctl.request = argv[optind + 1];
     return find_and_run(&a, argv[optind]);
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/refeed_request.h"
 #include "shm/stats.h"
 #include "tests/unit/tools/command.h"
 
@@ -205,6 +206,99 @@ Test(ctl, accept_loss_that_is_refused_is_told) {
     cr_assert_not_null(strstr(done.err, "not running"));
 }
 
+/* -- refeed ------------------------------------------------------------------------------------ */
+
+static const char *request_make(char id[REFEED_ID_BYTES]) {
+    static char path[PATH_BYTES + 64];
+    struct refeed_request *r = refeed_request_new();
+    struct err err = {0};
+    cr_assert_eq(refeed_request_until(r, "t", 3, 100, &err), 0);
+    cr_assert_eq(refeed_request_add(r, "t", 3, 7, &err), 0);
+    cr_assert_eq(refeed_request_write(r, folder, id, &err), 0, "%s", err.text);
+    refeed_request_free(r);
+    refeed_path(path, folder, id, "refeed");
+    return path;
+}
+
+static void answer_later(const char *id, const struct refeed_result *r) {
+    struct err err = {0};
+    if (fork() != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 0; i < 1000 && access(in_folder("asked"), F_OK) != 0; i++) usleep(10000);
+    usleep(100000);
+    _exit(refeed_result_write(folder, id, r, &err) != 0);
+}
+
+Test(ctl, refeed_tells_what_became_of_it_and_clears_up) {
+    char id[REFEED_ID_BYTES];
+    const char *path = request_make(id);
+    struct refeed_outcome o[] = {{"t", 3, REFEED_DONE, 1, 1, 0, 90}};
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    answer_later(id, &(struct refeed_result){1, 0, o, NULL, ""});
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path), 0, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "t[3]: done; 1 of 1 records fed again"), "%s", done.out);
+    cr_assert_str_eq(asked(), "refeed\n");
+    cr_assert_neq(access(path, F_OK), 0);
+    refeed_path((char *)(uintptr_t)path, folder, id, "done");
+    cr_assert_neq(access(path, F_OK), 0);
+}
+
+Test(ctl, refeed_has_json_and_a_status_for_what_is_not_there) {
+    char id[REFEED_ID_BYTES];
+    const char *path = request_make(id);
+    struct refeed_outcome o[] = {{"t", 3, REFEED_DONE, 1, 0, 0, 90}};
+    struct refeed_missing m[] = {{"t", 3, 7, true}};
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    answer_later(id, &(struct refeed_result){1, 1, o, m, ""});
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path, "--format", "json"), 1, "%s", done.err);
+    cr_assert_str_eq(done.out, "{\"partitions\":[{\"topic\":\"t\",\"partition\":3,\"state\":\"done\",\"asked\":1,"
+                               "\"fed\":0,\"covered\":0,\"from\":90}],\"missing\":[{\"topic\":\"t\",\"partition\":3,"
+                               "\"offset\":7,\"why\":\"gone\"}],\"reason\":\"\"}\n");
+}
+
+Test(ctl, refeed_that_is_given_up_is_to_be_asked_again) {
+    char id[REFEED_ID_BYTES];
+    const char *path = request_make(id);
+    struct refeed_outcome o[] = {{"t", 3, REFEED_ENDED, 1, 0, 0, -1}, {"t", 4, REFEED_ELSEWHERE, 0, 0, 0, -1}};
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    answer_later(id, &(struct refeed_result){2, 0, o, NULL, "t[3]: why"});
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path), EX_TEMPFAIL);
+    cr_assert(strstr(done.out, "given up") != NULL && strstr(done.out, "another instance") != NULL &&
+                  strstr(done.out, "t[3]: why") != NULL,
+              "%s", done.out);
+}
+
+Test(ctl, refeed_that_is_not_begun_in_time_is_withdrawn) {
+    char id[REFEED_ID_BYTES];
+    const char *path = request_make(id);
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path, "--timeout", "1"), EX_TEMPFAIL);
+    cr_assert_not_null(strstr(done.err, "withdrawn"));
+    cr_assert_neq(access(path, F_OK), 0);
+}
+
+Test(ctl, refeed_that_is_begun_is_left_to_itself) {
+    char id[REFEED_ID_BYTES], begun[PATH_BYTES + 64];
+    const char *path = request_make(id);
+    refeed_path(begun, folder, id, "begun");
+    cr_assert_eq(close(open(begun, O_CREAT | O_WRONLY, 0600)), 0);
+    SERVE("{\"ok\":true,\"message\":\"asked\"}\n");
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path, "--timeout", "1"), EX_TEMPFAIL);
+    cr_assert_not_null(strstr(done.err, "carried out all the same"));
+    cr_assert_eq(access(path, F_OK), 0);
+}
+
+Test(ctl, refeed_without_an_instance_leaves_nothing_behind) {
+    char id[REFEED_ID_BYTES];
+    const char *path = request_make(id);
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path), EX_UNAVAILABLE);
+    cr_assert_neq(access(path, F_OK), 0);
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)path), EX_NOINPUT);
+    file_put("0123456789abcdef.refeed", "x");
+    cr_assert_eq(CTL("refeed", (char *)(uintptr_t)in_folder("0123456789abcdef.refeed")), EX_USAGE,
+                 "not in the folder of refeeds");
+}
+
 /* -- arguments --------------------------------------------------------------------------------- */
 
 Test(ctl, refuses_arguments_that_mean_nothing) {
@@ -212,6 +306,9 @@ Test(ctl, refuses_arguments_that_mean_nothing) {
     cr_assert_eq(run_command(command_ctl, (char *[]){"ctl", "frobnicate", NULL}), EX_USAGE);
     cr_assert_not_null(strstr(done.err, "unknown command frobnicate"), "the file is not looked for: %s", done.err);
     cr_assert_eq(CTL("status", "reload"), EX_USAGE);
+    cr_assert_eq(CTL("refeed"), EX_USAGE);
+    cr_assert_eq(CTL("refeed", "a", "b"), EX_USAGE);
+    cr_assert_eq(CTL("stop", "--timeout", "5"), EX_USAGE);
     cr_assert_eq(CTL("status", "--wait"), EX_USAGE);
     cr_assert_eq(CTL("status", "--topic", "t"), EX_USAGE);
     cr_assert_eq(CTL("status", "--format", "xml"), EX_USAGE);
