@@ -100,7 +100,7 @@ static void json_lanes(const struct stats *s, FILE *out) {
         fprintf(out,
                 "%s\n    {\"lane\": %u, \"ingest_published\": %" PRIu64 ", \"transform_published\": %" PRIu64
                 ", \"sink_published\": %" PRIu64 ", \"released\": %" PRIu64 "}",
-                lane == 0 ? "" : ",", lane, n.ingest, n.transform, n.sink, n.sink);
+                lane == 0 ? "" : ",", lane, n.ingest, n.transform, n.sink, n.audit);
     }
     fputs("\n  ],\n", out);
 }

@@ -15,7 +15,8 @@
     X(worker_death_total, "counter", "Ends of the worker that nobody asked for.")                                      \
     X(worker_heartbeat_age_seconds, "gauge", "Time since the worker's last sign of life.")                             \
     X(lane_publish_total, "counter",                                                                                   \
-      "Records a stage has passed on, markers included; of the sink: that Redis has acknowledged.")                    \
+      "Records a stage has passed on, markers included; of the sink: that Redis has acknowledged; of audit: that "     \
+      "are in its log.")                                                                                               \
     X(partition_position, "gauge", "Next offset to read.")                                                             \
     X(partition_released, "gauge", "Next offset after what Redis has acknowledged.")                                   \
     X(partition_committed, "gauge", "Next offset last committed.")                                                     \
@@ -155,12 +156,13 @@ static void prometheus_workers(const struct stats *s, FILE *out) {
 }
 
 static void prometheus_lanes(const struct stats *s, FILE *out) {
-    static const char *const stages[] = {"ingest", "transform", "sink"};
+    static const char *const stages[] = {"ingest", "transform", "sink", "audit"};
+    const size_t count = view_audited(s) ? 4 : 3;
     series_put(SERIES_lane_publish_total, out);
     for (uint32_t lane = 0; lane < view_lane_count(s); lane++) {
         struct lane_numbers n = view_lane(s, lane);
-        const uint64_t values[] = {n.ingest, n.transform, n.sink};
-        for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        const uint64_t values[] = {n.ingest, n.transform, n.sink, n.audit};
+        for (size_t i = 0; i < count; i++) {
             fputs("millrace_lane_publish_total", out);
             labels_put(s, NULL, out);
             fprintf(out, ",role=\"%s\",lane=\"%u\"} %" PRIu64 "\n", stages[i], lane, values[i]);

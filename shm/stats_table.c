@@ -60,12 +60,18 @@ static void worker_put(const struct stats *s, const struct stats_block *b, FILE 
 }
 
 static void lanes_put(const struct stats *s, FILE *out) {
-    char read[GROUPED_BYTES], changed[GROUPED_BYTES], applied[GROUPED_BYTES], waiting[GROUPED_BYTES];
-    fprintf(out, "\n%-6s %16s %16s %16s %16s\n", "LANE", "READ", "TRANSFORMED", "IN REDIS", "ON THE WAY");
+    char text[5][GROUPED_BYTES];
+    const bool audited = view_audited(s);
+    const int width = audited ? 13 : 16;
+    fprintf(out, "\n%-6s %*s %*s %*s", "LANE", width, "READ", width, "TRANSFORMED", width, "IN REDIS");
+    if (audited) fprintf(out, " %*s", width, "IN THE LOG");
+    fprintf(out, " %*s\n", width, "ON THE WAY");
     for (uint32_t lane = 0; lane < view_lane_count(s); lane++) {
         struct lane_numbers n = view_lane(s, lane);
-        fprintf(out, "%-6u %16s %16s %16s %16s\n", lane, grouped(n.ingest, read), grouped(n.transform, changed),
-                grouped(n.sink, applied), grouped(n.ingest - n.sink, waiting));
+        fprintf(out, "%-6u %*s %*s %*s", lane, width, grouped(n.ingest, text[0]), width, grouped(n.transform, text[1]),
+                width, grouped(n.sink, text[2]));
+        if (audited) fprintf(out, " %*s", width, grouped(n.audit, text[3]));
+        fprintf(out, " %*s\n", width, grouped(n.ingest - n.audit, text[4]));
     }
 }
 
@@ -147,6 +153,7 @@ static void troubles_put(const struct stats *s, FILE *out) {
         {"sink", "record_resent", "records sent again"},
         {"sink", "mark_mismatch", "marks that differ"},
         {"sink", "write_lost", "writes that Redis lost, written again"},
+        {"audit", "write_fail", "failed writes of the audit log"},
         {"ingest", "offset_lost", "offsets accepted as lost"},
     };
     char number[GROUPED_BYTES];

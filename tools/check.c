@@ -4,8 +4,10 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "base/audit_keys.h"
 #include "base/keys.h"
 #include "base/redis_url.h"
+#include "shm/stats.h"
 #include "sink/stream_tls.h"
 #include "tools/command.h"
 
@@ -48,11 +50,12 @@ static void plan_put(const struct config *c, FILE *out) {
     if (c->lanes > 1) snprintf(lanes, sizeof lanes, "[0-%u]", c->lanes - 1);
     redis_url_format(c, url, sizeof url);
     fprintf(out, "\n# `millrace run` would start %s/%s:\n", c->name, c->instance);
-    fprintf(out, "#   processes  %u: supervisor, ingest, transform%s, sink%s\n", 2 + 2 * c->lanes, lanes, lanes);
+    fprintf(out, "#   processes  %u: supervisor, ingest, transform%s, sink%s%s\n",
+            stats_block_count(c->lanes, c->audit), lanes, lanes, c->audit ? ", audit, recon" : "");
     fprintf(out, "#   lanes      %u%s\n", c->lanes,
             c->lanes > 1 ? "; a partition belongs to the lane of its number modulo lanes" : "");
     fputs("#   memory     ", out);
-    size_put(3 * c->lanes * c->ring_bytes, out);
+    size_put((c->audit ? 4 : 3) * c->lanes * c->ring_bytes, out);
     fprintf(out, " of rings, and what librdkafka queues\n");
     if (c->topic[0].partition_count != 0)
         fprintf(out, "#   kafka      fixed partitions, commits under group %s\n", c->kafka.group_id);
@@ -70,6 +73,13 @@ static void keys_warn(const struct config *c, FILE *out) {
     struct keys *keys = keys_load(c->crypto.keys, &err);
     if (keys == NULL) fprintf(out, "warning: crypto.keys: %s\n", err.text);
     keys_free(keys);
+}
+
+static void audit_keys_warn(const struct config *c, FILE *out) {
+    struct audit_keys keys; /* none is asked for */
+    struct err err = {0};
+    if (c->audit && audit_keys_load(c->recon.keys, 0, &keys, &err) != 0)
+        fprintf(out, "warning: recon.keys: %s\n", err.text);
 }
 
 /* The same with the files for TLS, which the sink reads. */
@@ -91,6 +101,7 @@ static int check(const char *file, bool quiet) {
         return err.code;
     }
     keys_warn(&config, stderr);
+    audit_keys_warn(&config, stderr);
     tls_warn(&config, stderr);
     if (quiet) return EX_OK;
     printf("# %s is valid. The effective configuration:\n", file);

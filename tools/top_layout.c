@@ -190,41 +190,44 @@ static void bar_draw(struct frame *f, int row, int at, int width, const struct s
 /* Columns of the lanes' table for a width: where each ends. */
 struct lane_columns {
     int in, applied, bytes, lag, behind, ring[RING_COUNT], bar; /* bytes, bar 0: not shown */
+    bool named;                                                 /* there is room for what the rings are called */
 };
 
-static struct lane_columns lane_columns(int width) {
+static struct lane_columns lane_columns(int width, int rings) {
     struct lane_columns c = {.in = 15, .applied = 25, .lag = 37, .behind = 46};
     if (width >= WIDE) {
         c.bytes = 37;
         c.lag += 12;
         c.behind += 13;
     }
-    int left = width - c.behind, each = left / RING_COUNT;
+    int left = width - c.behind, each = left / rings;
     c.bar = width < NARROW ? 0 : each - 8 > 30 ? 30 : each - 8;
+    c.named = c.bar > 0 && each > 13;
     int ring = c.bar == 0 ? 7 : 8 + c.bar;
-    for (int i = 0; i < RING_COUNT; i++) c.ring[i] = c.behind + (i + 1) * ring;
+    for (int i = 0; i < rings; i++) c.ring[i] = c.behind + (i + 1) * ring;
     return c;
 }
 
-static void lanes_head(struct frame *f, int row, int width) {
-    struct lane_columns c = lane_columns(width);
+static void lanes_head(struct frame *f, int row, int width, int rings) {
+    struct lane_columns c = lane_columns(width, rings);
     frame_put(f, row, MARGIN, STYLE_HEAD, "%-*s", width - MARGIN, "LANE");
     frame_right(f, row, c.in, STYLE_HEAD, "READ/s");
     frame_right(f, row, c.applied, STYLE_HEAD, "REDIS/s");
     if (c.bytes > 0) frame_right(f, row, c.bytes, STYLE_HEAD, "BYTES/s");
     frame_right(f, row, c.lag, STYLE_HEAD, "LAG");
     frame_right(f, row, c.behind, STYLE_HEAD, "BEHIND");
-    for (int i = 0; i < RING_COUNT; i++) {
-        static const char *const to[RING_COUNT] = {"TO TRANSFORM", "TO SINK"};
-        static const char *const narrow[RING_COUNT] = {"RING 1", "RING 2"};
-        frame_right(f, row, c.ring[i], STYLE_HEAD, "%s", c.bar > 0 ? to[i] : narrow[i]);
+    for (int i = 0; i < rings; i++) {
+        static const char *const to[RING_COUNT] = {"TO TRANSFORM", "TO SINK", "TO AUDIT"};
+        static const char *const narrow[RING_COUNT] = {"RING 1", "RING 2", "RING 3"};
+        frame_right(f, row, c.ring[i], STYLE_HEAD, "%s", c.named ? to[i] : narrow[i]);
     }
 }
 
 static void lane_draw(struct frame *f, int row, int width, const struct top_picture *p, uint32_t i) {
     const struct sample_lane *l = &p->now->lane[i];
     const struct change *ch = p->change;
-    struct lane_columns c = lane_columns(width);
+    const int rings = (int)p->now->ring_count;
+    struct lane_columns c = lane_columns(width, rings);
     char a[FRAME_NUMBER_BYTES];
     frame_put(f, row, MARGIN, STYLE_PLAIN, "%" PRIu32, i);
     frame_right(f, row, c.in, STYLE_PLAIN, "%s", rate(ch, ch->lane_in[i], 9, a));
@@ -233,7 +236,7 @@ static void lane_draw(struct frame *f, int row, int width, const struct top_pict
     frame_right(f, row, c.lag, STYLE_BOLD, "%s", l->lag < 0 ? "-" : frame_number((double)l->lag, 11, a));
     frame_right(f, row, c.behind, ch->behind_ms[i] > LATE_MS ? STYLE_WARN : STYLE_PLAIN, "%s",
                 frame_duration(ch->behind_ms[i], a));
-    for (int r = 0; r < RING_COUNT; r++) {
+    for (int r = 0; r < rings; r++) {
         int end = c.ring[r] - c.bar;
         frame_right(f, row, end - (c.bar > 0), STYLE_PLAIN, "%s", frame_number((double)l->ring[r].records, 6, a));
         if (c.bar > 2 && l->ring[r].capacity > 0) bar_draw(f, row, end, c.bar, &l->ring[r]);
@@ -251,7 +254,7 @@ static void lanes_by_lag(const struct sample *s, uint32_t order[LANES_MAX]) {
 
 static void lanes_draw(struct frame *f, int row, int rows, int width, const struct top_picture *p) {
     uint32_t order[LANES_MAX], n = p->now->lane_count, room = (uint32_t)rows - 1;
-    lanes_head(f, row++, width);
+    lanes_head(f, row++, width, (int)p->now->ring_count);
     lanes_by_lag(p->now, order);
     for (uint32_t i = 0; i < n && i < (n <= room ? n : room - 1); i++)
         lane_draw(f, row++, width, p, n <= room ? i : order[i]);

@@ -58,6 +58,7 @@ static void partitions_take(struct sample *out, const struct stats *s) {
 
 static void lanes_take(struct sample *out, const struct stats *s) {
     out->lane_count = view_lane_count(s);
+    out->ring_count = view_audited(s) ? RING_COUNT : RING_TO_AUDIT;
     for (uint32_t i = 0; i < out->lane_count; i++) {
         const struct stats_block *sink = stats_block(s, stats_block_index(ROLE_SINK, i));
         struct lane_numbers n = view_lane(s, i);
@@ -67,7 +68,9 @@ static void lanes_take(struct sample *out, const struct stats *s) {
             .bytes = view_value_named(s, sink, "sink", "byte_sent"),
             .lag = -1,
             .timestamp_ms = (int64_t)(view_value_named(s, sink, "sink", "record_timestamp") / NS_PER_MS),
-            .ring = {{.records = n.ingest - n.transform}, {.records = n.transform - n.sink}},
+            .ring = {{.records = n.ingest - n.transform},
+                     {.records = n.transform - n.sink},
+                     {.records = n.sink - n.audit}},
         };
     }
 }
@@ -78,8 +81,10 @@ static void ring_take(struct sample *out, const struct rings *rings, uint32_t i)
     char stage[24];
     unsigned lane;
     if (sscanf(rings->one[i].name, "%23[a-z][%u]", stage, &lane) != 2 || lane >= out->lane_count) return;
-    int which = strcmp(stage, "ingest") == 0 ? RING_TO_TRANSFORM : strcmp(stage, "transform") == 0 ? RING_TO_SINK : -1;
-    if (which < 0 || rings_take(rings, i, RING_FILE_CONTROL, &copy, NULL) != 0) return;
+    static const char *const from[RING_COUNT] = {"ingest", "transform", "sink"};
+    int which = 0;
+    while (which < RING_COUNT && strcmp(stage, from[which]) != 0) which++;
+    if (which == RING_COUNT || rings_take(rings, i, RING_FILE_CONTROL, &copy, NULL) != 0) return;
     if (ring_observe(&copy, &snapshot, NULL) == RING_ATTACHED) {
         out->lane[lane].ring[which].bytes = snapshot.tail - snapshot.head;
         out->lane[lane].ring[which].capacity = snapshot.capacity;

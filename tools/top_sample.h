@@ -8,7 +8,7 @@
 #include "shm/stats_view.h"
 
 enum { LATENCY_TO_RING, LATENCY_TO_REDIS, LATENCY_WHOLE, LATENCY_COUNT };
-enum { RING_TO_TRANSFORM, RING_TO_SINK, RING_COUNT };
+enum { RING_TO_TRANSFORM, RING_TO_SINK, RING_TO_AUDIT, RING_COUNT };
 
 struct sample_ring {
     uint64_t records;         /* published and not released */
@@ -17,7 +17,7 @@ struct sample_ring {
 
 struct sample_worker {
     enum role role;
-    int32_t lane; /* -1: ingest */
+    int32_t lane; /* -1: of the whole instance */
     uint32_t pid, state;
     uint64_t deaths, cpu_ns, memory, silent_ms;
     char reason[STATS_TEXT_BYTES];
@@ -47,7 +47,7 @@ struct sample {
     uint64_t up_ms;
     uint64_t read, read_bytes, applied, sent_bytes, rejected, deaths; /* counters of the whole */
     int64_t lag;
-    uint32_t worker_count, lane_count, partition_count, lost_count;
+    uint32_t worker_count, lane_count, ring_count, partition_count, lost_count;
     struct sample_worker worker[WORKERS_MAX];
     struct sample_lane lane[LANES_MAX];
     struct sample_partition partition[PARTITIONS_MAX]; /* assigned ones: lost offsets first, then the most lag */

@@ -81,7 +81,20 @@ class Millrace:
             "topics": [t.config() for t in topics],
         }, more)
         self.process, self.pids = None, set()
+        if self.audited:
+            self.config["recon"] = merge({"keys": str(self.audit_key())}, self.config.get("recon", {}))
         self.write_config()
+
+    @property
+    def audited(self):
+        return self.config["audit"] == "on"
+
+    def audit_key(self):
+        """A key file for the audit log, made as a user would."""
+        path = self.folder / "audit.keys"
+        done = command("keygen", path, build=self.build)
+        assert done.returncode == 0, done.stderr
+        return path
 
     def write_config(self, **more):
         self.config = merge(self.config, more)
@@ -98,7 +111,8 @@ class Millrace:
 
     def wait_ready(self, timeout=30):
         """Every worker is attached; Kafka and Redis need not be there."""
-        self.wait_for(lambda s: len(s["workers"]) == 1 + 2 * self.config["lanes"] and
+        workers = 1 + 2 * self.config["lanes"] + 2 * self.audited
+        self.wait_for(lambda s: len(s["workers"]) == workers and
                       all(w["state"] in ("running", "connecting", "blocked", "recovering") for w in s["workers"]),
                       timeout, "all workers attached")
         return self
@@ -173,7 +187,7 @@ class Millrace:
 
     def worker(self, role, lane=None, stats=None):
         for w in (stats or self.stats())["workers"]:
-            if w["role"] == role and (lane is None or role == "ingest" or w["lane"] == lane):
+            if w["role"] == role and (lane is None or w["lane"] in (lane, -1)):
                 return w
         raise AssertionError(f"no worker {role}[{lane}]")
 

@@ -138,6 +138,35 @@ Test(stats, json_has_what_is_documented, .init = instance_make, .fini = instance
     yajl_tree_free(v);
 }
 
+static void instance_audited(void) {
+    config.audit = 1;
+    instance_make();
+    block_set(ROLE_AUDIT, 2, STATE_RUNNING, "");
+    block_set(ROLE_RECON, 2, STATE_BLOCKED, "no brokers");
+    stats_block(&s, stats_block_index(ROLE_AUDIT, 2))->lane_published[0] = 970;
+    stats_block(&s, stats_block_index(ROLE_AUDIT, 2))->lane_published[1] = 975;
+}
+
+Test(stats, shows_how_far_audit_is_and_what_ails_recon, .init = instance_audited, .fini = instance_drop) {
+    yajl_val v = json(rendered(stats_render_json));
+    cr_assert_eq(at(v, "workers", NULL)->u.array.len, 7);
+    cr_assert_str_eq(text_at(item(v, "workers", 5), "role", NULL), "audit");
+    cr_assert_eq(number_at(item(v, "workers", 6), "lane", NULL), -1);
+    cr_assert_eq(number_at(item(v, "lanes", 0), "sink_published", NULL), 980);
+    cr_assert_eq(number_at(item(v, "lanes", 0), "released", NULL), 970);
+    cr_assert_eq(number_at(item(v, "lanes", 1), "released", NULL), 975);
+    cr_assert_eq(stats_released(&s, 1), 975);
+    cr_assert_str_eq(text_at(v, "reason", NULL), "no brokers");
+    yajl_tree_free(v);
+    const char *table = rendered(stats_render_table);
+    cr_assert_not_null(strstr(table, "  IN THE LOG    ON THE WAY\n"), "%s", table);
+    cr_assert_not_null(
+        strstr(table, "\n0              1,000           990           980           970            30\n"), "%s", table);
+    cr_assert_not_null(strstr(table, "\nrecon          blocked "), "%s", table);
+    const char *text = rendered(stats_render_prometheus);
+    cr_assert_not_null(strstr(text, ",role=\"audit\",lane=\"1\"} 975\n"), "%s", text);
+}
+
 Test(stats, json_sums_metrics_over_lanes, .init = instance_make, .fini = instance_drop) {
     yajl_val v = json(rendered(stats_render_json));
     cr_assert_eq(number_at(v, "metrics", "sink_record_applied"), 1930);

@@ -53,7 +53,22 @@ static void instance_of(uint32_t lanes) {
 }
 
 static void instance_make(void) { instance_of(2); }
-static void instance_many(void) { instance_of(LANES_MAX); }
+static void instance_many(void) {
+    config.audit = 1;
+    instance_of(LANES_MAX);
+}
+
+static char shown[65536];
+
+static const char *draw(int rows, int columns, enum top_view view, const char *footer) {
+    struct top_picture picture = {&now, &change, view, false, footer};
+    FILE *f = fmemopen(shown, sizeof shown, "w");
+    frame_clear(&frame, rows, columns);
+    top_layout(&frame, frame.columns, &picture);
+    frame_print(&frame, f);
+    fclose(f);
+    return shown;
+}
 
 static void looks(void) { sample_change(&change, &before, &now, &caught); }
 
@@ -119,6 +134,26 @@ Test(top, two_looks_make_rates_per_lane_and_worker, .init = instance_make, .fini
     cr_assert_eq(now.worker[stats_block_index(ROLE_SINK, 1) - 1].deaths, 2);
     sample_change(&change, NULL, &now, &caught);
     cr_assert(!change.known, "one look is not enough");
+}
+
+static void instance_audited(void) {
+    config.audit = 1;
+    instance_of(2);
+}
+
+Test(top, shows_the_ring_to_audit_where_there_is_one, .init = instance_audited, .fini = folder_remove) {
+    block(ROLE_INGEST, 0)->lane_published[1] = 2000;
+    block(ROLE_TRANSFORM, 1)->published = 1900;
+    block(ROLE_SINK, 1)->published = 1700;
+    block(ROLE_AUDIT, 2)->lane_published[1] = 1400;
+    sample_take(&now, &s);
+    cr_assert_eq(now.worker_count, 7);
+    cr_assert_eq(now.lane[1].ring[RING_TO_AUDIT].records, 300);
+    sample_change(&change, NULL, &now, &caught);
+    cr_assert_not_null(strstr(draw(30, 120, VIEW_LANES, NULL), " TO AUDIT"), "%s", shown);
+    cr_assert_not_null(strstr(shown, " 300"), "%s", shown);
+    cr_assert_not_null(strstr(draw(30, 78, VIEW_LANES, NULL), "RING 3"), "%s", shown);
+    cr_assert_not_null(strstr(draw(30, 78, VIEW_WORKERS, NULL), "\n recon "), "%s", shown);
 }
 
 Test(top, partitions_with_trouble_come_first, .init = instance_make, .fini = folder_remove) {
@@ -196,18 +231,6 @@ Test(top, numbers_fit_their_width) {
 }
 
 /* -- frames ------------------------------------------------------------------------------------ */
-
-static char shown[65536];
-
-static const char *draw(int rows, int columns, enum top_view view, const char *footer) {
-    struct top_picture picture = {&now, &change, view, false, footer};
-    FILE *f = fmemopen(shown, sizeof shown, "w");
-    frame_clear(&frame, rows, columns);
-    top_layout(&frame, frame.columns, &picture);
-    frame_print(&frame, f);
-    fclose(f);
-    return shown;
-}
 
 static int rows_of(const char *text) {
     int n = 0;
