@@ -18,13 +18,15 @@
  *                 HMAC). published, published_digest_sum: what the scan of the topic found
  *   origin        the same of one producer in one window: distinct sequence numbers only
  *   sequence      sequence numbers that were logged of a producer in a topic: [first, last], no two touching
- *   offset_range  offsets that are accounted for in a partition: [first, last]; kind DB_RANGE_*
+ *   offset_range  ranges of offsets of a partition, [first, last]: enum db_range
+ *   place         where this instance's log began in a partition, the next offset it expects and the epoch it had last;
+ *                 scan_sequence: entries from this one on may be of offsets that were not scanned yet
  *   manifest      what a producer says it has published in a window
  *   load          loads, from their begin and end records; load_tally what was logged of each in each partition
  *   window        the state of a topic's window, and what it rests on. published: by the evidence; -1 unknown
  *   window_change every change of state
  *   record        single records that an operator may ask for: enum db_record. At most DB_RECORDS_MAX of a kind are
- *                 kept of a topic's window; the counts are never cut
+ *                 kept of a partition's window; the counts are never cut
  *   exception     what somebody has to look at, and delivery: how far telling it has come (recon/exception.h) */
 #ifndef MILLRACE_RECON_DB_H
 #define MILLRACE_RECON_DB_H
@@ -39,7 +41,11 @@
 enum { DB_SCHEMA = 1, DB_RECORDS_MAX = 10000 };
 
 enum db_window { WINDOW_PENDING, WINDOW_MATCHED, WINDOW_LATE, WINDOW_MISMATCH, WINDOW_STATE_COUNT };
-enum db_range { DB_RANGE_LOGGED, DB_RANGE_VOID /* no record is there: a transaction's marker, or compacted */ };
+enum db_range {
+    DB_RANGE_LOGGED,
+    DB_RANGE_SCANNED,   /* looked at in Kafka */
+    DB_RANGE_ELSEWHERE, /* passed over at a change of epoch, while the group had other members */
+};
 enum db_load { LOAD_RUNNING, LOAD_COMPLETE, LOAD_ABORTED, LOAD_INCOMPLETE, LOAD_MATCHED, LOAD_STATE_COUNT };
 enum db_record {
     FOUND_UNEXPLAINED, /* published and not in the log: known by producer and sequence, or by partition and offset */

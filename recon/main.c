@@ -1,21 +1,49 @@
 /* millrace-recon: reconciles the audit log with what was published. Beside the chain, never in its way. */
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/audit_keys.h"
 #include "base/log.h"
+#include "recon/evidence.h"
 #include "recon/recon.h"
 
 static struct worker worker;
 
+/* What may pass (a full disk, a predecessor that is still there) is tried again by the supervisor. */
+static _Noreturn void refuse(const struct err *err) {
+    bool passing = err->code == EX_IOERR || err->code == EX_TEMPFAIL;
+    worker_fail(&worker, "recon.cannot_start", "%s", err->text);
+    exit(passing ? EX_TEMPFAIL : EXIT_DONT_RESTART);
+}
+
+/* Loads the key for digests, starts the thread that asks Kafka, and forgets the key. */
+static void evidence_start(struct recon *recon, struct evidence_port *port) {
+    static struct evidence_from from[PARTITIONS_MAX];
+    static struct audit_keys keys;
+    struct err err = {0};
+    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_DIGEST, &keys, &err) != 0) {
+        if (err.code == EX_IOERR) err.code = EX_CONFIG;
+        refuse(&err);
+    }
+    size_t n = recon_manifests(recon, from, PARTITIONS_MAX);
+    int status = evidence_open(port, worker.config, keys.digest, from, n, &err);
+    explicit_bzero(&keys, sizeof keys);
+    if (status != 0) refuse(&err);
+}
+
 int main(int argc, char **argv) {
+    static struct evidence_port evidence;
     struct err err = {0};
     worker_init(&worker, ROLE_RECON, argc, argv);
-    struct recon *recon = recon_open(&worker, NULL, &err);
-    if (recon == NULL) {
-        worker_fail(&worker, "recon.cannot_start", "%s", err.text);
-        return EXIT_DONT_RESTART;
-    }
+    worker_hide();
+    struct recon *recon = recon_open(&worker, &evidence, &err);
+    if (recon == NULL) refuse(&err);
+    evidence_start(recon, &evidence);
     worker_ready(&worker);
     const struct worker_body body = {
         .self = recon, .step = recon_step, .arm = recon_arm, .disarm = recon_disarm, .wants = recon_wants};
     int status = worker_run(&worker, &body);
     recon_close(recon);
-    return status;
+    _Exit(status); /* the Kafka thread ends with the process */
 }

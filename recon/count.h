@@ -1,0 +1,110 @@
+/* Counts what the audit log says: each entry once, into the window of its event time, and what identifies it (offset,
+ * id, producer and sequence number) into sets from which the missing and the doubled are told. All of it goes into the
+ * database in the caller's transaction, together with the next sequence number (meta `sequence`). */
+#ifndef MILLRACE_RECON_COUNT_H
+#define MILLRACE_RECON_COUNT_H
+
+#include "audit/log.h"
+#include "base/digest.h"
+#include "recon/db.h"
+#include "recon/spans.h"
+
+enum count_what { /* the order of the columns in tables tally and load_tally */
+                  COUNT_SEEN,
+                  COUNT_APPLIED,
+                  COUNT_SUPERSEDED,
+                  COUNT_DELETED,
+                  COUNT_EXPIRED,
+                  COUNT_FILTERED,
+                  COUNT_IN_RETRY,
+                  COUNT_DEAD_LETTERED,
+                  COUNT_DUPLICATE,
+                  COUNT_DELAYED,
+                  COUNT_ALTERED,
+                  COUNT_LATE,
+                  COUNT_UNDECLARED,
+                  COUNT_REPEAT,
+                  COUNT_BYTES,
+                  COUNT_DIGESTED,
+                  COUNT_PUBLISHED, /* the last, and only in tally */
+                  COUNT_WHAT_COUNT
+};
+
+struct count;
+
+/* One partition of a topic, as this instance's log has it. Owned by struct count. */
+struct count_partition {
+    int64_t topic; /* number in the database */
+    int32_t partition;
+    int config;          /* index of the topic in the configuration; -1: it is not there any more */
+    int64_t first, next; /* first offset ever logged, and the highest + 1 */
+    uint32_t epoch;      /* of the last entry */
+    uint64_t scan_sequence;
+    struct spans range[3]; /* by enum db_range */
+    bool dirty;
+};
+
+struct count_result {
+    struct count_partition *partition;
+    int64_t start_ms; /* of the window */
+    bool repeat;      /* the offset was counted before: nothing else was */
+};
+
+/* count_open reads what the database has. dir: folder for the table of ids (recon/ids.h). NULL with err. */
+struct count *count_open(sqlite3 *db, const char *dir, const struct config *config, struct err *err);
+void count_close(struct count *c);
+
+/* count_shared says whether the group has had other members: then a jump of offsets at a change of epoch is what others
+ * have read. */
+void count_shared(struct count *c, bool shared);
+
+/* count_entry counts one entry; a transaction is open. 0, or -1 with err: the transaction has to be given up, and the
+ * object to be made anew. */
+int count_entry(struct count *c, const struct log_item *item, struct count_result *out, struct err *err);
+
+/* count_again fills *out for an entry that was counted before this process; partition NULL: it is not known. */
+void count_again(struct count *c, const struct log_item *item, struct count_result *out);
+
+/* count_published counts a record that a scan of the topic has found; digest NULL: not an HMAC. As count_entry. */
+int count_published(struct count *c, struct count_partition *p, int64_t start_ms, const uint8_t *digest,
+                    struct err *err);
+
+/* count_flush writes what has changed, with `sequence` as the next to be read. As count_entry. */
+int count_flush(struct count *c, uint64_t sequence, int64_t now_ms, struct err *err);
+
+/* count_find finds a partition, count_each the i-th; NULL: there is none. */
+struct count_partition *count_find(struct count *c, int64_t topic, int32_t partition);
+struct count_partition *count_each(struct count *c, size_t i);
+
+/* count_sequences: what was logged of a producer's sequence in a topic; NULL nothing. */
+const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t producer);
+
+/* count_topic: number of a configured topic in the database. */
+int64_t count_topic(const struct count *c, uint32_t config_topic);
+
+/* The window of an event time. */
+static inline int64_t count_window(int64_t created_ms, int64_t window_ms) {
+    int64_t rest = created_ms % window_ms;
+    return created_ms - (rest < 0 ? rest + window_ms : rest);
+}
+
+/* A record to be listed (table record). Zeroed parts are unknown; partition -1: not known. */
+struct count_found {
+    enum db_record kind;
+    int64_t topic, start_ms;
+    int32_t partition;
+    int64_t offset;
+    uint64_t producer;
+    int64_t sequence;
+    const uint8_t *id, *load; /* 16 bytes; NULL none */
+    uint64_t log_sequence, other;
+    uint8_t outcome, reason;
+    int64_t created_ms, noted_ms;
+};
+/* count_note lists it, unless it is listed already. */
+int count_note(struct count *c, const struct count_found *f, struct err *err);
+
+/* count_dirty asks for the window to be judged, making it when it is not there. */
+int count_dirty(struct count *c, int64_t topic, int64_t start_ms, struct err *err);
+
+#endif
