@@ -30,7 +30,8 @@ int audit_keys_load(const char *path, unsigned parts, struct audit_keys *out, st
         uint8_t *bytes;
     } rows[] = {{AUDIT_KEY_DIGEST, "millrace digest", out->digest},
                 {AUDIT_KEY_CHAIN, "millrace chain", out->chain},
-                {AUDIT_KEY_ANCHOR, "millrace anchor", out->anchor_seed}};
+                {AUDIT_KEY_ANCHOR, "millrace anchor", out->anchor_seed},
+                {AUDIT_KEY_ACCOUNT, "millrace account", out->account}};
     int failed = 0;
     out->id = key->id;
     if (keys->count != 1)

@@ -22,6 +22,10 @@ int command_ring(int argc, char **argv);
 int command_top(int argc, char **argv);
 int command_load(int argc, char **argv);
 
+/* `millrace recon record …` and `… silence …`: argv[0] is that word. */
+int command_recon_record(int argc, char **argv);
+int command_recon_silence(int argc, char **argv);
+
 /* command_config loads the configuration file (NULL: the one config_find finds).
  * Returns it (static storage, one at a time), or NULL after printing what is wrong, with *status to return. */
 const struct config *command_config(const char *file, int *status);
