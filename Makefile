@@ -174,7 +174,7 @@ uninstall: ## remove what install has put there; configurations, data and the us
 BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev liblz4-dev libssl-dev libyaml-dev \
                   libyajl-dev libncurses-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
-                  python3-redis python3-lz4 python3-cryptography python3-yaml redis-tools \
+                  python3-redis python3-lz4 xxhash python3-cryptography python3-yaml redis-tools \
                   systemd tmux
 
 .PHONY: deps deps-build demo

@@ -29,6 +29,7 @@ class Topic:
     ttl: Optional[str] = None
     value_type: str = "string"
     partitions: Optional[list] = None
+    reconcile: Optional[str] = None
 
     def config(self):
         c = {"name": self.name, "mode": self.mode, "format": self.format, "key": self.key}
@@ -44,6 +45,8 @@ class Topic:
             c["ttl"] = self.ttl
         if self.partitions is not None:
             c["partitions"] = self.partitions
+        if self.reconcile:
+            c["reconcile"] = self.reconcile
         return c
 
 
