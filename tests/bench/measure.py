@@ -44,6 +44,7 @@ ROWS = {
     "limit": Row("limit program: MSET of 500, four under way", "program", prefetch=True, batch=500),
     "plain": Row("millrace, plain values", "millrace"),
     "sealed": Row("millrace, JSON key, LZ4 and encryption", "millrace", sealed=True),
+    "audited": Row("millrace, plain values, audit log with digests", "millrace", audited=True),
     "straight-aof": Row("straightforward program, append-only file on", "program", aof=True),
     "limit-aof": Row("limit program, append-only file on", "program", prefetch=True, batch=500, aof=True),
     "plain-aof": Row("millrace, append-only file on", "millrace", aof=True),
@@ -132,21 +133,23 @@ class Bench:
         return {"rate": result["records"] / result["seconds"],
                 "others": {k: v * 1e6 / result["records"] for k, v in others.items()}}
 
-    def key_file(self):
-        path = self.folder / "keys"
+    def key_file(self, name="keys"):
+        path = self.folder / name
         if not path.exists():
             path.touch(0o600)
             key = base64.b64encode(os.urandom(32)).decode()
             path.write_text(f"key 1 {key} 2026-01-01\ncurrent 1\n", encoding="ascii")
         return path
 
-    def millrace(self, server, topic=TOPIC, sealed=False, hashes=False, build=BUILD, **more):
+    def millrace(self, server, topic=TOPIC, sealed=False, hashes=False, audited=False, build=BUILD, **more):
         t = Topic(topic, mode="bulk", format="raw", key="{$key}")
         if sealed:
             t = Topic(topic, mode="bulk", compress="lz4", encrypt=True)
             if topic != TOPIC:  # the keys of probes are not in their values
                 t.format, t.key = "raw", "{$key}"
             more["crypto"] = {"keys": str(self.key_file())}
+        if audited:
+            more |= {"audit": "on", "recon": {"keys": str(self.key_file("audit"))}}
         name = f"m{next(self.numbers)}"
         m = Millrace(self.folder, self.broker, server, [t], name, build=build, **more)
         if hashes:
