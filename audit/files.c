@@ -38,5 +38,10 @@ static int real_unlink(void *context, int folder_fd, const char *name) {
     return unlinkat(folder_fd, name, 0);
 }
 
+static void real_forget(void *context, int fd, off_t before) {
+    (void)context;
+    posix_fadvise(fd, 0, before, POSIX_FADV_DONTNEED);
+}
+
 const struct log_files log_files_real = {real_open,   real_write,  real_truncate, real_sync,
-                                         real_rename, real_unlink, NULL};
+                                         real_rename, real_unlink, real_forget,   NULL};

@@ -13,6 +13,7 @@ struct log_files {
     int (*sync)(void *context, int fd); /* fdatasync; of a folder too */
     int (*rename)(void *context, int folder_fd, const char *from, const char *to);
     int (*unlink)(void *context, int folder_fd, const char *name);
+    void (*forget)(void *context, int fd, off_t before); /* posix_fadvise: the cache need not keep what is before it */
     void *context;
 };
 
