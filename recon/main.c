@@ -1,12 +1,15 @@
 /* millrace-recon: reconciles the audit log with what was published. Beside the chain, never in its way. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 
 #include "base/audit_keys.h"
 #include "base/log.h"
 #include "recon/evidence.h"
 #include "recon/recon.h"
+
+enum { NICE = 10 }; /* what is in the chain comes first: recon may fall behind, and says how far it is */
 
 static struct worker worker;
 
@@ -37,6 +40,7 @@ int main(int argc, char **argv) {
     struct err err = {0};
     worker_init(&worker, ROLE_RECON, argc, argv);
     worker_hide();
+    setpriority(PRIO_PROCESS, 0, NICE);
     struct recon *recon = recon_open(&worker, &evidence, &err);
     if (recon == NULL) refuse(&err);
     evidence_start(recon, &evidence);
