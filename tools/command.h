@@ -15,6 +15,7 @@ int command_stats(int argc, char **argv);
 int command_get(int argc, char **argv);
 int command_keygen(int argc, char **argv);
 int command_rejects(int argc, char **argv);
+int command_audit(int argc, char **argv);
 int command_tune(int argc, char **argv);
 int command_ctl(int argc, char **argv);
 int command_demo(int argc, char **argv);
