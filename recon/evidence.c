@@ -15,7 +15,15 @@
 #include "base/log.h"
 #include "shm/record.h"
 
-enum { QUEUE_ITEMS = 1024, CALL_MS = 2000, ROUND_MS = 1000, POLL_MS = 50, LAYOUT_MS = 30000, MEMBERS_MS = 5000 };
+enum {
+    QUEUE_ITEMS = 1024,
+    CALL_MS = 2000,
+    ROUND_MS = 1000,
+    ROUND_MS_MAX = 10000,
+    POLL_MS = 50,
+    LAYOUT_MS = 30000,
+    MEMBERS_MS = 5000
+};
 
 static const char *const defaults[][2] = {
     {"queued.max.messages.kbytes", "16384"}, {"queued.min.messages", "100000"}, {"fetch.error.backoff.ms", "50"},
@@ -52,10 +60,11 @@ struct asked { /* a scan that the body wants */
 struct asker {
     const struct config *config;
     struct digest_key key;
-    rd_kafka_t *rk;
+    rd_kafka_t *questions; /* apart from reading: a broker answers a connection in order, and a fetch waits there */
+    rd_kafka_t *reader;
     rd_kafka_queue_t *queue;
-    rd_kafka_topic_t *topic[TOPICS_MAX], *manifests;
-    int32_t partitions[TOPICS_MAX]; /* 0: not known yet */
+    rd_kafka_topic_t *topic[TOPICS_MAX], *manifests; /* of reader */
+    int32_t partitions[TOPICS_MAX];                  /* 0: not known yet */
     int32_t manifest_partitions;
     struct reading *reading;
     size_t readings;
@@ -202,8 +211,8 @@ static void scans_take(struct asker *a) {
 static void reading_gone(struct asker *a, struct reading *r) {
     int64_t low, high;
     reading_stop(r);
-    if (rd_kafka_query_watermark_offsets(a->rk, rd_kafka_topic_name(r->handle), r->partition, &low, &high, CALL_MS) !=
-        RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (rd_kafka_query_watermark_offsets(a->questions, rd_kafka_topic_name(r->handle), r->partition, &low, &high,
+                                         CALL_MS) != RD_KAFKA_RESP_ERR_NO_ERROR) {
         reading_start(a, r); /* the same answer comes again, later */
         return;
     }
@@ -314,7 +323,7 @@ static void message_take(struct asker *a, rd_kafka_message_t *m) {
 static int32_t partition_count(struct asker *a, rd_kafka_topic_t *topic) {
     const struct rd_kafka_metadata *found;
     int32_t n = 0;
-    rd_kafka_resp_err_t e = rd_kafka_metadata(a->rk, 0, topic, &found, CALL_MS);
+    rd_kafka_resp_err_t e = rd_kafka_metadata(a->reader, 0, topic, &found, CALL_MS);
     if (e != RD_KAFKA_RESP_ERR_NO_ERROR) {
         trouble(a, rd_kafka_topic_name(topic), rd_kafka_err2str(e));
         return 0;
@@ -341,7 +350,8 @@ static void layout_ask(struct asker *a) {
 
 static void members_ask(struct asker *a) {
     const struct rd_kafka_group_list *list;
-    if (rd_kafka_list_groups(a->rk, a->config->kafka.group_id, &list, CALL_MS) != RD_KAFKA_RESP_ERR_NO_ERROR) return;
+    if (rd_kafka_list_groups(a->questions, a->config->kafka.group_id, &list, CALL_MS) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return;
     for (int i = 0; i < list->group_cnt; i++)
         if (strcmp(list->groups[i].group, a->config->kafka.group_id) == 0)
             a->members = (uint32_t)list->groups[i].member_cnt;
@@ -350,7 +360,7 @@ static void members_ask(struct asker *a) {
 
 static bool watermarks(struct asker *a, rd_kafka_topic_t *topic, int32_t partition, int64_t *low, int64_t *high) {
     const char *name = rd_kafka_topic_name(topic);
-    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(a->rk, name, partition, low, high, CALL_MS);
+    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(a->questions, name, partition, low, high, CALL_MS);
     if (e != RD_KAFKA_RESP_ERR_NO_ERROR) trouble(a, name, rd_kafka_err2str(e));
     return e == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
@@ -376,7 +386,7 @@ static bool topic_ask(struct asker *a, uint32_t t) {
         ok = watermarks(a, a->topic[t], partition_read(a, t, i), &end[2 * i], &end[2 * i + 1]);
         rd_kafka_topic_partition_list_add(l, a->config->topic[t].name, partition_read(a, t, i));
     }
-    rd_kafka_resp_err_t e = ok ? rd_kafka_committed(a->rk, l, CALL_MS) : RD_KAFKA_RESP_ERR_NO_ERROR;
+    rd_kafka_resp_err_t e = ok ? rd_kafka_committed(a->questions, l, CALL_MS) : RD_KAFKA_RESP_ERR_NO_ERROR;
     if (e != RD_KAFKA_RESP_ERR_NO_ERROR) trouble(a, "committed offsets", rd_kafka_err2str(e));
     ok &= e == RD_KAFKA_RESP_ERR_NO_ERROR;
     for (int32_t i = 0; ok && i < n; i++) {
@@ -427,8 +437,11 @@ static void round_ask(struct asker *a) {
         for (uint32_t t = 0; ok && t < a->config->topic_count; t++) ok = topic_ask(a, t);
         if (!ok) a->layout_due_ns = 0;
         a->round_asked = ok;
-        uint64_t took = clock_ns(&clock_real) - now; /* many partitions: a fifth of the time is for questions */
-        a->round_due_ns = clock_ns(&clock_real) + (4 * took > ROUND_MS * NS_PER_MS ? 4 * took : ROUND_MS * NS_PER_MS);
+        uint64_t took = clock_ns(&clock_real) - now,
+                 pause = 4 * took; /* a fifth of the time at most is for questions */
+        if (pause < ROUND_MS * NS_PER_MS) pause = ROUND_MS * NS_PER_MS;
+        if (pause > ROUND_MS_MAX * NS_PER_MS) pause = ROUND_MS_MAX * NS_PER_MS;
+        a->round_due_ns = clock_ns(&clock_real) + pause;
         if (!ok) a->round_began_ms = 0;
     }
     if (a->round_began_ms == 0 || !manifests_read(a)) return;
@@ -450,7 +463,8 @@ static void *ask(void *self) {
             rd_kafka_message_destroy(m);
             m = i < 10000 ? rd_kafka_consume_queue(a->queue, 0) : NULL;
         }
-        rd_kafka_poll(a->rk, 0);
+        rd_kafka_poll(a->reader, 0);
+        rd_kafka_poll(a->questions, 0);
     }
     return NULL;
 }
@@ -496,12 +510,27 @@ static int thread_start(struct asker *a, struct err *err) {
     return 0;
 }
 
+/* NULL with err. */
+static rd_kafka_t *client_open(const struct config *c, struct err *err) {
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    CHECK(conf != NULL);
+    rd_kafka_conf_set_log_cb(conf, log_from_library);
+    if (set_all(conf, c, err) != 0) {
+        rd_kafka_conf_destroy(conf);
+        return NULL;
+    }
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    if (rk != NULL) return rk;
+    rd_kafka_conf_destroy(conf);
+    err_set(err, EX_CONFIG, "Kafka client: %s", text);
+    return NULL;
+}
+
 int evidence_open(struct evidence_port *port, const struct config *c, const uint8_t key[DIGEST_KEY_BYTES],
                   const struct evidence_from *from, size_t n, struct err *err) {
-    char text[256];
     struct asker *a = calloc(1, sizeof *a);
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    CHECK(a != NULL && conf != NULL);
+    CHECK(a != NULL);
     a->config = c;
     digest_key_init(&a->key, key);
     a->queued = malloc(QUEUE_ITEMS * sizeof *a->queued);
@@ -513,13 +542,10 @@ int evidence_open(struct evidence_port *port, const struct config *c, const uint
     pthread_cond_init(&a->room, NULL);
     a->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (a->wake_fd < 0) return err_set(err, EX_OSERR, "eventfd: %s", strerror(errno));
-    rd_kafka_conf_set_log_cb(conf, log_from_library);
-    if (set_all(conf, c, err) != 0) return -1;
-    a->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (a->rk == NULL) return err_set(err, EX_CONFIG, "Kafka client: %s", text);
-    a->queue = rd_kafka_queue_new(a->rk);
-    for (uint32_t t = 0; t < c->topic_count; t++) a->topic[t] = rd_kafka_topic_new(a->rk, c->topic[t].name, NULL);
-    if (c->recon.manifest_topic[0] != 0) a->manifests = rd_kafka_topic_new(a->rk, c->recon.manifest_topic, NULL);
+    if ((a->reader = client_open(c, err)) == NULL || (a->questions = client_open(c, err)) == NULL) return -1;
+    a->queue = rd_kafka_queue_new(a->reader);
+    for (uint32_t t = 0; t < c->topic_count; t++) a->topic[t] = rd_kafka_topic_new(a->reader, c->topic[t].name, NULL);
+    if (c->recon.manifest_topic[0] != 0) a->manifests = rd_kafka_topic_new(a->reader, c->recon.manifest_topic, NULL);
     *port = (struct evidence_port){a, port_next, port_scan, port_hurry, a->wake_fd};
     return thread_start(a, err);
 }

@@ -59,7 +59,8 @@ struct recon {
     bool question_asked;                    /* by a file */
     bool answered;                          /* in the transaction at hand */
     bool draining;
-    char trouble[200]; /* why it cannot go on; "" nothing */
+    struct notify_counts sent; /* of these the metrics know */
+    char trouble[200];         /* why it cannot go on; "" nothing */
 };
 
 /* -- opening ----------------------------------------------------------------------------------- */
@@ -319,6 +320,9 @@ static int judge_some(struct recon *r, int64_t now_ms, uint64_t now, struct err 
     stats_set(&r->worker->local, M_recon_window_late, (uint64_t)counts.windows[WINDOW_LATE]);
     stats_set(&r->worker->local, M_recon_window_mismatch, (uint64_t)counts.windows[WINDOW_MISMATCH]);
     stats_set(&r->worker->local, M_recon_record_unexplained, (uint64_t)counts.unexplained);
+    int64_t open = exception_open_count(r->db, EXCEPTION_KIND_COUNT, err);
+    if (open < 0) return -1;
+    stats_set(&r->worker->local, M_recon_exception_open, (uint64_t)open);
     stats_set(&r->worker->local, M_recon_check_timestamp, (uint64_t)now_ms * NS_PER_MS);
     return 0;
 }
@@ -405,7 +409,11 @@ static enum step drain_step(struct recon *r) {
 static void show(struct recon *r) {
     const struct stats_block *audit = stats_block(&r->worker->stats, stats_block_index(ROLE_AUDIT, r->config->lanes));
     uint64_t last = atomic_load_explicit(&audit->value[M_audit_sequence], memory_order_relaxed);
+    struct notify_counts sent = notify_counts(r->notify);
     stats_set(&r->worker->local, M_recon_entry_behind, last >= r->counted ? last + 1 - r->counted : 0);
+    stats_add(&r->worker->local, M_recon_exception_sent, sent.sent - r->sent.sent);
+    stats_add(&r->worker->local, M_recon_exception_send_fail, sent.failed - r->sent.failed);
+    r->sent = sent;
     if (r->full)
         worker_state(r->worker, STATE_RUNNING, "the scan of a topic has to catch up with the log");
     else

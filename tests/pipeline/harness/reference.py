@@ -30,6 +30,7 @@ class Topic:
     value_type: str = "string"
     partitions: Optional[list] = None
     reconcile: Optional[str] = None
+    evidence: Optional[str] = None
 
     def config(self):
         c = {"name": self.name, "mode": self.mode, "format": self.format, "key": self.key}
@@ -47,6 +48,8 @@ class Topic:
             c["partitions"] = self.partitions
         if self.reconcile:
             c["reconcile"] = self.reconcile
+        if self.evidence:
+            c["evidence"] = self.evidence
         return c
 
 
