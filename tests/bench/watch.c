@@ -1,6 +1,6 @@
-/* Looks at an instance of millrace from outside, without being felt: waits until it has applied `count` records, and
- * says how long that took from its first record on, and what each of its processes has used. It may be started first.
- */
+/* Looks at an instance of millrace from outside, without being felt: waits until it is done with `count` records (with
+ * audit on: until they are in the audit log), and says how long that took from its first record on, and what each of
+ * its processes has used. It may be started first. */
 #include "tests/bench/bench.h"
 
 #include <dirent.h>
@@ -14,7 +14,7 @@
 static void pause_ms(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
 
 struct progress {
-    uint64_t ingest, sink;
+    uint64_t ingest, done;
 };
 
 static struct progress progress(const struct stats *s) {
@@ -22,7 +22,7 @@ static struct progress progress(const struct stats *s) {
     for (uint32_t i = 0; i < view_lane_count(s); i++) {
         struct lane_numbers n = view_lane(s, i);
         p.ingest += n.ingest;
-        p.sink += n.sink;
+        p.done += n.audit;
     }
     return p;
 }
@@ -102,8 +102,8 @@ int main(int argc, char **argv) {
         struct progress p = progress(&stats);
         uint64_t now = bench_now_ns();
         if (began == 0 && p.ingest > 0) began = now;
-        if (p.sink >= b.count) break;
-        if (now > limit) bench_fail("only %llu records applied in time", (unsigned long long)p.sink);
+        if (p.done >= b.count) break;
+        if (now > limit) bench_fail("only %llu records applied in time", (unsigned long long)p.done);
         pause_ms(1);
     }
     uint64_t now = bench_now_ns();
