@@ -46,10 +46,10 @@ void loss_note(struct ingest *g, uint32_t slot, int64_t from, int64_t to) {
     }
     struct log_at at = ingest_at(g, g->partition[slot].topic, g->partition[slot].partition, from);
     loss_store(g, slot, from, to);
-    log_warn_at(
-        "ingest.offset_lost", &at,
-        "offsets [%lld,%lld) are needed and no longer in Kafka: the partition waits for millrace ctl accept-loss",
-        (long long)from, (long long)to);
+    log_warn_at("ingest.offset_lost", &at,
+                "offsets [%lld,%lld) are needed and no longer in Kafka: the partition waits for a new load of "
+                "everything, or millrace ctl accept-loss",
+                (long long)from, (long long)to);
     loss_show(g);
 }
 
@@ -75,20 +75,42 @@ static int line_append(int fd, const char *line, size_t len) {
     return n == (ssize_t)len && fsync(fd) == 0 ? 0 : -1;
 }
 
+struct acceptance { /* what was asked for: struct control_accept, as it is now */
+    uint64_t what;
+    int64_t first;
+    uint8_t load[16];
+    bool by_load;
+};
+
+static struct acceptance acceptance_get(const struct control *c, uint64_t asked) {
+    const struct control_accept *a = &c->accept[asked % CONTROL_ACCEPTS];
+    struct acceptance out = {.what = atomic_load_explicit(&a->what, memory_order_relaxed),
+                             .first = atomic_load_explicit(&a->first, memory_order_relaxed)};
+    uint64_t load[2] = {atomic_load_explicit(&a->load[0], memory_order_relaxed),
+                        atomic_load_explicit(&a->load[1], memory_order_relaxed)};
+    memcpy(out.load, load, sizeof load);
+    out.by_load = (load[0] | load[1]) != 0;
+    return out;
+}
+
 /* On record before it takes effect. A crash in between leaves the same line twice. */
-static int record_acceptance(const struct ingest *g, uint32_t slot, int64_t from, int64_t to, struct err *err) {
+static int record_acceptance(const struct ingest *g, uint32_t slot, int64_t from, int64_t to,
+                             const struct acceptance *a, struct err *err) {
     const struct partition *p = &g->partition[slot];
-    char path[PATH_BYTES + 32], line[TOPIC_BYTES + CLUSTER_BYTES + 160], cluster[CLUSTER_BYTES], when[32] = "";
+    char path[PATH_BYTES + 32], line[TOPIC_BYTES + CLUSTER_BYTES + 240], cluster[CLUSTER_BYTES], when[32] = "";
+    char load[37], by[64] = "";
     time_t now = (time_t)(clock_wall_ms(g->clock) / 1000);
     struct tm utc;
     if (gmtime_r(&now, &utc) != NULL) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
     memcpy(cluster, g->ledger->cluster, sizeof cluster);
     for (char *c = cluster; *c != 0; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20) *c = '?';
+    record_id_format(a->load, load);
+    if (a->by_load) snprintf(by, sizeof by, ", \"load\": \"%s\"", load);
     int n = snprintf(line, sizeof line,
                      "{\"time\": \"%s\", \"topic\": \"%s\", \"partition\": %d, \"from\": %lld, \"to\": %lld, "
-                     "\"cluster\": \"%s\"}\n",
-                     when, g->config->topic[p->topic].name, p->partition, (long long)from, (long long)to, cluster);
+                     "\"cluster\": \"%s\"%s}\n",
+                     when, g->config->topic[p->topic].name, p->partition, (long long)from, (long long)to, cluster, by);
     snprintf(path, sizeof path, "%s/accepted-losses", g->config->data_dir);
     int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
     if (fd < 0) return err_set(err, errno, "%s: %s", path, strerror(errno));
@@ -102,16 +124,17 @@ static int record_acceptance(const struct ingest *g, uint32_t slot, int64_t from
     return r;
 }
 
-/* What a rebuild has to reach from now on: not what was accepted as lost. */
-static void origin_move(struct ingest *g, uint32_t slot, int64_t from, int64_t target) {
+/* What a rebuild has to reach from now on: not what was accepted as lost, and nothing that a load of all keys replaces.
+ */
+static void origin_move(struct ingest *g, uint32_t slot, int64_t from, int64_t target, bool by_load) {
     struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     int64_t origin = number_of(&s->origin);
-    if (target <= origin || from <= origin) atomic_store_explicit(&s->origin, target, memory_order_release);
+    if (by_load || target <= origin || from <= origin) atomic_store_explicit(&s->origin, target, memory_order_release);
 }
 
 /* The partition goes on with the oldest record that Kafka has; with another cluster, where the group stands there. The
  * range is cleared last: a successor of a process that died in here does it all again. False: not now. */
-static bool accept_one(struct ingest *g, uint32_t slot) {
+static bool accept_one(struct ingest *g, uint32_t slot, const struct acceptance *a) {
     struct ledger_ingest_slot *s = &g->ledger->slot[slot];
     struct partition *p = &g->partition[slot];
     struct kafka_partition at = {p->topic, p->partition, -1, {0}};
@@ -123,15 +146,22 @@ static bool accept_one(struct ingest *g, uint32_t slot) {
     if (g->kafka.watermarks(g->kafka.self, &at, &low, &high, &err) != 0) return false;
     int64_t target = other ? number_of(&s->start) : low;
     if (!other && low > to) to = low; /* more has gone since */
-    if (record_acceptance(g, slot, from, to, &err) != 0) {
+    struct log_at where = ingest_at(g, p->topic, p->partition, from);
+    if (a->by_load && a->first >= 0 && a->first < target) {
+        log_warn_at("ingest.loss_uncovered", &where,
+                    "the load begins at %lld, and Kafka's oldest record is %lld: it "
+                    "does not make up for the offsets that are lost",
+                    (long long)a->first, (long long)target);
+        return true;
+    }
+    if (record_acceptance(g, slot, from, to, a, &err) != 0) {
         log_warn("ingest.accept_failed", "%s; trying again", err.text);
         return false;
     }
-    struct log_at where = ingest_at(g, p->topic, p->partition, from);
-    log_warn_at("ingest.loss_accepted", &where, "offsets [%lld,%lld) are given up; goes on at %lld", (long long)from,
-                (long long)to, (long long)target);
+    log_warn_at("ingest.loss_accepted", &where, "offsets [%lld,%lld) are %s; goes on at %lld", (long long)from,
+                (long long)to, a->by_load ? "made up for by a new load" : "given up", (long long)target);
     stats_add(g->stats, M_ingest_offset_lost, (uint64_t)(to - from));
-    origin_move(g, slot, from, target);
+    origin_move(g, slot, from, target, a->by_load);
     /* Not a first start: a Redis that has nothing at all is another matter, unless the origin has moved. */
     rewind_to(g, slot, target, LEDGER_ACCEPTED);
     loss_store(g, slot, 0, 0);
@@ -147,18 +177,18 @@ static bool selected(const struct ingest *g, uint32_t slot, uint64_t what) {
 
 /* Carries out what can be, for a bounded time and in turns: each partition asks Kafka and syncs a file. False: not all
  * is done. */
-static bool accept_some(struct ingest *g, uint64_t what, uint64_t until, uint32_t *accepted) {
+static bool accept_some(struct ingest *g, const struct acceptance *a, uint64_t until, uint32_t *accepted) {
     uint32_t n = g->partition_count, from = g->accept_turn;
     bool all = true;
     for (uint32_t k = 0; k < n; k++) {
         uint32_t i = (from + k) % n;
-        if (!selected(g, i, what)) continue;
+        if (!selected(g, i, a->what)) continue;
         if (clock_ns(g->clock) >= until) {
             g->accept_ns = 0; /* at once */
             return false;
         }
         g->accept_turn = (i + 1) % n;
-        bool done = accept_one(g, i);
+        bool done = accept_one(g, i, a);
         *accepted += done;
         all &= done;
     }
@@ -171,9 +201,9 @@ void loss_step(struct ingest *g) {
     if (asked <= atomic_load_explicit(&g->ledger->accepted, memory_order_relaxed) || now < g->accept_ns) return;
     if (g->membership != MEMBER_READING && (g->membership != MEMBER_WAITING || g->first_assignment)) return;
     g->accept_ns = now + ACCEPT_AGAIN_MS * NS_PER_MS;
-    uint64_t what = atomic_load_explicit(&g->worker->control->accept_what, memory_order_relaxed);
+    struct acceptance a = acceptance_get(g->worker->control, asked);
     uint32_t accepted = 0;
-    bool all = accept_some(g, what, now + ACCEPT_MS * NS_PER_MS, &accepted);
+    bool all = accept_some(g, &a, now + ACCEPT_MS * NS_PER_MS, &accepted);
     loss_show(g);
     if (accepted > 0) g->commit_due_ns = 0;
     if (!all) return;

@@ -19,13 +19,14 @@
 
 /* Control page: written by the supervisor, read by workers. */
 #define CONTROL_MAGIC 0x6c72746363696c6dULL
-enum { CONTROL_VERSION = 5 };
+enum { CONTROL_VERSION = 6 };
 enum control_mode {
     CONTROL_RUN,
     CONTROL_DRAIN, /* ingest: read nothing more, and leave when everything is released and committed. recon: the audit
                       log has its end; leave when what it says is counted. Others never see it */
     CONTROL_LEAVE, /* leave now, within a bounded time */
 };
+enum { CONTROL_ACCEPTS = 4 };
 struct control { /* ABI */
     _Atomic uint64_t magic;
     uint32_t version;
@@ -34,10 +35,14 @@ struct control { /* ABI */
     uint32_t gap;
     _Atomic uint64_t reject_number[WORKERS_MAX + 1]; /* by stats block index: number on the worker's input ring to be
                                                         rejected as `crash`; 0 none */
-    _Atomic uint64_t accept_what;                    /* of accept_loss: control_accept_what; in place of what was asked
-                                                        before and is not carried out yet */
-    _Atomic uint64_t accept_loss; /* raised by one when an operator accepts that offsets are lost; ingest carries it out
+    _Atomic uint64_t accept_loss; /* raised by one when it is accepted that offsets are lost; ingest carries it out
                                      while ledger_ingest.accepted is less */
+    struct control_accept {       /* what the n-th is about: at n % CONTROL_ACCEPTS, written before accept_loss is n;
+                                     it takes the place of those before it that are not carried out yet */
+        _Atomic uint64_t what;    /* control_accept_what */
+        _Atomic int64_t first;    /* of a load: where in the partition it begins; -1 it has nothing there */
+        _Atomic uint64_t load[2]; /* the bytes of its id; zero: an operator accepts */
+    } accept[CONTROL_ACCEPTS];
     _Atomic uint64_t refeed;      /* raised by one when there may be a new request in data_dir/refeed */
     uint64_t run;                 /* this supervisor with this Redis, over all lives; never 0 */
 };

@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "shm/record.h"
 #include "supervisor/phase.h"
 
-enum { WORDS_MAX = 4 };
+enum { WORDS_MAX = 5 };
 
 static void simple(struct control_reply *r, bool ok, const char *message) {
     control_reply_begin(r, ok);
@@ -71,28 +72,48 @@ static int partition_parse(const char *text, int32_t *out) {
     return 0;
 }
 
-/* What is meant is one word, there before the count is raised. It takes the place of one that is not carried out yet:
- * what that waits for may be what is accepted now. */
-static void accept_loss(struct supervisor *s, char **word, int words, struct control_reply *r) {
+/* The load that makes up for the loss, and where in the partition it begins. 0, or -1 when the words are not that. */
+static int load_parse(char **word, int64_t *first, uint64_t load[2]) {
+    char *end;
+    uint8_t id[16];
+    long long n = strtoll(word[1], &end, 10);
+    if (record_id_parse(id, word[0], strlen(word[0])) != 0 || end == word[1] || *end != 0 || n < -1) return -1;
+    memcpy(load, id, sizeof id);
+    *first = n;
+    return 0;
+}
+
+/* What is meant is there before the count is raised. It takes the place of what is not carried out yet: what that waits
+ * for may be what is accepted now. */
+static void accept_ask(struct supervisor *s, uint64_t what, int64_t first, const uint64_t load[2],
+                       struct control_reply *r) {
     struct control *control = s->plumbing.control;
+    uint64_t asked = atomic_load_explicit(&control->accept_loss, memory_order_relaxed);
+    bool waits = atomic_load_explicit(&s->plumbing.ledger->accepted, memory_order_acquire) < asked;
+    struct control_accept *a = &control->accept[(asked + 1) % CONTROL_ACCEPTS];
+    atomic_store_explicit(&a->what, what, memory_order_relaxed);
+    atomic_store_explicit(&a->first, first, memory_order_relaxed);
+    for (int i = 0; i < 2; i++) atomic_store_explicit(&a->load[i], load[i], memory_order_relaxed);
+    atomic_store_explicit(&control->accept_loss, asked + 1, memory_order_release);
+    plumbing_wake(&s->plumbing, stats_block_index(ROLE_INGEST, 0));
+    simple(r, true, waits ? "asked, in place of the one before, which was not carried out yet" : "asked");
+}
+
+static void accept_loss(struct supervisor *s, char **word, int words, struct control_reply *r) {
     int topic = words > 1 ? config_topic_index(&s->config, word[1]) : 0;
     int32_t partition = -1;
-    if (s->phase != PHASE_RUNNING) {
+    int64_t first = -1;
+    uint64_t load[2] = {0};
+    if (s->phase != PHASE_RUNNING)
         simple(r, false, "the instance is not running: try again when it is");
-    } else if (topic < 0) {
+    else if (topic < 0)
         simple(r, false, "no such topic in the configuration");
-    } else if (words > 2 && partition_parse(word[2], &partition) != 0) {
+    else if (words > 2 && partition_parse(word[2], &partition) != 0)
         simple(r, false, "a partition is a number");
-    } else {
-        bool waits = atomic_load_explicit(&s->plumbing.ledger->accepted, memory_order_acquire) <
-                     atomic_load_explicit(&control->accept_loss, memory_order_relaxed);
-        atomic_store_explicit(&control->accept_what,
-                              control_accept_what(words > 1 ? (uint32_t)topic : UINT32_MAX, partition),
-                              memory_order_relaxed);
-        atomic_fetch_add_explicit(&control->accept_loss, 1, memory_order_release);
-        plumbing_wake(&s->plumbing, stats_block_index(ROLE_INGEST, 0));
-        simple(r, true, waits ? "asked, in place of the one before, which was not carried out yet" : "asked");
-    }
+    else if (words > 3 && (words != 5 || load_parse(word + 3, &first, load) != 0))
+        simple(r, false, "a load is its id and its first offset in the partition, or -1");
+    else
+        accept_ask(s, control_accept_what(words > 1 ? (uint32_t)topic : UINT32_MAX, partition), first, load, r);
 }
 
 /* The requests themselves are files in the data folder: ingest finds them there. */
@@ -115,7 +136,7 @@ static const struct {
 } requests[] = {{"status", 1, status},
                 {"reload", 1, reload},
                 {"stop", 1, stop},
-                {"accept-loss", 3, accept_loss},
+                {"accept-loss", 5, accept_loss},
                 {"refeed", 1, refeed}};
 
 void requests_answer(void *context, char *line, uid_t uid, struct control_reply *r) {

@@ -3,7 +3,10 @@
  *   status                         how the instance is, and what became of the last reload
  *   reload                         as SIGHUP; the reply tells at once when the file is refused
  *   stop                           as SIGTERM
- *   accept-loss [TOPIC [PARTITION]]  offsets that Kafka no longer has are given up; ingest carries it out
+ *   accept-loss [TOPIC [PARTITION [LOAD FIRST]]]
+ *                                  offsets that Kafka no longer has are given up; ingest carries it out. LOAD: a load
+ *                                  of all keys that makes up for them, which begins there at offset FIRST (-1: it has
+ *                                  nothing there): only when all of it is going to be read
  *
  * Every reply has "ok" and "message"; the others are in supervisor/requests.c and docs/operations.md. */
 #ifndef MILLRACE_SUPERVISOR_REQUESTS_H

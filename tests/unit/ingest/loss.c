@@ -10,10 +10,16 @@ static void lost_note(struct bench *b, int32_t partition, uint64_t epoch, uint64
 
 static void low_set(struct sim_partition *p, int64_t low) { p->low = low; }
 
-static void accept_loss(struct bench *b, uint32_t topic, int32_t partition) {
-    atomic_store(&b->control->accept_what, control_accept_what(topic, partition));
+static void accept_by(struct bench *b, uint32_t topic, int32_t partition, uint64_t load, int64_t first) {
+    struct control_accept *a = &b->control->accept[(b->control->accept_loss + 1) % CONTROL_ACCEPTS];
+    atomic_store(&a->what, control_accept_what(topic, partition));
+    atomic_store(&a->first, first);
+    atomic_store(&a->load[0], load);
+    atomic_store(&a->load[1], 0);
     atomic_fetch_add(&b->control->accept_loss, 1);
 }
+
+static void accept_loss(struct bench *b, uint32_t topic, int32_t partition) { accept_by(b, topic, partition, 0, -1); }
 
 static const char *accepted_text(struct bench *b) {
     static char text[4096];
@@ -91,6 +97,43 @@ Test(loss, is_accepted_on_record_and_the_rest_is_read_again) {
     pass_ms(b, 1000);
     settle(b);
     cr_assert(p->committed == 20 && p->note.lost_to == 0 && p->note.origin == 0, "[0,7) was there and has to be again");
+    bench_drop(b);
+}
+
+Test(loss, is_made_up_for_by_a_load_that_is_read_from_its_beginning) {
+    struct bench *b = bench_applied(1);
+    uint64_t load = 0;
+    memcpy(&load, "\x01\xa1\xff\xbf\x46\x31\x7a\x72", 8);
+    low_set(&b->kafka.partition[0], 15);
+    lost_note(b, 0, 1, 7);
+    settle(b);
+    accept_by(b, 0, 0, load, 14); /* its first record is lost, too */
+    settle(b);
+    expect_lost(b, 0, 7, 15);
+    cr_assert_eq(atomic_load(&b->ledger->accepted), 1, "it was dealt with");
+    cr_assert_str_eq(accepted_text(b), "");
+    accept_by(b, 0, 0, load, 15);
+    settle(b);
+    expect_lost(b, 0, 0, 0);
+    cr_assert_str_eq(accepted_text(b), "{\"time\": \"2023-11-14T22:30:01Z\", \"topic\": \"bulk\", \"partition\": 0, "
+                                       "\"from\": 7, \"to\": 15, \"cluster\": \"\", "
+                                       "\"load\": \"01a1ffbf-4631-7a72-0000-000000000000\"}\n");
+    for (int64_t i = 15; i < 20; i++) expect_record(b, 0, 0, 0, i);
+    apply_all(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(b->kafka.partition[0].note.origin, 15, "nothing before the load is needed again");
+    bench_drop(b);
+}
+
+Test(loss, is_made_up_for_where_a_load_has_nothing) {
+    struct bench *b = bench_applied(1);
+    low_set(&b->kafka.partition[0], 15);
+    lost_note(b, 0, 1, 7);
+    settle(b);
+    accept_by(b, 0, 0, 5, -1);
+    settle(b);
+    expect_lost(b, 0, 0, 0);
     bench_drop(b);
 }
 

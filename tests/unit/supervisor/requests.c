@@ -95,21 +95,36 @@ Test(requests, reload_during_another_follows_it_and_says_where_the_outcome_stand
 Test(requests, accept_loss_names_what_is_meant_before_it_is_raised) {
     const struct control *c = s.plumbing.control;
     cr_assert(good("accept-loss"));
-    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(UINT32_MAX, -1));
+    cr_assert_eq(atomic_load(&c->accept[c->accept_loss % CONTROL_ACCEPTS].what), control_accept_what(UINT32_MAX, -1));
     cr_assert_eq(atomic_load(&c->accept_loss), 1);
     atomic_store(&ledger->accepted, 1);
     cr_assert(good("accept-loss cards.change") && says("\"asked\""));
-    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(1, -1));
+    cr_assert_eq(atomic_load(&c->accept[c->accept_loss % CONTROL_ACCEPTS].what), control_accept_what(1, -1));
     atomic_store(&ledger->accepted, 2);
     cr_assert(good("accept-loss t 7") && says("\"asked\""));
-    cr_assert_eq(atomic_load(&c->accept_what), control_accept_what(0, 7));
+    cr_assert_eq(atomic_load(&c->accept[c->accept_loss % CONTROL_ACCEPTS].what), control_accept_what(0, 7));
     cr_assert_eq(atomic_load(&c->accept_loss), 3);
+}
+
+Test(requests, accept_loss_may_name_the_load_that_makes_up_for_it) {
+    const struct control *c = s.plumbing.control;
+    cr_assert(good("accept-loss t 7 01a1ffbf-4631-7a72-bf7f-eec0d7af0f26 500"));
+    cr_assert_eq(atomic_load(&c->accept[1].what), control_accept_what(0, 7));
+    cr_assert_eq(atomic_load(&c->accept[1].first), 500);
+    cr_assert_arr_eq((const void *)&c->accept[1].load, "\x01\xa1\xff\xbf\x46\x31\x7a\x72", 8);
+    cr_assert(good("accept-loss t 7"));
+    cr_assert_eq(atomic_load(&c->accept[2].load[0]), 0);
+    cr_assert_not(good("accept-loss t 7 01a1ffbf-4631-7a72-bf7f-eec0d7af0f26"));
+    cr_assert_not(good("accept-loss t 7 01a1ffbf-4631-7a72-bf7f-eec0d7af0f26 x"));
+    cr_assert_not(good("accept-loss t 7 01a1ffbf-4631-7a72-bf7f-eec0d7af0f26 -2"));
+    cr_assert_not(good("accept-loss t 7 load 5"));
+    cr_assert_eq(atomic_load(&c->accept_loss), 2);
 }
 
 Test(requests, accept_loss_takes_the_place_of_one_that_waits) {
     cr_assert(good("accept-loss t 1") && says("\"asked\""));
     cr_assert(good("accept-loss t 2") && says("in place of the one before"));
-    cr_assert_eq(atomic_load(&s.plumbing.control->accept_what), control_accept_what(0, 2));
+    cr_assert_eq(atomic_load(&s.plumbing.control->accept[2].what), control_accept_what(0, 2));
     cr_assert_eq(atomic_load(&s.plumbing.control->accept_loss), 2);
 }
 
