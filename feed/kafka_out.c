@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { METADATA_MS = 15000, MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024 };
+enum { MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024 };
 
 static const char *const defaults[][2] = {
     {"client.id", "millrace-load"},       {"socket.nagle.disable", "true"},         {"reconnect.backoff.ms", "100"},
@@ -40,6 +40,7 @@ static const char *const consumer_only[] = {
 struct client {
     const struct config *config;
     size_t message_bytes_max;
+    int wait_ms; /* for an answer about a topic */
     kafka_out_delivered *delivered;
     void *context;
     rd_kafka_t *rk;
@@ -140,7 +141,7 @@ static enum kafka_out_result topic_check(struct client *c, const char *topic, st
         err_set(err, EX_CONFIG, "%s: %s", topic, rd_kafka_err2str(rd_kafka_last_error()));
         return KAFKA_OUT_REFUSED;
     }
-    rd_kafka_resp_err_t e = rd_kafka_metadata(c->rk, 0, t, &m, METADATA_MS);
+    rd_kafka_resp_err_t e = rd_kafka_metadata(c->rk, 0, t, &m, c->wait_ms);
     rd_kafka_topic_destroy(t);
     enum kafka_out_result r = e == RD_KAFKA_RESP_ERR_NO_ERROR ? KAFKA_OUT_OK : KAFKA_OUT_BROKEN;
     if (r == KAFKA_OUT_OK) {
@@ -229,11 +230,14 @@ static void client_free(void *self) {
     free(self);
 }
 
-void kafka_out_new(struct kafka_out *port, const struct config *config, size_t message_bytes_max,
+void kafka_out_new(struct kafka_out *port, const struct config *config, size_t message_bytes_max, int wait_ms,
                    kafka_out_delivered *delivered, void *context) {
     struct client *c = calloc(1, sizeof *c);
     CHECK(c != NULL);
-    *c = (struct client){
-        .config = config, .message_bytes_max = message_bytes_max, .delivered = delivered, .context = context};
+    *c = (struct client){.config = config,
+                         .message_bytes_max = message_bytes_max,
+                         .wait_ms = wait_ms,
+                         .delivered = delivered,
+                         .context = context};
     *port = (struct kafka_out){c, client_open, client_send, client_poll, client_close, client_free};
 }

@@ -40,7 +40,7 @@ enum kafka_out_result {
 
 struct kafka_out {
     void *self;
-    /* open connects, and makes sure that all topics are there; waits for at most some 15 s. */
+    /* open connects, and makes sure that all topics are there; waits for at most wait_ms for each. */
     enum kafka_out_result (*open)(void *self, const char *const *topics, uint32_t n, struct err *err);
     enum kafka_out_result (*send)(void *self, const struct kafka_out_message *m, struct err *err);
     /* poll calls `delivered` for what has come; waits for up to ms for something. */
@@ -50,9 +50,9 @@ struct kafka_out {
     void (*free)(void *self);
 };
 
-/* kafka_out_new fills *port; message_bytes_max: the largest message, headers aside. No connection is made yet.
- * config has to outlive the port. */
-void kafka_out_new(struct kafka_out *port, const struct config *config, size_t message_bytes_max,
+/* kafka_out_new fills *port; message_bytes_max: the largest message, headers aside. wait_ms: see open. No
+ * connection is made yet. config has to outlive the port. */
+void kafka_out_new(struct kafka_out *port, const struct config *config, size_t message_bytes_max, int wait_ms,
                    kafka_out_delivered *delivered, void *context);
 
 #endif

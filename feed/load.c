@@ -15,7 +15,7 @@
 #include "feed/source.h"
 #include "feed/uuid7.h"
 
-enum { TICKS_PER_S = 20, LOOK_ROWS = 16384 };
+enum { TICKS_PER_S = 20, LOOK_ROWS = 16384, ANSWER_MS = 15000 };
 
 struct load { /* one in progress */
     const struct load_settings *set;
@@ -254,8 +254,9 @@ static void feed_make(struct load *l) {
                                 .stop = l->set->stop,
                                 .progress = show,
                                 .context = l};
+    int wait_ms = l->set->attempt_ms < ANSWER_MS ? (int)l->set->attempt_ms : ANSWER_MS;
     l->feed = feed_new(&set);
-    kafka_out_new(&l->kafka, c, l->out->load.source.max_message, feed_delivered, l->feed);
+    kafka_out_new(&l->kafka, c, l->out->load.source.max_message, wait_ms, feed_delivered, l->feed);
 }
 
 /* From the load's state to its end. */
@@ -271,6 +272,7 @@ static int carry(struct load *l, struct err *err) {
     struct err ignored;
     outbox_rollback(l->outbox);
     if (outbox_count(l->outbox, o->number, &l->out->left, &bytes, &ignored) != 0) l->out->left = 0;
+    l->out->places = outbox_places(l->outbox, o->number, l->out->place, PARTITIONS_MAX, &ignored);
     if (done == 0 && o->source.spooled) unlink(o->source.path);
     return done;
 }

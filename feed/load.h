@@ -46,6 +46,8 @@ struct load_result {
     uint64_t rows;               /* good ones of the file; 0 when they were not counted */
     uint32_t reconnects;
     bool manifests; /* a topic for them is configured */
+    int places;     /* partitions that its records went to, and where the first of them stands */
+    struct manifest_place place[PARTITIONS_MAX];
 };
 
 /* load_run begins a load and carries it through. Complaints about rows go to standard error, "FILE: line N: …".

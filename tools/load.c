@@ -235,6 +235,8 @@ static int rest_take(struct arguments *a, int count, char **rest) {
     }
     if (count == 0) return command_misuse("load", "which file?");
     if (r->topic == NULL) return command_misuse("load", "--topic is needed");
+    if (r->snapshot && r->skip_bad)
+        return command_misuse("load", "--snapshot says that every key is there: it does not go with --skip-bad");
     r->path = rest[0];
     dot = strrchr(r->path, '.');
     if (a->format_said) return EX_OK;
@@ -269,6 +271,16 @@ static int outbox_place(const struct arguments *a, const struct config *c, char 
     return EX_OK;
 }
 
+/* Prints what a load has come to; a complete one of all keys makes up for what was lost. */
+static void tell(const struct arguments *a, const struct load_settings *set, const struct load_result *r,
+                 uint64_t begin_ns) {
+    struct load_cover cover;
+    uint64_t elapsed_ns = clock_ns(&clock_real) - begin_ns;
+    bool whole = r->load.snapshot && r->load.state == OUTBOX_COMPLETE;
+    if (whole) cover = load_cover(set->config, r);
+    load_report(r, whole ? &cover : NULL, a->request.dry_run, a->json, elapsed_ns);
+}
+
 static int complain(struct screen *s, const struct err *err) {
     screen_clear(s);
     fprintf(stderr, "millrace load: %s\n", err->text);
@@ -282,8 +294,7 @@ static int run_new(const struct arguments *a, const struct load_settings *set, s
     int done = load_run(set, &a->request, &result, &err);
     screen_clear(s);
     int status = done == 0 ? EX_OK : complain(s, &err);
-    if (done == 0 || result.load.number != 0)
-        load_report(&result, a->request.dry_run, a->json, clock_ns(&clock_real) - begin_ns);
+    if (done == 0 || result.load.number != 0) tell(a, set, &result, begin_ns);
     return status;
 }
 
@@ -302,7 +313,7 @@ static int run_again(const struct arguments *a, const struct load_settings *set,
         }
         if (done == 0 && n == 0 && !a->json) puts("nothing to resume");
         if (done == 0 || result.load.number == 0) return status;
-        load_report(&result, false, a->json, clock_ns(&clock_real) - begin_ns);
+        tell(a, set, &result, begin_ns);
         if (a->request.id != NULL || atomic_load(&stop) != 0) return status;
     }
 }

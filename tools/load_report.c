@@ -23,7 +23,8 @@ static void text_field(const char *name, const char *value, size_t len) {
     json_text_put(value, len, stdout);
 }
 
-static void report_json(const struct load_result *r, bool dry_run, uint64_t elapsed_ns, uint64_t rate) {
+static void report_json(const struct load_result *r, const struct load_cover *cover, bool dry_run, uint64_t elapsed_ns,
+                        uint64_t rate) {
     const struct outbox_load *o = &r->load;
     char id[37];
     record_id_format(o->id, id);
@@ -34,12 +35,14 @@ static void report_json(const struct load_result *r, bool dry_run, uint64_t elap
            ",\"first_sequence\":%" PRIu64 ",\"last_sequence\":%" PRIu64,
            o->snapshot ? "true" : "false", r->rows, o->sum.count, o->sum.bytes, o->sum.first_sequence,
            o->sum.last_sequence);
+    if (cover != NULL) printf(",\"made_up\":%" PRIu32 ",\"still_lost\":%" PRIu32, cover->made_up, cover->waiting);
     printf(",\"unacknowledged\":%" PRIu64 ",\"skipped\":%" PRIu64 ",\"oversized\":%" PRIu64 ",\"reconnects\":%" PRIu32
            ",\"seconds\":%.3f,\"records_per_second\":%" PRIu64 "}\n",
            r->left, o->skipped, o->oversized, r->reconnects, (double)elapsed_ns / NS_PER_S, rate);
 }
 
-static void report_text(const struct load_result *r, bool dry_run, uint64_t elapsed_ns, uint64_t rate) {
+static void report_text(const struct load_result *r, const struct load_cover *cover, bool dry_run, uint64_t elapsed_ns,
+                        uint64_t rate) {
     const struct outbox_load *o = &r->load;
     char id[37], a[GROUPED_BYTES], b[GROUPED_BYTES], c[GROUPED_BYTES], d[GROUPED_BYTES];
     record_id_format(o->id, id);
@@ -59,17 +62,20 @@ static void report_text(const struct load_result *r, bool dry_run, uint64_t elap
            grouped(rate, d));
     if (r->reconnects > 0) printf(", connected anew %u times", r->reconnects);
     putchar('\n');
+    if (cover != NULL && cover->made_up > 0)
+        printf("  it makes up for lost offsets: %u partitions that waited go on\n", cover->made_up);
     if (o->state < OUTBOX_COMPLETE)
         printf("  %s records wait in the outbox: millrace load --resume %s\n", grouped(r->left, a), id);
     else if (!r->manifests)
         puts("  no manifests were sent: the configuration has no recon.manifest_topic");
 }
 
-void load_report(const struct load_result *r, bool dry_run, bool json, uint64_t elapsed_ns) {
+void load_report(const struct load_result *r, const struct load_cover *cover, bool dry_run, bool json,
+                 uint64_t elapsed_ns) {
     uint64_t rate = elapsed_ns > 0 ? (uint64_t)((__uint128_t)r->acknowledged * NS_PER_S / elapsed_ns) : 0;
     if (json)
-        report_json(r, dry_run, elapsed_ns, rate);
+        report_json(r, cover, dry_run, elapsed_ns, rate);
     else
-        report_text(r, dry_run, elapsed_ns, rate);
+        report_text(r, cover, dry_run, elapsed_ns, rate);
     fflush(stdout);
 }

@@ -3,8 +3,11 @@
 #define MILLRACE_TOOLS_LOAD_REPORT_H
 
 #include "feed/load.h"
+#include "tools/load_cover.h"
 
-/* load_report prints the result to standard output. elapsed_ns: of this run. */
-void load_report(const struct load_result *r, bool dry_run, bool json, uint64_t elapsed_ns);
+/* load_report prints the result to standard output. elapsed_ns: of this run. cover: of a complete snapshot, else NULL.
+ */
+void load_report(const struct load_result *r, const struct load_cover *cover, bool dry_run, bool json,
+                 uint64_t elapsed_ns);
 
 #endif
