@@ -120,7 +120,8 @@ struct live *live_open_writer(const char *dir, struct err *err) {
     struct live *l = allocate(LIVE_DELTA_ROWS, err);
     if (l == NULL) return NULL;
     if (open_folder(l, dir, true, err) == 0 && lock_folder(l, err) == 0) {
-        if (load(l, err) == 0 || (err->code == EX_NOINPUT && !has_manifest(l))) {
+        bool there = has_manifest(l);
+        if (there ? load(l, err) == 0 : live_state_write(&l->state, l->dir, err) == 0) {
             tidy(l);
             *err = (struct err){0};
             return l;
@@ -194,6 +195,7 @@ static int apply_rows(struct live *l, const struct entry *e, uint16_t topic, str
         row.expire_at_ms = e->expire_at_ms;
         row.algorithm = e->digest_algorithm;
         if ((e->flags & ENTRY_HASH) != 0) row.flags |= LIVE_HASH;
+        if ((e->flags & ENTRY_KEY_CHANGED) != 0) row.flags |= LIVE_MOVED;
     }
     return put(l, &row, err);
 }
@@ -385,13 +387,16 @@ int live_commit(struct live *l, int64_t now_ms, struct err *err) {
 
 /* -- reading ----------------------------------------------------------------------------------- */
 
-int live_find(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *row, struct err *err) {
+int live_find_at(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *row, uint64_t *index,
+                 struct err *err) {
     struct live_row next;
-    uint64_t index;
+    uint64_t at;
     bool found = false;
+    *index = UINT64_MAX;
     for (uint32_t i = 0; i < l->state.run_count; i++) {
-        int r = run_find(&l->run[i], key, &next, &index, err);
+        int r = run_find(&l->run[i], key, &next, &at, err);
         if (r < 0) return -1;
+        if (r > 0 && i == 0) *index = at;
         if (r > 0 && (!found || live_replaces(&next, row))) *row = next;
         found = found || r > 0;
     }
@@ -400,6 +405,13 @@ int live_find(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *
     found = found || changed != NULL;
     return found && (row->flags & LIVE_GONE) == 0;
 }
+
+int live_find(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *row, struct err *err) {
+    uint64_t index;
+    return live_find_at(l, key, row, &index, err);
+}
+
+const struct run *live_base(const struct live *l) { return l->state.run_count > 0 ? &l->run[0] : NULL; }
 
 struct live_cursor {
     struct merge merge;
@@ -434,6 +446,38 @@ void live_cursor_free(struct live_cursor *c) {
     if (c == NULL) return;
     merge_end(&c->merge);
     free(c);
+}
+
+/* All living rows into the run `name` of folder dir. */
+static int export_rows(struct live *l, int dir, const char *name, struct err *err) {
+    struct run_writer w;
+    struct live_row row;
+    struct live_cursor *c = live_cursor_new(l, err);
+    int r = c == NULL || run_writer_open(&w, dir, name, err) != 0 ? -1 : 0;
+    if (r == 0) {
+        while ((r = live_cursor_next(c, &row, err)) == 1)
+            if (run_writer_put(&w, &row, err) != 0) break;
+        r = r == 0 ? run_writer_close(&w, err) : -1;
+        if (r != 0) run_writer_drop(&w);
+    }
+    live_cursor_free(c);
+    return r;
+}
+
+int live_export(struct live *l, const char *dir, struct err *err) {
+    char name[RUN_NAME_BYTES];
+    struct live_state as_one = l->state; /* its own topics and places stay l's */
+    as_one.run_count = 1;
+    as_one.run[0] = 1;
+    as_one.next_run = 2;
+    live_run_name(1, name);
+    if (mkdir(dir, 0700) != 0)
+        return err_set(err, errno == EEXIST ? EX_CANTCREAT : EX_IOERR, "%s: %s", dir, strerror(errno));
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return err_set(err, EX_IOERR, "%s: %s", dir, strerror(errno));
+    int r = export_rows(l, fd, name, err) == 0 && live_state_write(&as_one, fd, err) == 0 ? 0 : -1;
+    close(fd);
+    return r;
 }
 
 const char *live_topic(const struct live *l, uint16_t topic) {

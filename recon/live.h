@@ -26,8 +26,9 @@
 enum { LIVE_DELTA_ROWS = 1 << 18, LIVE_TOPICS_MAX = 4096, LIVE_EXPIRED_KEPT_MS = 86400000 };
 
 enum live_flags {
-    LIVE_GONE = 1 << 0, /* deleted, expired when it was applied, or its key was changed; never shown to callers */
-    LIVE_HASH = 1 << 1, /* stored as a Redis hash: `value` is the digest of its fields */
+    LIVE_GONE = 1 << 0,  /* deleted, expired when it was applied, or its key was changed; never shown to callers */
+    LIVE_HASH = 1 << 1,  /* stored as a Redis hash: `value` is the digest of its fields */
+    LIVE_MOVED = 1 << 2, /* its record has deleted another key: writing it again does so again */
 };
 
 struct live_row {                /* format on disk, little-endian */
@@ -81,6 +82,18 @@ int live_flush(struct live *l, struct err *err);
 /* live_find: 1 with *row, 0 no such key lives, -1 with err (EX_DATAERR, EX_IOERR). Expired rows count as living:
  * expire_at_ms is for the caller to look at. */
 int live_find(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *row, struct err *err);
+
+/* live_find_at also tells the place of the key in the oldest run, whatever has become of it since; UINT64_MAX: it has
+ * none there. live_base is that run, NULL when there is none: a table made by live_export is that run alone, and later
+ * changes of it. */
+struct run;
+int live_find_at(struct live *l, const uint8_t key[DIGEST_BYTES], struct live_row *row, uint64_t *index,
+                 struct err *err);
+const struct run *live_base(const struct live *l);
+
+/* live_export writes the table as it is now, living rows in a single run, as a table of its own into the new folder
+ * dir. 0, or -1 with err (EX_IOERR, EX_CANTCREAT it is there already, EX_DATAERR). */
+int live_export(struct live *l, const char *dir, struct err *err);
 
 /* A walk over all living rows in the order of their digests, as of live_cursor_new. While it lasts the table must not
  * be changed. Next: 1 with *row, 0 at the end, -1 with err. For example the keys that a load marked as snapshot no

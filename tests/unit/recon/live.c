@@ -328,6 +328,10 @@ Test(live, a_changed_key_takes_the_old_one_away) {
     moved.flags |= ENTRY_KEY_CHANGED;
     digest_make(moved.digest_old_key, 1);
     cr_assert_eq(AFTER(&row, entry_of(0, 5, ENTRY_APPLIED, 1, 7), moved), 0);
+    digest_make(moved.digest_key, 1);
+    digest_make(moved.digest_old_key, 2);
+    cr_assert_eq(AFTER(&row, moved), 1);
+    cr_assert_eq(row.flags, LIVE_MOVED);
 }
 
 Test(live, a_row_says_where_its_value_comes_from) {
@@ -414,6 +418,39 @@ Test(live, a_reader_keeps_what_it_opened_while_runs_are_merged_away) {
     model_make(entry_count);
     expect_model(r);
     live_close(r);
+}
+
+Test(live, an_export_is_a_table_of_one_run_that_goes_on_by_itself) {
+    struct err err = {0};
+    char copy[100];
+    struct live_row row;
+    uint64_t index;
+    log_make(20000, 9);
+    struct live *l = writer();
+    for (uint32_t at = 0; at < 10000; at += 1000) {
+        apply(l, at, at + 1000);
+        cr_assert_eq(live_flush(l, &err), 0);
+    }
+    apply(l, 10000, 11000);
+    snprintf(copy, sizeof copy, "%s/copy", dir);
+    cr_assert_eq(live_export(l, copy, &err), 0, "%s", err.text);
+    cr_assert_neq(live_export(l, copy, &err), 0);
+    cr_assert_eq(err.code, EX_CANTCREAT);
+    live_close(l);
+    l = live_open_reader(copy, &err);
+    cr_assert_not_null(l, "%s", err.text);
+    cr_assert_eq(live_sequence(l), 11001);
+    model_make(11000);
+    expect_model(l);
+    for (uint64_t i = 0; i < live_base(l)->rows; i++) {
+        cr_assert_eq(run_row(live_base(l), i, &row, &err), 0);
+        cr_assert_eq(live_find_at(l, row.key, &row, &index, &err), 1);
+        cr_assert_eq(index, i);
+    }
+    apply(l, 0, entry_count);
+    model_make(entry_count);
+    expect_model(l);
+    live_close(l);
 }
 
 Test(live, a_delta_that_is_full_becomes_a_run) {
