@@ -17,6 +17,8 @@ struct redis_client {
     struct stream stream;
     struct stream_port port;
     redisReader *reader;
+    char *queued; /* commands to be sent */
+    size_t queued_bytes, queued_room;
 };
 
 enum { READ_BYTES = 16 << 10, WAIT_MS = 50 };
@@ -77,16 +79,8 @@ static int receive(struct redis_client *c, struct err *err) {
     return fed == REDIS_OK ? 0 : err_set(err, EX_UNAVAILABLE, "%s", c->reader->errstr);
 }
 
-struct redisReply *redis_ask(struct redis_client *c, int words, const char *const *word, const size_t *len,
-                             struct err *err) {
-    char *command = NULL;
+struct redisReply *redis_next(struct redis_client *c, struct err *err) {
     void *reply = NULL;
-    long long n = redisFormatCommandArgv(&command, words, (const char **)(uintptr_t)word, len);
-    CHECK(n > 0);
-    int sent = send_all(c, command, (size_t)n, err);
-    explicit_bzero(command, (size_t)n); /* AUTH has the password */
-    redisFreeCommand(command);
-    if (sent != 0) return NULL;
     for (;;) {
         if (redisReaderGetReply(c->reader, &reply) != REDIS_OK) {
             err_set(err, EX_UNAVAILABLE, "%s", c->reader->errstr);
@@ -95,6 +89,37 @@ struct redisReply *redis_ask(struct redis_client *c, int words, const char *cons
         if (reply != NULL) return reply;
         if (receive(c, err) != 0) return NULL;
     }
+}
+
+struct redisReply *redis_ask(struct redis_client *c, int words, const char *const *word, const size_t *len,
+                             struct err *err) {
+    char *command = NULL;
+    long long n = redisFormatCommandArgv(&command, words, (const char **)(uintptr_t)word, len);
+    CHECK(n > 0);
+    int sent = send_all(c, command, (size_t)n, err);
+    explicit_bzero(command, (size_t)n); /* AUTH has the password */
+    redisFreeCommand(command);
+    return sent == 0 ? redis_next(c, err) : NULL;
+}
+
+void redis_queue(struct redis_client *c, int words, const char *const *word, const size_t *len) {
+    char *command = NULL;
+    long long n = redisFormatCommandArgv(&command, words, (const char **)(uintptr_t)word, len);
+    CHECK(n > 0);
+    if (c->queued_bytes + (size_t)n > c->queued_room) {
+        c->queued_room = 2 * (c->queued_bytes + (size_t)n);
+        c->queued = realloc(c->queued, c->queued_room);
+        CHECK(c->queued != NULL);
+    }
+    memcpy(c->queued + c->queued_bytes, command, (size_t)n);
+    c->queued_bytes += (size_t)n;
+    redisFreeCommand(command);
+}
+
+int redis_send(struct redis_client *c, struct err *err) {
+    size_t n = c->queued_bytes;
+    c->queued_bytes = 0;
+    return send_all(c, c->queued, n, err);
 }
 
 /* A command of the greeting, which has to go well. */
@@ -136,5 +161,6 @@ void redis_close(struct redis_client *c) {
     if (c == NULL) return;
     stream_free(&c->stream);
     redisReaderFree(c->reader);
+    free(c->queued);
     free(c);
 }

@@ -23,6 +23,13 @@ struct redis_client *redis_open(const struct config *config, struct err *err);
 struct redisReply *redis_ask(struct redis_client *c, int words, const char *const *word, const size_t *len,
                              struct err *err);
 
+/* The same for many commands at once: redis_queue keeps a command (it copies the words), redis_send sends what is kept,
+ * redis_next waits for the next answer, in the order of the commands. Answers that are due must have been taken before
+ * redis_ask. redis_send: 0, or -1 with err as above. */
+void redis_queue(struct redis_client *c, int words, const char *const *word, const size_t *len);
+int redis_send(struct redis_client *c, struct err *err);
+struct redisReply *redis_next(struct redis_client *c, struct err *err);
+
 /* redis_close ends the connection. NULL is ignored. */
 void redis_close(struct redis_client *c);
 
