@@ -21,6 +21,7 @@ int command_ctl(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_ring(int argc, char **argv);
 int command_top(int argc, char **argv);
+int command_verify(int argc, char **argv);
 int command_load(int argc, char **argv);
 
 /* `millrace recon record …` and `… silence …`: argv[0] is that word. */

@@ -19,6 +19,7 @@ static const struct {
     {"ring", command_ring, "what is in the rings between the processes, alive or saved"},
     {"ctl", command_ctl, "ask a running pipeline to reload, to stop, or to give up lost offsets"},
     {"get", command_get, "print the record stored under a Redis key, decrypted and decompressed"},
+    {"verify", command_verify, "compare Redis with what the audit log says should be there, and repair it"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
     {"load", command_load, "publish a file to a topic, so that every record of it can be accounted for"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},
