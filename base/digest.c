@@ -2,13 +2,15 @@
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "base/digest.h"
 
-#include <stdbool.h>
+#include <assert.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
 #include <xxhash.h>
 
-enum { BLOCK_BYTES = 64 };
+#include "base/sha256_pair.h"
+
+enum { BLOCK_BYTES = SHA256_BLOCK_BYTES };
 
 void digest_key_init(struct digest_key *k, const uint8_t key[DIGEST_KEY_BYTES]) {
     uint8_t inner[BLOCK_BYTES], outer[BLOCK_BYTES];
@@ -18,6 +20,7 @@ void digest_key_init(struct digest_key *k, const uint8_t key[DIGEST_KEY_BYTES]) 
         inner[i] ^= key[i];
         outer[i] ^= key[i];
     }
+    k->paired = sha256_pair_there();
     SHA256_Init(&k->inner);
     SHA256_Update(&k->inner, inner, sizeof inner);
     SHA256_Init(&k->outer);
@@ -54,6 +57,100 @@ void digest_of(const struct digest_key *k, enum digest_algorithm algorithm, cons
     } else {
         memset(out, 0, DIGEST_BYTES);
     }
+}
+
+/* -- two at a time ----------------------------------------------------------------------------- */
+
+static_assert(sizeof(SHA_LONG) == sizeof(uint32_t), "OpenSSL's state of SHA-256 is ours");
+
+enum phase { PHASE_DATA, PHASE_TAIL, PHASE_OUTER, PHASE_IDLE };
+
+struct side { /* one of the two messages under way */
+    const struct digest_job *job;
+    enum phase phase;
+    const uint8_t *at; /* blocks to be hashed next */
+    size_t blocks;
+    uint8_t buffer[2 * BLOCK_BYTES]; /* the end of a message with its padding */
+};
+
+static void put_be(uint8_t *at, uint64_t value, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> (8 * (bytes - 1 - i)));
+}
+
+/* Padding behind `len` bytes in the buffer, of a message of `total` bytes. */
+static void side_pad(struct side *s, size_t len, uint64_t total) {
+    s->blocks = len + 9 <= BLOCK_BYTES ? 1 : 2;
+    memset(s->buffer + len, 0, s->blocks * BLOCK_BYTES - len);
+    s->buffer[len] = 0x80;
+    put_be(s->buffer + s->blocks * BLOCK_BYTES - 8, total * 8, 8);
+    s->at = s->buffer;
+}
+
+/* What comes after the blocks that were hashed; false when the digest is written. */
+static bool side_next(struct side *s, const struct digest_key *k, uint32_t state[SHA256_WORDS]) {
+    const struct digest_job *job = s->job;
+    size_t whole = job->len / BLOCK_BYTES, rest = job->len % BLOCK_BYTES;
+    if (s->phase == PHASE_DATA) {
+        if (rest > 0) memcpy(s->buffer, (const uint8_t *)job->data + whole * BLOCK_BYTES, rest);
+        side_pad(s, rest, BLOCK_BYTES + job->len);
+        s->phase = PHASE_TAIL;
+        return true;
+    }
+    uint8_t *to = s->phase == PHASE_TAIL ? s->buffer : job->out;
+    for (int i = 0; i < (s->phase == PHASE_TAIL ? SHA256_WORDS : DIGEST_BYTES / 4); i++)
+        put_be(to + 4 * i, state[i], 4);
+    if (s->phase == PHASE_OUTER) return false;
+    memcpy(state, k->outer.h, sizeof k->outer.h);
+    side_pad(s, SHA256_DIGEST_LENGTH, BLOCK_BYTES + SHA256_DIGEST_LENGTH);
+    s->phase = PHASE_OUTER;
+    return true;
+}
+
+/* Brings a side whose blocks are all hashed to its next ones, of the next message when there is one. An idle side
+ * hashes along for nothing: that costs no time. */
+static void side_advance(struct side *s, const struct digest_key *k, uint32_t state[SHA256_WORDS],
+                         const struct digest_job **next, const struct digest_job *end) {
+    while (s->blocks == 0) {
+        if (s->phase != PHASE_IDLE && side_next(s, k, state)) continue;
+        if (*next == end) {
+            *s = (struct side){.phase = PHASE_IDLE};
+            return;
+        }
+        s->job = (*next)++;
+        s->phase = PHASE_DATA;
+        s->at = s->job->data;
+        s->blocks = s->job->len / BLOCK_BYTES;
+        memcpy(state, k->inner.h, sizeof k->inner.h);
+    }
+}
+
+static void many_paired(const struct digest_key *k, const struct digest_job *job, size_t n) {
+    uint32_t state[2][SHA256_WORDS] = {{0}};
+    struct side side[2] = {{.phase = PHASE_IDLE}, {.phase = PHASE_IDLE}};
+    const struct digest_job *next = job, *end = job + n;
+    for (;;) {
+        for (int i = 0; i < 2; i++) side_advance(&side[i], k, state[i], &next, end);
+        bool idle[2] = {side[0].phase == PHASE_IDLE, side[1].phase == PHASE_IDLE};
+        if (idle[0] && idle[1]) return;
+        size_t blocks = idle[0]                           ? side[1].blocks
+                        : idle[1]                         ? side[0].blocks
+                        : side[0].blocks < side[1].blocks ? side[0].blocks
+                                                          : side[1].blocks;
+        const uint8_t *data[2] = {idle[0] ? side[1].at : side[0].at, idle[1] ? side[0].at : side[1].at};
+        sha256_pair(state, data, blocks);
+        for (int i = 0; i < 2; i++) {
+            if (idle[i]) continue;
+            side[i].at += blocks * BLOCK_BYTES;
+            side[i].blocks -= blocks;
+        }
+    }
+}
+
+void digest_of_many(const struct digest_key *k, const struct digest_job *job, size_t n) {
+    if (n > 1 && k->paired)
+        many_paired(k, job, n);
+    else
+        for (size_t i = 0; i < n; i++) digest_of(k, DIGEST_HMAC, job[i].data, job[i].len, job[i].out);
 }
 
 /* -- lists of fields --------------------------------------------------------------------------- */

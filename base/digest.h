@@ -6,6 +6,7 @@
 #define MILLRACE_BASE_DIGEST_H
 
 #include <openssl/sha.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ enum digest_algorithm { DIGEST_NONE, DIGEST_HMAC, DIGEST_XXH3, DIGEST_ALGORITHM_
  * and one. Holds a secret: wipe it (digest_key_clear). */
 struct digest_key {
     SHA256_CTX inner, outer;
+    bool paired; /* the processor can do two messages at a time */
 };
 
 void digest_key_init(struct digest_key *k, const uint8_t key[DIGEST_KEY_BYTES]);
@@ -26,6 +28,15 @@ void digest_key_clear(struct digest_key *k);
  * Any thread; does not allocate. */
 void digest_of(const struct digest_key *k, enum digest_algorithm algorithm, const void *data, size_t len,
                uint8_t out[DIGEST_BYTES]);
+
+struct digest_job {
+    const void *data;
+    size_t len;
+    uint8_t *out; /* DIGEST_BYTES */
+};
+/* digest_of_many is digest_of with DIGEST_HMAC for each of job[0, n), about twice as fast where the processor helps.
+ * Any thread; does not allocate. */
+void digest_of_many(const struct digest_key *k, const struct digest_job *job, size_t n);
 
 /* A list of fields (a Redis hash) has the digest of its canonical form: fields in ascending order of their names'
  * bytes, the last of equal names, each as u32 name length, u32 value length (little-endian), name, value. */

@@ -4,19 +4,30 @@
 #include <string.h>
 #include <sysexits.h>
 
+enum { JOBS_PER_RECORD = 3 };
+
 int tracer_init(struct tracer *t, const struct config *config, const struct audit_keys *keys, struct err *err) {
     *t = (struct tracer){.config = config};
     if (!config->audit) return 0;
     if (keys == NULL) return err_set(err, EX_CONFIG, "audit is on and recon.keys names no key file");
     t->field = calloc(HASH_FIELDS_MAX, sizeof *t->field);
-    if (t->field == NULL) return err_set(err, EX_OSERR, "no memory for the digests of hashes");
+    t->job = calloc(JOBS_PER_RECORD * TRACE_UNSETTLED_MAX, sizeof *t->job);
+    t->record = calloc(TRACE_UNSETTLED_MAX, sizeof *t->record);
+    if (t->field == NULL || t->job == NULL || t->record == NULL) {
+        tracer_free(t);
+        return err_set(err, EX_OSERR, "no memory for the digests of records");
+    }
     digest_key_init(&t->key, keys->digest);
     return 0;
 }
 
 void tracer_free(struct tracer *t) {
     free(t->field);
+    free(t->job);
+    free(t->record);
     t->field = NULL;
+    t->job = NULL;
+    t->record = NULL;
     digest_key_clear(&t->key);
 }
 
@@ -123,31 +134,50 @@ static enum digest_algorithm algorithm_of(const struct config_topic *topic) {
     return topic->reconcile >= RECONCILE_DIGEST ? DIGEST_HMAC : DIGEST_NONE;
 }
 
-/* A record without value has the digest of zeros, and that is what its producer may declare. */
-static void value_digest(const struct tracer *t, enum digest_algorithm algorithm, const struct record_view *in,
-                         uint8_t out[DIGEST_BYTES]) {
-    if ((in->head.flags & RECORD_VALUE_NULL) != 0) algorithm = DIGEST_NONE;
-    digest_of(&t->key, algorithm, in->value, in->head.value_bytes, out);
+static void job_add(struct tracer *t, const void *data, size_t len, uint8_t out[DIGEST_BYTES]) {
+    CHECK(t->job_count < JOBS_PER_RECORD * TRACE_UNSETTLED_MAX);
+    t->job[t->job_count++] = (struct digest_job){data, len, out};
 }
 
-uint32_t trace_original(const struct tracer *t, const struct record_view *in, struct record *out,
+/* A record without value has the digest of zeros, and that is what its producer may declare. */
+static bool has_value(const struct record_view *in) {
+    return (in->head.flags & (RECORD_VALUE_NULL | RECORD_CONTENT_ABSENT)) == 0;
+}
+
+static void altered_note(struct tracer *t, struct record_trace *trace) {
+    trace->flags |= TRACE_ALTERED;
+    t->altered++;
+}
+
+/* The declared digest, where it is of another kind than the topic's own and has to be computed for its own sake. */
+static void declared_compare(struct tracer *t, const struct record_view *in, const struct declared *d,
+                             struct record_trace *trace) {
+    uint8_t own[DIGEST_BYTES];
+    digest_of(&t->key, has_value(in) ? d->algorithm : DIGEST_NONE, in->value, in->head.value_bytes, own);
+    if (memcmp(own, d->digest, sizeof own) != 0) altered_note(t, trace);
+}
+
+uint32_t trace_original(struct tracer *t, const struct record_view *in, struct record *out,
                         struct record_trace *trace) {
     struct declared d = {.algorithm = DIGEST_NONE};
-    const struct config_topic *topic = &t->config->topic[in->head.topic];
     bool there = (in->head.flags & RECORD_CONTENT_ABSENT) == 0;
     *trace = (struct record_trace){.created_ms = in->head.timestamp_ms};
     uint32_t malformed = headers_read(in, trace, &d);
     trace->published_bytes = in->head.flags & RECORD_VALUE_NULL ? RECORD_BYTES_NULL : in->head.value_bytes;
-    out->digest_algorithm = (uint8_t)(there ? algorithm_of(topic) : DIGEST_NONE);
+    out->digest_algorithm = (uint8_t)(there ? algorithm_of(&t->config->topic[in->head.topic]) : DIGEST_NONE);
+    memset(out->digest_published, 0, sizeof out->digest_published);
     memset(out->digest_stored, 0, sizeof out->digest_stored);
-    value_digest(t, out->digest_algorithm, in, out->digest_published);
+    CHECK(t->record_count < TRACE_UNSETTLED_MAX);
+    struct trace_unsettled *u = &t->record[t->record_count++];
+    *u = (struct trace_unsettled){.out = out, .trace = trace};
+    if (has_value(in) && out->digest_algorithm == DIGEST_HMAC)
+        job_add(t, in->value, in->head.value_bytes, out->digest_published);
+    else if (has_value(in))
+        digest_of(NULL, out->digest_algorithm, in->value, in->head.value_bytes, out->digest_published);
     if (d.algorithm == DIGEST_NONE || !there) return malformed;
-    uint8_t own[DIGEST_BYTES];
-    if (d.algorithm == out->digest_algorithm)
-        memcpy(own, out->digest_published, sizeof own);
-    else
-        value_digest(t, d.algorithm, in, own);
-    if (memcmp(own, d.digest, sizeof own) != 0) trace->flags |= TRACE_ALTERED;
+    u->declared = d.algorithm == out->digest_algorithm;
+    memcpy(u->digest, d.digest, sizeof u->digest);
+    if (!u->declared) declared_compare(t, in, &d, trace);
     return malformed;
 }
 
@@ -162,16 +192,30 @@ static void list_digest(const struct tracer *t, enum digest_algorithm algorithm,
     digest_of_fields(&t->key, algorithm, t->field, n, out);
 }
 
-void trace_converted(const struct tracer *t, const struct record_view *in, const struct converted *c, bool list,
-                     struct record *out, struct record_trace *trace) {
-    digest_of(&t->key, DIGEST_HMAC, c->key, c->key_bytes, trace->digest_key);
-    if (c->old_key_bytes > 0) digest_of(&t->key, DIGEST_HMAC, c->old_key, c->old_key_bytes, trace->digest_old_key);
+void trace_converted(struct tracer *t, const struct record_view *in, const struct converted *c, bool list,
+                     const uint8_t *keys, struct record *out, struct record_trace *trace) {
+    struct trace_unsettled *u = &t->record[t->record_count - 1];
+    CHECK(t->record_count > 0 && u->trace == trace);
+    job_add(t, keys, c->key_bytes, trace->digest_key);
+    if (c->old_key_bytes > 0) job_add(t, keys + c->key_bytes, c->old_key_bytes, trace->digest_old_key);
     if (c->op == RECORD_DELETE) return;
     trace->stored_bytes = c->value_bytes;
+    u->same_stored = !list && c->value == in->value && c->value_bytes == in->head.value_bytes;
     if (list)
         list_digest(t, out->digest_algorithm, c, out->digest_stored);
-    else if (c->value == in->value && c->value_bytes == in->head.value_bytes)
-        memcpy(out->digest_stored, out->digest_published, sizeof out->digest_stored);
-    else
+    else if (!u->same_stored)
         digest_of(&t->key, out->digest_algorithm, c->value, c->value_bytes, out->digest_stored);
+}
+
+uint32_t tracer_settle(struct tracer *t) {
+    digest_of_many(&t->key, t->job, t->job_count);
+    for (size_t i = 0; i < t->record_count; i++) {
+        const struct trace_unsettled *u = &t->record[i];
+        if (u->declared && memcmp(u->digest, u->out->digest_published, sizeof u->digest) != 0)
+            altered_note(t, u->trace);
+        if (u->same_stored) memcpy(u->out->digest_stored, u->out->digest_published, sizeof u->out->digest_stored);
+    }
+    uint32_t altered = t->altered;
+    t->job_count = t->record_count = t->altered = 0;
+    return altered;
 }

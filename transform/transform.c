@@ -132,8 +132,9 @@ static size_t trace_end(struct transform *t, const struct record_view *in, const
     const struct config_topic *topic = &t->config->topic[in->head.topic];
     out->flags |= RECORD_TRACED;
     stats_add(local, M_transform_header_malformed, trace_original(&t->tracer, in, out, trace));
-    if (converted != NULL) trace_converted(&t->tracer, in, converted, t->topic[in->head.topic].fields.list, out, trace);
-    if ((trace->flags & TRACE_ALTERED) != 0) stats_add(local, M_transform_record_altered, 1);
+    if (converted != NULL)
+        trace_converted(&t->tracer, in, converted, t->topic[in->head.topic].fields.list, (uint8_t *)(trace + 1), out,
+                        trace);
     if (content > 0) {
         struct seal_origin origin = origin_of(t, &in->head);
         struct seal_parts parts = parts_of(in);
@@ -362,8 +363,11 @@ static void stats_account(struct transform *t) {
     t->counted.wakeups = wakeups;
 }
 
-/* The order is what a successor relies on: originals of rejects, then markers and records, then the input. */
+/* The order is what a successor relies on: originals of rejects, then markers and records, then the input. What is
+ * published has its digests before. */
 static void flush(struct transform *t) {
+    if (t->tracer.record_count > 0)
+        stats_add(&t->port.worker->local, M_transform_record_altered, tracer_settle(&t->tracer));
     published_note(t);
     ring_publish(t->port.rejects);
     ring_publish(t->port.out);

@@ -4,6 +4,7 @@
 #ifndef MILLRACE_TRANSFORM_TRANSFORM_H
 #define MILLRACE_TRANSFORM_TRANSFORM_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@
 #include "transform/xaes.h"
 
 enum { TRANSFORM_BATCH = 256 }; /* records between two publications */
+static_assert((int)TRANSFORM_BATCH <= (int)TRACE_UNSETTLED_MAX, "a step's traces are settled together");
 
 struct transform_ports {
     struct worker *worker;

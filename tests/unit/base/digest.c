@@ -78,6 +78,38 @@ Test(digest, lengths_around_every_block_are_right) {
     hex_expect(xxh3, "2d3255cdb70313f7c82289a6a7b1572f");
 }
 
+/* Two at a time where the processor can: every pairing of lengths around the borders of blocks, any number of them. */
+Test(digest, many_together_are_what_each_is_alone) {
+    static const size_t lengths[] = {0, 1, 54, 55, 56, 63, 64, 65, 118, 119, 120, 127, 128, 129, 183, 184, 512, 4096};
+    enum { N = sizeof lengths / sizeof lengths[0] };
+    static uint8_t data[8192], out[N * N * 2][DIGEST_BYTES];
+    static struct digest_job jobs[N * N * 2];
+    uint8_t want[DIGEST_BYTES];
+    struct digest_key k = key_of("Jefe", 4);
+    srand(5);
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)rand();
+    size_t n = 0;
+    for (size_t a = 0; a < N; a++)
+        for (size_t b = 0; b < N; b++) {
+            jobs[n] = (struct digest_job){data + n, lengths[a], out[n]};
+            jobs[n + 1] = (struct digest_job){data + 3 * n, lengths[b], out[n + 1]};
+            n += 2;
+        }
+    for (size_t count = 0; count <= n; count = count < 8 ? count + 1 : count * 2 + 1) {
+        memset(out, 0, sizeof out);
+        digest_of_many(&k, jobs, count);
+        for (size_t i = 0; i < n; i++) {
+            digest_of(&k, i < count ? DIGEST_HMAC : DIGEST_NONE, jobs[i].data, jobs[i].len, want);
+            cr_assert_eq(memcmp(out[i], want, sizeof want), 0, "%zu of %zu, %zu bytes", i, count, jobs[i].len);
+        }
+    }
+    k.paired = false; /* … and on a processor that cannot */
+    memset(out, 0, sizeof out);
+    digest_of_many(&k, jobs, n);
+    digest_of(&k, DIGEST_HMAC, jobs[n - 1].data, jobs[n - 1].len, want);
+    cr_assert_eq(memcmp(out[n - 1], want, sizeof want), 0);
+}
+
 Test(digest, none_is_zero_and_needs_no_key) {
     uint8_t out[DIGEST_BYTES];
     memset(out, 1, sizeof out);

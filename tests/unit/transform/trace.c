@@ -41,6 +41,8 @@ static struct told tell(const struct given *g) {
     struct told t = {.head = v.head};
     memset(&t.trace, 0xee, sizeof t.trace);
     t.malformed = trace_original(&tracer, &v, &t.head, &t.trace);
+    uint32_t altered = tracer_settle(&tracer);
+    cr_assert_eq(altered, (t.trace.flags & TRACE_ALTERED) != 0);
     return t;
 }
 #define tell_of(...) tell(&(struct given){__VA_ARGS__})
@@ -194,6 +196,7 @@ Test(trace, record_too_large_for_a_ring_has_its_headers_and_no_digest) {
     struct told t = {.head = v.head};
     v.head.flags |= RECORD_CONTENT_ABSENT;
     cr_assert_eq(trace_original(&tracer, &v, &t.head, &t.trace), 0);
+    cr_assert_eq(tracer_settle(&tracer), 0);
     cr_assert(t.trace.sequence == 7 && t.trace.producer == record_producer_hash("p", 1) && t.trace.created_ms == 5);
     cr_assert_eq(t.trace.flags, TRACE_DECLARED);
     cr_assert(t.head.digest_algorithm == DIGEST_NONE && memcmp(t.head.digest_published, zeros, sizeof zeros) == 0);
@@ -245,8 +248,12 @@ static struct told tell_converted(const struct given *g, const struct converted 
     struct told t = {.head = v.head};
     struct converted copy = *c;
     if (copy.value == NULL) copy.value = v.value;
+    uint8_t written[2 * REDIS_KEY_BYTES_MAX];
+    memcpy(written, copy.key, copy.key_bytes);
+    memcpy(written + copy.key_bytes, copy.old_key, copy.old_key_bytes);
     trace_original(&tracer, &v, &t.head, &t.trace);
-    trace_converted(&tracer, &v, &copy, list, &t.head, &t.trace);
+    trace_converted(&tracer, &v, &copy, list, written, &t.head, &t.trace);
+    tracer_settle(&tracer);
     return t;
 }
 
@@ -306,6 +313,41 @@ Test(trace, hash_has_the_digest_of_its_fields_of_which_the_last_of_a_name_counts
     cr_assert_eq(memcmp(one.head.digest_stored, want, sizeof want), 0);
     cr_assert_eq(memcmp(other.head.digest_stored, want, sizeof want), 0);
     cr_assert(is_digest(one.head.digest_published, DIGEST_HMAC, "{}"));
+}
+
+/* Records settled together, of every length, against each by itself. */
+Test(trace, digests_settled_together_are_those_of_each_record) {
+    static struct record_view views[TRACE_UNSETTLED_MAX];
+    static struct told told[TRACE_UNSETTLED_MAX];
+    static uint8_t bytes[1024];
+    uint8_t want[DIGEST_BYTES];
+    srand(9);
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)rand();
+    for (int round = 0; round < 40; round++) {
+        int n = 1 + rand() % TRACE_UNSETTLED_MAX;
+        struct converted c = {.op = RECORD_UPDATE, .old_key_bytes = (uint32_t)rand() % 200};
+        for (int i = 0; i < n; i++) {
+            views[i].head = (struct record){.value_bytes = (uint32_t)rand() % 800};
+            views[i].value = bytes + rand() % 200;
+            views[i].headers = views[i].value;
+            told[i].head = views[i].head;
+            c.key_bytes = (uint32_t)i;
+            c.value = views[i].value;
+            c.value_bytes = views[i].head.value_bytes;
+            trace_original(&tracer, &views[i], &told[i].head, &told[i].trace);
+            trace_converted(&tracer, &views[i], &c, false, bytes, &told[i].head, &told[i].trace);
+        }
+        cr_assert_eq(tracer_settle(&tracer), 0);
+        for (int i = 0; i < n; i++) {
+            digest_of(&tracer.key, DIGEST_HMAC, views[i].value, views[i].head.value_bytes, want);
+            cr_assert_eq(memcmp(told[i].head.digest_published, want, sizeof want), 0, "%d of %d", i, n);
+            cr_assert_eq(memcmp(told[i].head.digest_stored, want, sizeof want), 0, "%d of %d", i, n);
+            digest_of(&tracer.key, DIGEST_HMAC, bytes, (size_t)i, want);
+            cr_assert_eq(memcmp(told[i].trace.digest_key, want, sizeof want), 0, "%d of %d", i, n);
+            digest_of(&tracer.key, DIGEST_HMAC, bytes + i, c.old_key_bytes, want);
+            cr_assert_eq(memcmp(told[i].trace.digest_old_key, c.old_key_bytes > 0 ? want : zeros, sizeof want), 0);
+        }
+    }
 }
 
 /* -- life -------------------------------------------------------------------------------------- */
