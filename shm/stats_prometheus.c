@@ -96,9 +96,16 @@ static void prometheus_histogram(const struct stats *s, const struct stats_metri
     fprintf(out, "} %" PRIu64 "\n", m.count);
 }
 
+static bool row_in_any(const struct stats *s, const struct stats_metric *row) {
+    for (uint32_t i = 0; i < s->header->block_count; i++)
+        if (view_row_in(row, stats_block(s, i))) return true;
+    return false;
+}
+
 static void prometheus_row(const struct stats *s, const struct stats_metric *row, FILE *out) {
     char name[96];
     bool histogram = view_row_is(row, "histogram");
+    if (!row_in_any(s, row)) return; /* of audit, which is off */
     metric_name(row, name);
     family_put(name,
                histogram                   ? "histogram"

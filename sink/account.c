@@ -18,6 +18,10 @@ int account_init(struct account *a, struct ring_producer *ring, const struct rin
     if (ring->number < in->number_released)
         return err_set(err, EX_DATAERR, "records up to %llu were released, and the audit ring ends at %llu",
                        (unsigned long long)in->number_released, (unsigned long long)ring->number);
+    uint64_t most = (atomic_load_explicit(&in->peer->tail, memory_order_acquire) - in->head) / RING_HEADER_BYTES;
+    if (ring->number - in->number_released > most)
+        return err_set(err, EX_DATAERR, "the audit ring ends at %llu, and records from %llu on are there to come",
+                       (unsigned long long)ring->number, (unsigned long long)in->number_released + 1);
     uint64_t notes = 1;
     while (notes < (uint64_t)records + 1) notes <<= 1;
     a->note_mask = notes - 1;

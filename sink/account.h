@@ -36,7 +36,7 @@ struct account {
 /* account_init: ring attached as producer, with the records' numbers and at least the capacity of the ring `in` that
  * they come from; NULL: audit is off. At most `records` are sent and not released at a time. Allocates. 0, or -1 with
  * err.code EX_OSERR, EX_SOFTWARE (the audit ring is the smaller one), EX_DATAERR (records were released that have no
- * entry: the rings do not belong together). */
+ * entry, or more have one than there are: the rings do not belong together). */
 int account_init(struct account *a, struct ring_producer *ring, const struct ring_consumer *in,
                  const struct ledger_ingest *plan, const struct clock_port *clock, uint32_t records, struct err *err);
 void account_free(struct account *a);

@@ -63,6 +63,7 @@ def test_every_record_is_logged_once_while_every_worker_is_killed_20_times(space
     load = space.load(records, seconds, keys=5000, seed=seed)
     load.start()
     wait_until(lambda: load.live, 10, "the load to begin")
+    m.wait_for(lambda s: m.metric("ingest_commit", s) > 0, 10, "the group to be there")
     killer = Killer(m, load, seed, seconds, kills)
     killer.start()
     samples = ahead = 0

@@ -13,7 +13,8 @@ from harness.millrace import command
 from harness.process import BUILD, ROOT
 
 EXPOSURE_MAX = 17  # tenths, of `systemd-analyze security`
-PROGRAMS = {"millrace-supervisor", "millrace-ingest", "millrace-transform", "millrace-sink", "millrace-demo"}
+PROGRAMS = {"millrace-supervisor", "millrace-ingest", "millrace-transform", "millrace-sink", "millrace-audit",
+            "millrace-recon", "millrace-demo"}
 
 
 def run(*args, **more):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from harness.audit_follow import AuditLog
 from harness.checker import CommitChecker
 from harness.generator import bulk_topic
 from harness.millrace import command
@@ -304,6 +305,7 @@ def test_control_socket_of_a_running_instance(space):
     space.topic()
     m = space.millrace().start_ready()
     assert (m.run_dir / f"{m.name}.sock").stat().st_mode & 0o777 == 0o660
+    m.wait_for(lambda s: s["state"] == "running", 20, "its partitions")
     done = m.run_command("ctl", "status")
     assert done.returncode == 0 and f"pid {m.process.pid}: running" in done.stdout, done
     nothing = ctl(m, "accept-loss")
@@ -404,14 +406,17 @@ BREAKS = [("ingest[0]", "tail", None), ("ingest[0]", "head", None), ("transform[
           ("transform[0]", "head", None), ("rejects[0]", "tail", None), ("rejects[0]", "head", "transform"),
           ("ingest[0]", "slots", "ingest"), ("transform[0]", "slots", "transform"), ("rejects[0]", "slots", "ingest"),
           ("ingest[0]", "slots", "transform"), ("transform[0]", "slots", "sink"), ("ingest[0]", "numbers", "ingest"),
-          ("transform[0]", "header", "sink"), ("rejects[0]", "header", "ingest")]
+          ("transform[0]", "header", "sink"), ("rejects[0]", "header", "ingest"), ("sink[0]", "tail", None),
+          ("sink[0]", "head", None), ("sink[0]", "slots", "sink"), ("sink[0]", "slots", "audit"),
+          ("sink[0]", "numbers", "sink"), ("sink[0]", "header", "audit")]
 
 
 def test_broken_rings_are_made_anew(space, checked):
     space.start_redis()
     space.topic()
     # Small rings: their ends look at each other's positions only when there seems to be no room.
-    m = space.millrace(restart={"window": "1s"}, ring_bytes="1MiB").start_ready()
+    m = space.millrace(restart={"window": "1s"}, ring_bytes="1MiB", audit="on").start_ready()
+    log = AuditLog(m.data_dir / "audit")
     load, checker = checked(m, 200_000, 120)
     applied(m, 1000)
     for name, damage, killed in BREAKS:
@@ -429,6 +434,8 @@ def test_broken_rings_are_made_anew(space, checked):
     assert m.metric("supervisor_record_discard", stats) < load.published, "a damaged number was believed"
     space.judge(produced=load.published)
     assert m.drain() == 0
+    log.read()
+    assert log.complete_to() == load.next_offset, "what was on its way to the audit log is read again"
 
 
 @pytest.mark.parametrize("name", ["ingest[0]", "transform[0]"])

@@ -53,8 +53,9 @@ def test_secrets_do_not_show(space):
     m = space.millrace(
         redis={"url": server.url(password=False), "password": "${MILLRACE_TEST_SECRET}"},
         kafka={"sasl.mechanisms": "PLAIN", "sasl.username": "someone", "sasl.password_file": str(password)},
-        crypto={"keys": str(key_file)}, log={"level": "debug", "format": "json"},
+        crypto={"keys": str(key_file)}, log={"level": "debug", "format": "json"}, audit="on",
         env={"MILLRACE_TEST_SECRET": REDIS_SECRET})
+    audit_text = (m.folder / "audit.keys").read_text().split()[-4]
     m.start_ready()
     load = space.load(2000, keys=200)
     load.start()
@@ -62,7 +63,8 @@ def test_secrets_do_not_show(space):
     m.wait_drained(load.next_offset)
     m.kill_worker("sink", 0)
     m.kill_worker("ingest", 0)
-    m.wait_for(lambda s: all(w["state"] == "running" for w in s["workers"]), 20, "both to be back")
+    m.kill_worker("audit")
+    m.wait_for(lambda s: all(w["state"] == "running" for w in s["workers"]), 20, "all to be back")
 
     stats = m.stats()
     checked = m.run_command("check")
@@ -75,11 +77,11 @@ def test_secrets_do_not_show(space):
         seen[f"arguments of {role}"] = read(f"/proc/{pid}/cmdline").decode("latin-1")
         if role != "supervisor":
             seen[f"environment of {role}"] = read(f"/proc/{pid}/environ").decode("latin-1")
-    for f in m.run_dir.rglob("*"):
+    for f in [*m.run_dir.rglob("*"), *m.data_dir.rglob("*")]:
         if f.is_file():
             seen[f"file {f.name}"] = f.read_bytes().decode("latin-1")
     for where, text in seen.items():
-        for secret in (REDIS_SECRET, KAFKA_SECRET, key_text):
+        for secret in (REDIS_SECRET, KAFKA_SECRET, key_text, audit_text):
             assert secret not in text, f"a secret is in the {where}"
     # The log is JSON, a line an event, and says where it belongs.
     for line in m.log_text().splitlines():
@@ -92,13 +94,18 @@ def test_secrets_do_not_show(space):
         key = base64.b64decode(key_text)
         assert memory_has(pids["sink"], REDIS_SECRET.encode()), "the search does not find what must be there"
         assert memory_has(pids["ingest"], KAFKA_SECRET.encode())
-        for role in ("ingest", "transform"):
+        for role in ("ingest", "transform", "audit", "recon"):
             assert not memory_has(pids[role], REDIS_SECRET.encode()), f"{role} holds the password of Redis"
-        for role in ("transform", "sink"):
+        for role in ("transform", "sink", "audit"):
             assert not memory_has(pids[role], KAFKA_SECRET.encode()), f"{role} holds the password of Kafka"
-        for role in ("ingest", "sink"):
+        for role in ("ingest", "sink", "audit", "recon"):
             assert not memory_has(pids[role], key), f"{role} holds the key"
             assert not memory_has(pids[role], key_text.encode()), f"{role} holds the key as text"
+        # The audit key is only what others are derived from: nobody keeps it.
+        audit_key = base64.b64decode(audit_text)
+        for role, pid in pids.items():
+            assert not memory_has(pid, audit_key), f"{role} holds the audit key"
+            assert not memory_has(pid, audit_text.encode()), f"{role} holds the audit key as text"
     assert m.drain() == 0
 
 

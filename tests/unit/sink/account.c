@@ -377,4 +377,9 @@ Test(account, refuses_rings_that_do_not_belong_together) {
     cr_assert_eq(account_init(&a, &behind, &rig.ring, rig.plan, &clock_real, 10, &err), -1);
     cr_assert_eq(err.code, EX_DATAERR);
     rig.ring.number_released = 0;
+    rig_add(&rig, 0, "a", "1");
+    struct ring_producer beyond = {.capacity = rig.ring.capacity, .number = 1000};
+    err.code = 0;
+    cr_assert_eq(account_init(&a, &beyond, &rig.ring, rig.plan, &clock_real, 10, &err), -1);
+    cr_assert_eq(err.code, EX_DATAERR);
 }

@@ -138,6 +138,11 @@ Test(stats, json_has_what_is_documented, .init = instance_make, .fini = instance
     yajl_tree_free(v);
 }
 
+Test(stats, prometheus_has_nothing_of_an_audit_that_is_off, .init = instance_make, .fini = instance_drop) {
+    cr_assert_null(strstr(rendered(stats_render_prometheus), "millrace_audit_"));
+    cr_assert_null(strstr(rendered(stats_render_prometheus), "role=\"audit\""));
+}
+
 static void instance_audited(void) {
     config.audit = 1;
     instance_make();
@@ -165,6 +170,7 @@ Test(stats, shows_how_far_audit_is_and_what_ails_recon, .init = instance_audited
     cr_assert_not_null(strstr(table, "\nrecon          blocked "), "%s", table);
     const char *text = rendered(stats_render_prometheus);
     cr_assert_not_null(strstr(text, ",role=\"audit\",lane=\"1\"} 975\n"), "%s", text);
+    cr_assert_not_null(strstr(text, "# TYPE millrace_audit_commit_seconds histogram\n"), "%s", text);
 }
 
 Test(stats, json_sums_metrics_over_lanes, .init = instance_make, .fini = instance_drop) {
