@@ -30,6 +30,7 @@ struct stream { /* the sequence numbers of a producer in a topic */
     int64_t topic;
     uint64_t producer;
     struct spans numbers;
+    struct spans all; /* with those that other instances have logged; empty: there are none */
 };
 
 struct topic {
@@ -56,6 +57,8 @@ enum statement {
     S_REJECT_FIND,
     S_REJECT_DROP,
     S_UNEXPLAINED_DROP,
+    S_DUPLICATE_FIND,
+    S_FOUND_DROP,
     STATEMENT_COUNT
 };
 
@@ -97,8 +100,13 @@ static const char *const sql[STATEMENT_COUNT] = {
                       "AND kind = 3",
     [S_REJECT_DROP] = "DELETE FROM record WHERE topic = ?1 AND partition = ?2 AND \"offset\" = ?3 AND kind = 3",
     [S_UNEXPLAINED_DROP] = "DELETE FROM record WHERE topic = ?1 AND partition = ?2 AND \"offset\" = ?3 AND kind = 0",
+    [S_DUPLICATE_FIND] = "SELECT start_ms FROM record WHERE topic = ?1 AND partition = ?2 AND \"offset\" = ?3 "
+                         "AND kind = 4",
+    [S_FOUND_DROP] = "DELETE FROM record WHERE topic = ?1 AND partition = ?2 AND \"offset\" = ?3 "
+                     "AND kind IN (3, 4, 5, 6, 7)",
 };
-static_assert(FOUND_REJECTED == 3 && FOUND_UNEXPLAINED == 0, "as the statements have it");
+static_assert(FOUND_REJECTED == 3 && FOUND_UNEXPLAINED == 0 && FOUND_DUPLICATE == 4 && FOUND_LATE == 7,
+              "as the statements have it");
 
 struct count {
     sqlite3 *db;
@@ -291,7 +299,15 @@ static struct stream *stream_get(struct count *c, int64_t topic, uint64_t produc
 
 const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t producer) {
     struct stream *s = stream_find(c, topic, producer);
-    return s != NULL ? &s->numbers : NULL;
+    return s == NULL ? NULL : s->all.count > 0 ? &s->all : &s->numbers;
+}
+
+void count_learn(struct count *c, int64_t topic, uint64_t producer, int64_t first, int64_t last) {
+    struct stream *s = stream_get(c, topic, producer);
+    bool begun = s->all.count > 0;
+    for (size_t i = 0; !begun && i < s->numbers.count; i++)
+        spans_add(&s->all, s->numbers.at[i].first, s->numbers.at[i].last);
+    spans_add(&s->all, first, last);
 }
 
 int64_t count_topic(const struct count *c, uint32_t config_topic) { return c->configured[config_topic]; }
@@ -344,7 +360,7 @@ static int place_take(struct count *c, sqlite3_stmt *s) {
 static int range_take(struct count *c, sqlite3_stmt *s) {
     struct count_partition *p = count_find(c, sqlite3_column_int64(s, 0), sqlite3_column_int(s, 1));
     int kind = sqlite3_column_int(s, 4);
-    if (p == NULL || kind < 0 || kind > DB_RANGE_ELSEWHERE) return -1;
+    if (p == NULL || kind < 0 || kind >= DB_RANGE_COUNT) return -1;
     spans_add(&p->range[kind], sqlite3_column_int64(s, 2), sqlite3_column_int64(s, 3));
     spans_clean(&p->range[kind]);
     return 0;
@@ -354,6 +370,12 @@ static int sequence_take(struct count *c, sqlite3_stmt *s) {
     struct stream *t = stream_get(c, sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1));
     spans_add(&t->numbers, sqlite3_column_int64(s, 2), sqlite3_column_int64(s, 3));
     spans_clean(&t->numbers);
+    return 0;
+}
+
+static int others_take(struct count *c, sqlite3_stmt *s) {
+    count_learn(c, sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2),
+                sqlite3_column_int64(s, 3));
     return 0;
 }
 
@@ -373,7 +395,11 @@ static int read_all(struct count *c, struct err *err) {
                    rows(c,
                         "SELECT topic, producer, first, last FROM sequence WHERE instance = 0 "
                         "ORDER BY topic, producer, first",
-                        sequence_take, err) != 0
+                        sequence_take, err) != 0 ||
+                   rows(c,
+                        "SELECT topic, producer, first, last FROM sequence WHERE instance <> 0 "
+                        "ORDER BY topic, producer, first",
+                        others_take, err) != 0
                ? -1
                : 0;
 }
@@ -397,10 +423,11 @@ void count_close(struct count *c) {
     for (int i = 0; i < STATEMENT_COUNT; i++) sqlite3_finalize(c->statement[i]);
     for (size_t i = 0; i < c->streams; i++) {
         spans_free(&c->stream[i]->numbers);
+        spans_free(&c->stream[i]->all);
         free(c->stream[i]);
     }
     for (size_t i = 0; i < c->partitions; i++) {
-        for (int k = 0; k <= DB_RANGE_ELSEWHERE; k++) spans_free(&c->partition[i]->range[k]);
+        for (int k = 0; k < DB_RANGE_COUNT; k++) spans_free(&c->partition[i]->range[k]);
         free(c->partition[i]);
     }
     ids_close(c->ids);
@@ -492,6 +519,7 @@ static void identify(struct count *c, struct view *v) {
     if (v->sequenced) {
         struct stream *s = stream_get(c, v->topic, e->producer);
         v->duplicate = !spans_add(&s->numbers, (int64_t)e->sequence, (int64_t)e->sequence);
+        if (s->all.count > 0) spans_add(&s->all, (int64_t)e->sequence, (int64_t)e->sequence);
     }
     if (!id_given(v)) return;
     v->other = ids_note(c->ids, e->id, v->item->sequence);
@@ -597,6 +625,80 @@ static int cells_repeat(struct count *c, const struct view *v, struct err *err) 
     return done(use(c, S_REJECT_DROP, v->topic, e->partition, e->offset), err);
 }
 
+/* -- what another instance counts ------------------------------------------------------------- */
+
+static void digest_sum_sub(uint8_t sum[DIGEST_BYTES], const uint8_t digest[DIGEST_BYTES]) {
+    uint8_t one[DIGEST_BYTES] = {0}, complement[DIGEST_BYTES];
+    one[DIGEST_BYTES - 1] = 1;
+    for (int i = 0; i < DIGEST_BYTES; i++) complement[i] = (uint8_t)~digest[i];
+    digest_sum_add(sum, complement);
+    digest_sum_add(sum, one);
+}
+
+/* cell_add, undone. The range of offsets stays: it is no count. */
+static void cell_sub(struct cell *cell, const struct view *v, bool sums) {
+    const struct entry *e = v->e;
+    cell->n[COUNT_SEEN]--;
+    cell->n[v->outcome]--;
+    cell->n[COUNT_DUPLICATE] -= v->duplicate;
+    cell->n[COUNT_DELAYED] -= v->delayed;
+    cell->n[COUNT_ALTERED] -= (e->flags & ENTRY_ALTERED) != 0;
+    cell->n[COUNT_LATE] -= v->late;
+    cell->n[COUNT_UNDECLARED] -= !v->sequenced;
+    if (sums) {
+        cell->n[COUNT_BYTES] -= e->published_bytes == RECORD_BYTES_NULL ? 0 : e->published_bytes;
+        cell->n[COUNT_DIGESTED] -= e->digest_algorithm == DIGEST_HMAC;
+        if (e->digest_algorithm == DIGEST_HMAC) digest_sum_sub(cell->digest_sum, e->digest_published);
+    }
+    cell->dirty = true;
+}
+
+static int cells_sub(struct count *c, const struct view *v, bool scanned, struct err *err) {
+    const struct entry *e = v->e;
+    struct cell *cell = tally_of(c, v->topic, e->partition, v->start_ms, err);
+    if (cell == NULL) return -1;
+    cell_sub(cell, v, true);
+    cell->n[COUNT_REPEAT]++;
+    if (scanned && cell->n[COUNT_PUBLISHED] > 0) {
+        cell->n[COUNT_PUBLISHED]--;
+        if (e->digest_algorithm == DIGEST_HMAC) digest_sum_sub(cell->published_digest_sum, e->digest_published);
+    }
+    if (v->sequenced && !v->duplicate) {
+        struct cell_key key = {
+            .topic = v->topic, .where = (int64_t)e->producer, .start_ms = v->start_ms, .kind = CELL_ORIGIN};
+        if ((cell = cell_get(c, &key, err)) == NULL) return -1;
+        cell_sub(cell, v, true);
+    }
+    if (memcmp(e->load, zeros, sizeof zeros) == 0) return 0;
+    struct cell_key key = {.topic = v->topic, .where = e->partition, .kind = CELL_LOAD};
+    memcpy(key.load, e->load, sizeof key.load);
+    if ((cell = cell_get(c, &key, err)) == NULL) return -1;
+    cell_sub(cell, v, !v->duplicate);
+    return 0;
+}
+
+int count_retract(struct count *c, struct count_partition *p, const struct log_item *item, struct err *err) {
+    const struct entry *e = item->entry;
+    struct view v;
+    if (!spans_has(&p->range[DB_RANGE_LOGGED], e->offset) || spans_has(&p->range[DB_RANGE_RETRACTED], e->offset))
+        return 0;
+    view_of(c, item, p->topic, &v);
+    v.sequenced = e->producer != 0 && e->sequence != 0 && e->sequence <= INT64_MAX;
+    int r = db_step(use(c, S_DUPLICATE_FIND, p->topic, e->partition, e->offset), err);
+    if (r < 0) return -1;
+    sqlite3_reset(c->statement[S_DUPLICATE_FIND]);
+    v.duplicate = r == 1;
+    if (cells_sub(c, &v, spans_has(&p->range[DB_RANGE_SCANNED], e->offset), err) != 0) return -1;
+    spans_add(&p->range[DB_RANGE_RETRACTED], e->offset, e->offset);
+    return done(use(c, S_FOUND_DROP, p->topic, e->partition, e->offset), err);
+}
+
+void count_retracted(struct count_partition *p, int64_t first, int64_t last) {
+    spans_add(&p->range[DB_RANGE_RETRACTED], first, last);
+}
+
+/* -- entries ----------------------------------------------------------------------------------- */
+
 /* Notes the offset. Returns whether it is new. */
 static bool place_note(struct count *c, struct count_partition *p, const struct entry *e) {
     if (e->offset > p->next && e->epoch != p->epoch && c->shared)
@@ -672,7 +774,7 @@ static int spans_put(struct count *c, enum statement cut, enum statement put, in
 }
 
 static int partition_put(struct count *c, struct count_partition *p, struct err *err) {
-    for (int k = 0; k <= DB_RANGE_ELSEWHERE; k++)
+    for (int k = 0; k < DB_RANGE_COUNT; k++)
         if (spans_put(c, S_RANGE_CUT, S_RANGE_PUT, p->topic, p->partition, &p->range[k], k, err) != 0) return -1;
     if (!p->dirty) return 0;
     sqlite3_stmt *s = use(c, S_PLACE_PUT, p->topic, p->partition, p->first);

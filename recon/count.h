@@ -40,7 +40,7 @@ struct count_partition {
     int64_t first, next; /* first offset ever logged, and the highest + 1 */
     uint32_t epoch;      /* of the last entry */
     uint64_t scan_sequence;
-    struct spans range[3]; /* by enum db_range */
+    struct spans range[DB_RANGE_COUNT];
     bool dirty;
 };
 
@@ -78,6 +78,15 @@ struct count_partition *count_each(struct count *c, size_t i);
 
 /* count_sequences: what was logged of a producer's sequence in a topic; NULL nothing. */
 const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t producer);
+
+/* count_learn: sequence numbers that another instance has logged. They count as seen, in count_sequences. */
+void count_learn(struct count *c, int64_t topic, uint64_t producer, int64_t first, int64_t last);
+
+/* count_retract takes an entry that was counted out of all counts, as it counts with another instance, and notes its
+ * offset as retracted; an entry whose offset is noted so already changes nothing. count_retracted notes offsets. As
+ * count_entry. */
+int count_retract(struct count *c, struct count_partition *p, const struct log_item *item, struct err *err);
+void count_retracted(struct count_partition *p, int64_t first, int64_t last);
 
 /* count_topic: number of a configured topic in the database. */
 int64_t count_topic(const struct count *c, uint32_t config_topic);

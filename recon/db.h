@@ -45,6 +45,8 @@ enum db_range {
     DB_RANGE_LOGGED,
     DB_RANGE_SCANNED,   /* looked at in Kafka */
     DB_RANGE_ELSEWHERE, /* passed over at a change of epoch, while the group had other members */
+    DB_RANGE_RETRACTED, /* logged here and counted by another instance, whose log has them as well */
+    DB_RANGE_COUNT
 };
 enum db_load { LOAD_RUNNING, LOAD_COMPLETE, LOAD_ABORTED, LOAD_INCOMPLETE, LOAD_MATCHED, LOAD_STATE_COUNT };
 enum db_record {

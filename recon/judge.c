@@ -104,6 +104,7 @@ struct front { /* of a topic: how far it is settled */
     struct end *end;
     size_t ends;
     int64_t target_ms;  /* when the brokers were asked for the targets; 0: there are none */
+    uint64_t beat;      /* the others have to answer this one first; 0: they were not asked */
     bool passed;        /* the group has committed all of them: the end of the log is still to be read */
     int64_t settled_ms; /* everything that was published before is in the log, or nowhere */
     int64_t scan_ms;    /* settled, and being scanned up to the targets of that time; 0: nothing is */
@@ -118,6 +119,7 @@ struct judge {
     const struct config *config;
     sqlite3_stmt *statement[STATEMENT_COUNT];
     struct front front[TOPICS_MAX];
+    struct accounts *accounts; /* NULL: there are none */
 };
 
 static sqlite3_stmt *use(struct judge *j, enum statement s, int64_t a, int64_t b) {
@@ -226,11 +228,22 @@ static void scan_begin(struct front *f) {
     f->scan_ms = f->settled_ms;
 }
 
+void judge_accounts(struct judge *j, struct accounts *accounts) { j->accounts = accounts; }
+
+/* Whether the group's other instances have told what they had committed when the targets were passed. */
+static bool others_told(struct judge *j, struct front *f) {
+    if (j->accounts == NULL) return true;
+    if (f->beat == 0) f->beat = accounts_ask(j->accounts);
+    if (!accounts_answered(j->accounts, f->beat)) return false;
+    f->beat = 0;
+    return true;
+}
+
 int judge_log_end(struct judge *j, struct err *err) {
     for (uint32_t t = 0; t < j->config->topic_count; t++) {
         struct front *f = &j->front[t];
-        bool news = f->passed;
-        if (f->passed) {
+        bool news = f->passed && others_told(j, f);
+        if (news) {
             f->settled_ms = f->target_ms;
             if (f->scan_ms == 0) scan_begin(f);
             f->passed = false;
@@ -623,7 +636,8 @@ int judge_windows(struct judge *j, int64_t now_ms, bool all, struct err *err) {
     struct {
         int64_t topic, start_ms;
     } due[JUDGE_WINDOWS_MAX];
-    int n = 0, r = 0;
+    int n = 0, r = 0, even = j->accounts != NULL ? accounts_even(j->accounts, err) : 1;
+    if (even != 1) return even;
     sqlite3_stmt *s = use(j, all ? S_ALL : S_DUE, now_ms, JUDGE_WINDOWS_MAX);
     while (n < JUDGE_WINDOWS_MAX && (r = db_step(s, err)) == 1) {
         due[n].topic = sqlite3_column_int64(s, 0);

@@ -13,6 +13,7 @@
 
 #include "base/config.h"
 #include "base/err.h"
+#include "recon/accounts.h"
 #include "recon/count.h"
 
 struct judge;
@@ -25,6 +26,10 @@ struct judge_counts { /* over all windows in the database */
 /* judge_open: db, count and config outlive it. NULL with err. */
 struct judge *judge_open(sqlite3 *db, struct count *count, const struct config *config, struct err *err);
 void judge_close(struct judge *j);
+
+/* judge_accounts: from now on nothing is settled before the group's other instances have told what they have logged.
+ * accounts outlives j. */
+void judge_accounts(struct judge *j, struct accounts *accounts);
 
 /* judge_ends takes what the brokers say of a partition: the next offset there will be, and the group's committed one
  * (-1 none), the latter asked after the former. topic: index in the configuration. */
@@ -43,7 +48,8 @@ int64_t judge_settled(const struct judge *j, uint32_t topic);
 int64_t judge_committed(const struct judge *j, uint32_t topic, int32_t partition);
 
 /* judge_windows judges the windows that have changed or are due, all of them when `all`, and the loads, at most
- * JUDGE_WINDOWS_MAX at a time. In a transaction. Returns how many, or -1 with err. */
+ * JUDGE_WINDOWS_MAX at a time. In a transaction. Returns how many (0 also while some records
+ * count with two instances still), or -1 with err. */
 enum { JUDGE_WINDOWS_MAX = 200 };
 int judge_windows(struct judge *j, int64_t now_ms, bool all, struct err *err);
 

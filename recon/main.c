@@ -6,6 +6,7 @@
 
 #include "base/audit_keys.h"
 #include "base/log.h"
+#include "recon/account_kafka.h"
 #include "recon/evidence.h"
 #include "recon/recon.h"
 
@@ -35,6 +36,22 @@ static void evidence_start(struct recon *recon, struct evidence_port *port) {
     if (status != 0) refuse(&err);
 }
 
+/* Lets it talk with the group's other instances, where there is a topic for that. */
+static void share(struct recon *recon) {
+    static struct account_port port;
+    static struct audit_keys keys;
+    struct err err = {0};
+    if (worker.config->recon.anchor_topic[0] == '\0') return;
+    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_ACCOUNT, &keys, &err) != 0) {
+        if (err.code == EX_IOERR) err.code = EX_CONFIG;
+        refuse(&err);
+    }
+    int status = account_kafka_open(&port, worker.config, &err);
+    if (status == 0) status = recon_share(recon, &port, keys.account, &err);
+    explicit_bzero(&keys, sizeof keys);
+    if (status != 0) refuse(&err);
+}
+
 int main(int argc, char **argv) {
     static struct evidence_port evidence;
     struct err err = {0};
@@ -44,6 +61,7 @@ int main(int argc, char **argv) {
     struct recon *recon = recon_open(&worker, &evidence, &err);
     if (recon == NULL) refuse(&err);
     evidence_start(recon, &evidence);
+    share(recon);
     worker_ready(&worker);
     const struct worker_body body = {
         .self = recon, .step = recon_step, .arm = recon_arm, .disarm = recon_disarm, .wants = recon_wants};

@@ -400,7 +400,7 @@ void notify_audit(struct notify *n, bool cannot_write, uint64_t sequence, const 
 }
 
 bool notify_attend(struct notify *n, struct worker *w) {
-    const struct stats_block *audit = stats_block(&w->stats, stats_block_index(ROLE_AUDIT, 0));
+    const struct stats_block *audit = stats_block(&w->stats, stats_block_index(ROLE_AUDIT, w->config->lanes));
     enum worker_state state = atomic_load_explicit(&audit->state, memory_order_relaxed);
     uint64_t sequence = atomic_load_explicit(&audit->value[M_audit_sequence], memory_order_relaxed);
     char reason[STATS_TEXT_BYTES];

@@ -27,7 +27,8 @@ enum {
     JUDGE_MS = 1000,
     JUDGE_LATEST_MS = 5000,
     RETRY_MS = 1000,
-    LOOK_MS = 200
+    LOOK_MS = 200,
+    ACCOUNTS_MS = 50
 };
 enum { FORGET_MS = 3600000 };
 
@@ -39,10 +40,13 @@ struct recon {
     sqlite3 *db;
     struct notify *notify;
     struct live *live;
+    const struct account_port *others; /* NULL: nobody is told */
+    struct digest_key account_key;
     /* Made again from the database when a transaction has failed: */
     struct count *count;
     struct judge *judge;
     struct scan *scan;
+    struct accounts *accounts; /* NULL without others */
     struct log_reader *reader;
     uint64_t counted; /* next sequence to be counted: what comes before was */
     int64_t read_us;  /* when the batch of the last entry was written */
@@ -53,7 +57,8 @@ struct recon {
     bool ended; /* the log was read to its end in it */
     bool shared;
     bool full; /* the scan has to catch up */
-    uint64_t retry_ns, judge_ns, look_ns, forget_ns;
+    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns;
+    uint64_t leave_due_ns;                  /* when it goes, told or not; 0: it does not leave */
     int64_t question_ms, question_round_ms; /* of a person, or the drain: when; the round that answers it. 0 none */
     uint64_t question_due_ns;               /* … by when it is answered by what is known then */
     bool question_asked;                    /* by a file */
@@ -67,13 +72,30 @@ struct recon {
 
 static void core_close(struct recon *r) {
     judge_close(r->judge);
+    accounts_close(r->accounts);
     scan_close(r->scan);
     count_close(r->count);
     log_reader_close(r->reader);
     r->judge = NULL;
+    r->accounts = NULL;
     r->scan = NULL;
     r->count = NULL;
     r->reader = NULL;
+}
+
+static int accounts_start(struct recon *r, struct err *err) {
+    if (r->others == NULL) return 0;
+    r->accounts = accounts_open(r->db, r->count, r->config, &r->account_key, r->others, r->worker->clock, err);
+    if (r->accounts == NULL) return -1;
+    judge_accounts(r->judge, r->accounts);
+    return 0;
+}
+
+int recon_share(struct recon *r, const struct account_port *port, const uint8_t key[DIGEST_KEY_BYTES],
+                struct err *err) {
+    digest_key_init(&r->account_key, key);
+    r->others = port;
+    return accounts_start(r, err);
 }
 
 static int core_open(struct recon *r, struct err *err) {
@@ -84,7 +106,7 @@ static int core_open(struct recon *r, struct err *err) {
     if (r->count == NULL) return -1;
     count_shared(r->count, r->shared);
     r->judge = judge_open(r->db, r->count, r->config, err);
-    if (r->judge == NULL) return -1;
+    if (r->judge == NULL || accounts_start(r, err) != 0) return -1;
     r->scan = scan_open(r->count, r->config, r->evidence);
     uint64_t from = scan_from(r->scan, r->counted), live = live_sequence(r->live);
     r->reader = log_reader_open(r->log_dir, from < live ? from : live, err);
@@ -129,6 +151,7 @@ void recon_close(struct recon *r) {
     notify_close(r->notify);
     live_close(r->live);
     sqlite3_close(r->db);
+    digest_key_clear(&r->account_key);
     free(r->taken);
     free(r);
 }
@@ -336,6 +359,16 @@ static int forget_old(struct recon *r, int64_t now_ms, uint64_t now, struct err 
     return 0;
 }
 
+/* What the others have told, and what they are to be told. */
+static int accounts_look(struct recon *r, uint64_t now, struct err *err) {
+    if (r->accounts == NULL || now < r->accounts_ns) return 0;
+    if (begin(r, err) != 0) return -1;
+    int moved = accounts_step(r->accounts, err);
+    if (moved < 0) return -1;
+    r->accounts_ns = moved > 0 ? 0 : now + ACCOUNTS_MS * NS_PER_MS;
+    return 0;
+}
+
 static int finish(struct recon *r, int64_t now_ms, struct err *err) {
     if (!r->open) return 0;
     if (count_flush(r->count, r->counted, now_ms, err) != 0 || db_meta_set(r->db, "read_us", r->read_us, err) != 0 ||
@@ -353,9 +386,10 @@ static int finish(struct recon *r, int64_t now_ms, struct err *err) {
 static int transaction(struct recon *r, struct err *err) {
     int64_t now_ms = clock_wall_ms(r->worker->clock);
     uint64_t now = clock_ns(r->worker->clock);
-    if (evidence_read(r, now_ms, err) != 0 || log_read_on(r, now_ms, err) != 0 ||
+    if (evidence_read(r, now_ms, err) != 0 || log_read_on(r, now_ms, err) != 0 || accounts_look(r, now, err) != 0 ||
         judge_some(r, now_ms, now, err) != 0 || forget_old(r, now_ms, now, err) != 0 || finish(r, now_ms, err) != 0)
         return -1;
+    if (r->ended && r->accounts != NULL) accounts_log_end(r->accounts);
     if (r->ended || r->full) scan_ask(r->scan, r->judge, r->shared, now);
     return live_commit(r->live, now_ms, err);
 }
@@ -399,9 +433,19 @@ static void drain_look(struct recon *r, uint64_t now) {
     question_put(r, now, RECON_DRAIN_MS);
 }
 
+/* The others are told that no more will come, for as long as that can be waited for. */
+static bool leaving(struct recon *r) {
+    uint64_t now = clock_ns(r->worker->clock);
+    if (r->accounts == NULL) return false;
+    if (r->leave_due_ns == 0) r->leave_due_ns = now + RECON_DRAIN_MS * NS_PER_MS;
+    accounts_leave(r->accounts);
+    return now < r->leave_due_ns && !accounts_told(r->accounts);
+}
+
 static enum step drain_step(struct recon *r) {
     struct err err = {0};
     if (r->question_ms != 0) return STEP_IDLE; /* the answer is not there yet */
+    if (leaving(r)) return STEP_IDLE;
     if (live_flush(r->live, &err) != 0) log_error("recon.cannot_go_on", "%s", err.text);
     return STEP_DONE;
 }
@@ -420,23 +464,12 @@ static void show(struct recon *r) {
         worker_state(r->worker, STATE_RUNNING, "%s", r->trouble);
 }
 
-/* What the audit worker says of itself. */
-static void audit_look(struct recon *r) {
-    const struct stats_block *audit = stats_block(&r->worker->stats, stats_block_index(ROLE_AUDIT, r->config->lanes));
-    char reason[STATS_TEXT_BYTES];
-    bool blocked = atomic_load_explicit(&audit->state, memory_order_acquire) == STATE_BLOCKED;
-    stats_text_get(&audit->reason, reason);
-    uint64_t next = atomic_load_explicit(&audit->value[M_audit_sequence], memory_order_relaxed) + 1;
-    notify_audit(r->notify, blocked, next, reason);
-}
-
 enum step recon_step(void *self) {
     struct recon *r = self;
     struct err err = {0};
     uint64_t now = clock_ns(r->worker->clock);
     if (worker_mode(r->worker) == CONTROL_LEAVE) return STEP_DONE;
-    audit_look(r);
-    bool told = notify_step(r->notify);
+    bool told = notify_attend(r->notify, r->worker);
     if (r->count == NULL) {
         if (worker_mode(r->worker) == CONTROL_DRAIN) return STEP_DONE;
         if (now < r->retry_ns) return told ? STEP_BUSY : STEP_BLOCKED;

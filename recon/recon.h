@@ -13,6 +13,7 @@
 #define MILLRACE_RECON_RECON_H
 
 #include "base/err.h"
+#include "recon/accounts.h"
 #include "recon/evidence.h"
 #include "shm/worker.h"
 
@@ -26,6 +27,10 @@ void recon_close(struct recon *r);
 
 /* recon_manifests lists up to max places to go on with in the manifest topic (evidence_open). Returns how many. */
 size_t recon_manifests(struct recon *r, struct evidence_from *out, size_t max);
+
+/* recon_share has it tell the group's other instances what it counts and take what they tell (recon/accounts.h). key:
+ * AUDIT_KEY_ACCOUNT, copied; port is kept. Once, before the first step. 0, or -1 with err as of recon_open. */
+int recon_share(struct recon *r, const struct account_port *port, const uint8_t key[DIGEST_KEY_BYTES], struct err *err);
 
 /* For struct worker_body. On CONTROL_DRAIN the body reads the log to its end, asks Kafka once more (for at most
  * RECON_DRAIN_MS), judges every window, and is done; on CONTROL_LEAVE it is done after the transaction at hand. */
