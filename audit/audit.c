@@ -184,7 +184,7 @@ static enum step errand_step(struct audit *a) {
         errand_failed(a, &r);
     } else {
         errand_done(a, &r);
-        if (a->scribe.log.count == 0) release(a);
+        release(a);
     }
     return STEP_BUSY;
 }

@@ -289,6 +289,11 @@ static int log_take(struct log_writer *w, struct err *err) {
     if (count > 0) bad = closed_find(w, list, count, err);
     if (count > 0 && bad == 0) bad = last_segment_take(w, list[count - 1], err);
     free(list);
+    if (bad == 0 && w->sequence > 1) {
+        w->last = (struct writer_last){.segment = w->segment, .sequence = w->sequence - 1};
+        if (w->segment == 0) w->last.segment = w->closed_count > 0 ? w->closed[w->closed_count - 1].first : 0;
+        memcpy(w->last.mac, w->mac, sizeof w->last.mac);
+    }
     if (bad == 0 && !topics_fit(w) && w->fd >= 0) {
         struct stat st;
         w->closed[w->closed_count++] = (struct writer_segment){

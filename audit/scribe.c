@@ -29,13 +29,13 @@ static bool anchor_put(struct scribe *s, struct anchor a) {
 }
 
 bool scribe_due(const struct scribe *s) {
-    return s->open && s->log.sequence - 1 > s->anchors.sequence &&
+    return s->open && s->log.last.sequence > s->anchors.sequence &&
            (s->anchored_ns == 0 || clock_ns(s->plan.clock) - s->anchored_ns >= ANCHOR_INTERVAL_S * NS_PER_S);
 }
 
-static void anchor_now(struct scribe *s) {
-    struct anchor a = {.segment = s->log.segment, .sequence = s->log.sequence - 1};
-    memcpy(a.mac, s->log.mac, sizeof a.mac);
+static void anchor_last(struct scribe *s, const struct writer_last *last) {
+    struct anchor a = {.segment = last->segment, .sequence = last->sequence};
+    memcpy(a.mac, last->mac, sizeof a.mac);
     s->anchored_ns = clock_ns(s->plan.clock);
     (void)anchor_put(s, a);
 }
@@ -77,17 +77,16 @@ static int log_open(struct scribe *s) {
 
 static int batch_commit(struct scribe *s) {
     uint64_t began = clock_ns(s->plan.clock), sequence = s->log.sequence, bytes = s->log.used, repeats = s->log.repeats;
-    struct anchor before = {.segment = s->log.segment, .sequence = sequence - 1};
-    memcpy(before.mac, s->log.mac, sizeof before.mac);
-    bool first = s->log.fd < 0, empty = s->log.count == 0;
+    struct writer_last before = s->log.last;
+    bool empty = s->log.count == 0;
     if (log_writer_commit(&s->log, &s->result.err) != 0) return -1;
     s->result.entries = s->log.sequence - sequence;
     s->result.repeats = repeats;
     s->result.bytes = bytes;
     if (!empty) s->result.ns = clock_ns(s->plan.clock) - began + 1;
-    if (!first && s->log.segment != before.segment && before.sequence > s->anchors.sequence)
-        (void)anchor_put(s, before);
-    if (scribe_due(s) || (s->last && s->log.sequence - 1 > s->anchors.sequence)) anchor_now(s);
+    const struct writer_last *last = &s->log.last;
+    if (last->segment != before.segment && before.sequence > s->anchors.sequence) anchor_last(s, &before);
+    if (scribe_due(s) || (s->last && last->sequence > s->anchors.sequence)) anchor_last(s, last);
     expire(s);
     return 0;
 }

@@ -191,15 +191,19 @@ static int segment_begin(struct log_writer *w, struct err *err) {
  * the next write covers it: the batch is the same, or longer. */
 static void take_back(const struct log_writer *w) { (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); }
 
-static void committed(struct log_writer *w, uint64_t bytes) {
+static void committed(struct log_writer *w, uint64_t bytes, const uint8_t mac[LOG_MAC_BYTES]) {
     w->end += bytes;
     w->sequence += w->count;
+    memcpy(w->mac, mac, LOG_MAC_BYTES);
+    w->last = (struct writer_last){.segment = w->segment, .sequence = w->sequence - 1};
+    memcpy(w->last.mac, mac, LOG_MAC_BYTES);
     twin_store(&w->mark->end, w->segment, w->end);
     for (uint32_t i = 0; i < w->place_count; i++) w->place[i].durable.next = w->place[i].next;
     for (uint32_t i = 0; i < LANES_MAX; i++)
         if ((w->lanes_in_batch & 1U << i) != 0) w->lane[i] = w->pending[i];
     w->used = 0;
     w->count = w->repeats = w->lanes_in_batch = 0;
+    w->written_us = 0;
 }
 
 int log_writer_commit(struct log_writer *w, struct err *err) {
@@ -208,6 +212,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
     struct log_mac m;
     uint8_t mac[LOG_MAC_BYTES];
     if (w->count == 0) return 0;
+    if (w->written_us == 0) w->written_us = wall_us(w);
     if ((w->fd < 0 || w->end >= w->config->recon.segment_bytes) && segment_begin(w, err) != 0) return -1;
     for (uint32_t i = 0; i < LANES_MAX; i++)
         if ((w->lanes_in_batch & 1U << i) != 0) lane[lanes++] = w->pending[i];
@@ -215,7 +220,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
                              .bytes = (uint32_t)(sizeof head + lanes * sizeof *lane + w->used + LOG_MAC_BYTES),
                              .count = w->count,
                              .first = w->sequence,
-                             .written_us = wall_us(w),
+                             .written_us = w->written_us,
                              .lane_count = lanes};
     log_mac_begin(&m, &w->key, w->mac);
     log_mac_add(&m, &head, sizeof head);
@@ -231,8 +236,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
         take_back(w);
         return -1;
     }
-    memcpy(w->mac, mac, sizeof mac);
-    committed(w, head.bytes);
+    committed(w, head.bytes, mac);
     if (w->end > CACHED_BYTES) w->files->forget(w->files->context, w->fd, (off_t)(w->end - CACHED_BYTES));
     return 0;
 }
@@ -248,9 +252,10 @@ const struct writer_segment *log_writer_expired(const struct log_writer *w) {
 
 int log_writer_closed_end(const struct log_writer *w, uint64_t *sequence, uint8_t mac[LOG_MAC_BYTES], struct err *err) {
     uint64_t next = w->closed_count > 1 ? w->closed[1].first : w->segment;
-    *sequence = (next != 0 ? next : w->sequence) - 1;
-    memcpy(mac, w->mac, LOG_MAC_BYTES);
-    if (next == 0) return 0; /* the next one is not begun: its `previous` is the last mac of the log */
+    *sequence = w->last.sequence;
+    memcpy(mac, w->last.mac, LOG_MAC_BYTES);
+    if (next == 0) return 0; /* it is the newest one */
+    *sequence = next - 1;
     struct segment s;
     segment_init(&s);
     int bad = segment_open(&s, w->folder_fd, next, err);

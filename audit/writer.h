@@ -36,6 +36,11 @@ struct writer_place { /* one partition */
     bool live;    /* had an entry since the writer was opened */
 };
 
+struct writer_last {            /* the last durable batch; sequence 0: there is none */
+    uint64_t segment, sequence; /* where it stands, and its last entry */
+    uint8_t mac[LOG_MAC_BYTES];
+};
+
 struct writer_segment { /* one that is closed */
     uint64_t first, bytes;
     int64_t closed_us;
@@ -49,9 +54,10 @@ struct log_writer {
     struct log_mark *mark;
     struct log_mac_key key;
     uint32_t key_id;
-    uint8_t mac[LOG_MAC_BYTES]; /* the last one of the log */
-    uint64_t segment, end;      /* the last segment: first sequence number (0: there is none), durable bytes */
-    uint64_t sequence;          /* of the next entry that will be durable */
+    uint8_t mac[LOG_MAC_BYTES]; /* the last one of the log: of a batch, or of a head */
+    struct writer_last last;
+    uint64_t segment, end; /* the last segment: first sequence number (0: there is none), durable bytes */
+    uint64_t sequence;     /* of the next entry that will be durable */
     char topic[TOPICS_MAX][LOG_TOPIC_BYTES]; /* table of the segments this writer adds to */
     uint32_t topic_count;
     uint16_t topic_of[TOPICS_MAX]; /* the configuration's topics in it */
@@ -65,6 +71,7 @@ struct log_writer {
     size_t room, used;
     uint32_t count;
     uint32_t repeats;              /* of them */
+    int64_t written_us;            /* when it was tried first: tried again, it is the same bytes; 0 not yet */
     struct writer_segment *closed; /* ascending */
     size_t closed_count, closed_room;
     uint64_t closed_bytes;

@@ -209,7 +209,8 @@ static const struct {
     uint32_t flag;
     const char *name;
 } flag_names[] = {{ENTRY_DECLARED, "declared"}, {ENTRY_ALTERED, "altered"},         {ENTRY_CREATED, "created"},
-                  {ENTRY_REPEAT, "repeat"},     {ENTRY_KEY_CHANGED, "key_changed"}, {ENTRY_HASH, "hash"}};
+                  {ENTRY_REPEAT, "repeat"},     {ENTRY_KEY_CHANGED, "key_changed"}, {ENTRY_HASH, "hash"},
+                  {ENTRY_REFED, "refed"}};
 
 static void flags_print(uint32_t flags, const char *between, const char *quote) {
     bool any = false;
