@@ -1,6 +1,7 @@
 """What the audit log says of records, against what was published and what Redis has, computed a second time here."""
 
 import json
+import signal
 import struct
 import subprocess
 import time
@@ -154,3 +155,35 @@ def check_full(m, topic, key, key_file, published):
     assert e[4]["content"] == b"" and e[4]["algorithm"] == audit_log.NONE
     assert e[4]["id"] == audit_log.id_bytes(LOAD) and e[4]["sequence"] == 5
     assert b"some text" not in b"".join(p.read_bytes() for p in (m.data_dir / "audit").iterdir() if p.is_file())
+
+
+def test_audit_that_stands_still_holds_the_lane_and_nothing_is_lost(space):
+    """The audit ring is full for seconds: the sink waits, with its connection; nothing is committed that is not logged."""
+    redis = space.start_redis()
+    topic = space.topic(Topic, format="raw", key="{$key}", mode="bulk")
+    m = space.millrace(audit="on", ring_bytes="1MiB", heartbeat_timeout="60s").start_ready()
+    count = 20_000  # four times what the audit ring takes
+    produce(space, topic, [(f"k{i}", b"before", {}) for i in range(100)])
+    m.wait_drained({(topic.name, 0): 100})
+    pid = m.worker("audit")["pid"]
+    assert m.signal_pid(pid, "audit", signal.SIGSTOP)
+    produce(space, topic, [(f"k{i}", b"v" * 50, {}) for i in range(100, count)])
+    stats = m.wait_for(lambda s: "audit ring is full" in m.worker("sink", 0, s)["reason"], 20, "the sink to wait")
+    assert m.worker("sink", 0, stats)["state"] == "blocked"
+    with redis.client() as c:
+        sent = c.dbsize()
+        time.sleep(1.5)
+        assert c.dbsize() == sent < count, "it goes on without audit"
+    stats = m.stats()
+    logged_up_to = logged(m, topic)[-1]["offset"] + 1
+    assert all(p["committed"] <= logged_up_to for p in stats["partitions"] if p["partition"] == 0)
+    metrics = stats["metrics"]
+    assert (metrics["sink_redis_connect"], metrics["sink_record_resent"]) == (1, 0), "Redis is not at fault"
+    assert m.worker("sink", 0)["pid"] == m.worker("sink", 0, stats)["pid"]
+    assert m.signal_pid(pid, "audit", signal.SIGCONT)
+    m.wait_drained({(topic.name, 0): count})
+    assert [e["offset"] for e in logged(m, topic)] == list(range(count))
+    with redis.client() as c:
+        assert c.dbsize() == count + 8, "and the marks of eight partitions"
+    assert m.worker("sink", 0)["state"] == "running"
+    assert m.drain() == 0
