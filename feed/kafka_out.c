@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024 };
+enum { MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024, BATCH_BYTES = 1000000, BATCH_SHARE = 8 };
 
 static const char *const defaults[][2] = {
     {"client.id", "millrace-load"},       {"socket.nagle.disable", "true"},         {"reconnect.backoff.ms", "100"},
@@ -40,7 +40,8 @@ static const char *const consumer_only[] = {
 struct client {
     const struct config *config;
     size_t message_bytes_max;
-    int wait_ms; /* for an answer about a topic */
+    int wait_ms;        /* for an answer about a topic */
+    size_t batch_bytes; /* most that is sent together; smaller when a topic has refused that */
     kafka_out_delivered *delivered;
     void *context;
     rd_kafka_t *rk;
@@ -55,6 +56,16 @@ static void state_set(struct client *c, enum kafka_out_result state, int code, c
     if (c->state >= state) return;
     c->state = state;
     err_set(&c->why, code, "%s", what);
+}
+
+/* What a broker refuses as too large is a batch: with a smaller one it may take all of it. False: it cannot get
+ * smaller.
+ */
+static bool batch_shrink(struct client *c) {
+    size_t least = c->message_bytes_max + HEADERS_ROOM;
+    if (c->batch_bytes <= least) return false;
+    c->batch_bytes = c->batch_bytes / BATCH_SHARE > least ? c->batch_bytes / BATCH_SHARE : least;
+    return true;
 }
 
 static enum kafka_out_result grade(rd_kafka_resp_err_t e) {
@@ -83,7 +94,8 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
     }
     char text[300];
     snprintf(text, sizeof text, "%s: %s", rd_kafka_topic_name(m->rkt), rd_kafka_err2str(m->err));
-    state_set(c, grade(m->err), EX_UNAVAILABLE, text);
+    bool smaller = m->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && (c->state != KAFKA_OUT_OK || batch_shrink(c));
+    state_set(c, smaller ? KAFKA_OUT_BROKEN : grade(m->err), EX_UNAVAILABLE, text);
 }
 
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
@@ -130,7 +142,9 @@ static int set_all(struct client *c, rd_kafka_conf_t *conf, struct err *err) {
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         if (set(conf, fixed[i][0], fixed[i][1], false, err) != 0) return -1;
     snprintf(bytes, sizeof bytes, "%zu", largest > MESSAGE_BYTES_MIN ? largest : MESSAGE_BYTES_MIN);
-    return set(conf, "message.max.bytes", bytes, false, err);
+    if (set(conf, "message.max.bytes", bytes, false, err) != 0) return -1;
+    snprintf(bytes, sizeof bytes, "%zu", c->batch_bytes);
+    return set(conf, "batch.size", bytes, false, err);
 }
 
 /* A topic that is being made has no leader yet; that one passes. */
@@ -237,6 +251,7 @@ void kafka_out_new(struct kafka_out *port, const struct config *config, size_t m
     *c = (struct client){.config = config,
                          .message_bytes_max = message_bytes_max,
                          .wait_ms = wait_ms,
+                         .batch_bytes = BATCH_BYTES,
                          .delivered = delivered,
                          .context = context};
     *port = (struct kafka_out){c, client_open, client_send, client_poll, client_close, client_free};

@@ -28,7 +28,7 @@ struct kafka_out_message {
     uint64_t tag; /* comes back with the acknowledgement */
 };
 
-/* Called from poll(), once for each message that the broker has acknowledged. */
+/* Called from poll(), once for each message that the broker has acknowledged. offset below 0: not known. */
 typedef void kafka_out_delivered(void *context, uint64_t tag, int32_t partition, int64_t offset);
 
 enum kafka_out_result {

@@ -365,6 +365,8 @@ static int load_go_on(struct load *l, bool abandon, struct err *err) {
 int load_resume(const struct load_settings *s, const uint8_t *id, int64_t after, bool abandon, struct load_result *out,
                 struct err *err) {
     struct load l = {.set = s, .out = out, .fd = -1};
+    uint8_t wanted[16];
+    if (id != NULL) id = memcpy(wanted, id, sizeof wanted); /* it may be in *out */
     *out = (struct load_result){.manifests = s->config->recon.manifest_topic[0] != 0};
     l.outbox = outbox_open(s->outbox, err);
     int found = l.outbox == NULL ? -1 : outbox_load_find(l.outbox, id, after, &out->load, err);

@@ -37,6 +37,7 @@ enum statement {
     S_LOAD_UPDATE,
     S_LOAD_FIND,
     S_LOAD_OPEN,
+    S_LOAD_NEXT,
     S_SEQUENCE_GET,
     S_SEQUENCE_PUT,
     S_PUT,
@@ -62,12 +63,13 @@ static const char *const sql[STATEMENT_COUNT] = {
                       " first_sequence=?8, last_sequence=?9, records=?10, bytes=?11, digest_sum=?12 WHERE number=?1",
     [S_LOAD_FIND] = "SELECT * FROM load WHERE id=?",
     [S_LOAD_OPEN] = "SELECT * FROM load WHERE number>? AND state<3 ORDER BY number LIMIT 1",
+    [S_LOAD_NEXT] = "SELECT * FROM load WHERE number>? ORDER BY number LIMIT 1",
     [S_SEQUENCE_GET] = "SELECT next FROM producer WHERE name=? AND topic=?",
     [S_SEQUENCE_PUT] = "INSERT OR REPLACE INTO producer VALUES(?,?,?)",
     [S_PUT] = "INSERT INTO record VALUES(?,?,?,?,?,?,?,?,?,0,0,NULL)",
     [S_REMOVE] = "DELETE FROM record WHERE n BETWEEN ? AND ?",
     [S_FAILED] = "UPDATE record SET attempts=attempts+1, next_ms=?, error=? WHERE load=?",
-    [S_ATTEMPTS] = "SELECT attempts FROM record WHERE load=? ORDER BY n LIMIT 1",
+    [S_ATTEMPTS] = "SELECT attempts,next_ms,error FROM record WHERE load=? ORDER BY n LIMIT 1",
     [S_FORGIVE] = "UPDATE record SET attempts=0, next_ms=0 WHERE load=? AND attempts>0",
     [S_COUNT] = "SELECT count(*), coalesce(sum(length(key)+coalesce(length(value),0)),0) FROM record WHERE load=?",
     [S_READ] = "SELECT n,sequence,id,digest,created_ms,operation,key,value FROM record"
@@ -178,31 +180,37 @@ static int tag_read(struct outbox *o, struct err *err) {
     return got == 1 ? 0 : err_set(err, EX_DATAERR, "outbox: it has no tag");
 }
 
-/* The journal is synced at each commit: a sequence that was sent is never given again, even when power fails. */
-static int database_open(struct outbox *o, const char *path, struct err *err) {
+static int database_open(struct outbox *o, const char *path, int flags, struct err *err) {
     int64_t application, version, tables;
-    if (sqlite3_open_v2(path, &o->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE, NULL) !=
-        SQLITE_OK)
-        return err_set(err, EX_CANTCREAT, "%s: %s", path, o->db != NULL ? sqlite3_errmsg(o->db) : "no memory");
+    if (sqlite3_open_v2(path, &o->db, flags | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE, NULL) != SQLITE_OK)
+        return err_set(err, flags == SQLITE_OPEN_READWRITE ? EX_CANTCREAT : EX_NOINPUT, "%s: %s", path,
+                       o->db != NULL ? sqlite3_errmsg(o->db) : "no memory");
     sqlite3_busy_timeout(o->db, 10000);
     if (number_get(o, "PRAGMA application_id", &application, err) != 0 ||
         number_get(o, "PRAGMA user_version", &version, err) != 0 ||
         number_get(o, "SELECT count(*) FROM sqlite_schema", &tables, err) != 0)
         return err_set(err, EX_DATAERR, "%s: not an outbox: %s", path, sqlite3_errmsg(o->db));
-    if (tables > 0 && application != APPLICATION) return err_set(err, EX_DATAERR, "%s: not an outbox", path);
+    bool new = tables == 0 && flags == SQLITE_OPEN_READWRITE;
+    if (application != APPLICATION && !new) return err_set(err, EX_DATAERR, "%s: not an outbox", path);
     if (version > VERSION) return err_set(err, EX_DATAERR, "%s: made by a newer version of millrace", path);
-    if (execute(o, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32768", err) != 0) return -1;
-    if (tables == 0 && schema_make(o, err) != 0) return -1;
+    return new ? schema_make(o, err) : 0;
+}
+
+static int statements_make(struct outbox *o, struct err *err) {
     for (int i = 0; i < STATEMENT_COUNT; i++)
         if (sqlite3_prepare_v3(o->db, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &o->statement[i], NULL) != SQLITE_OK)
             return failed(o, err);
-    /* Numbers of records that are gone may be given again: only their order counts. */
-    if (number_get(o,
-                   "SELECT max(coalesce((SELECT max(n) FROM record),0),coalesce((SELECT max(last_n) FROM manifest),0))",
-                   &o->next, err) != 0)
-        return -1;
-    o->next++;
     return tag_read(o, err);
+}
+
+/* Numbers of records that are gone may be given again: only their order counts. */
+static int next_find(struct outbox *o, struct err *err) {
+    int r = number_get(o,
+                       "SELECT max(coalesce((SELECT max(n) FROM record),0),"
+                       "coalesce((SELECT max(last_n) FROM manifest),0))",
+                       &o->next, err);
+    o->next++;
+    return r;
 }
 
 static int lock_take(struct outbox *o, const char *path, struct err *err) {
@@ -218,11 +226,27 @@ static int lock_take(struct outbox *o, const char *path, struct err *err) {
     return 0;
 }
 
-struct outbox *outbox_open(const char *path, struct err *err) {
+static struct outbox *outbox_new(void) {
     struct outbox *o = calloc(1, sizeof *o);
     CHECK(o != NULL);
     o->lock_fd = -1;
-    if (lock_take(o, path, err) == 0 && database_open(o, path, err) == 0) return o;
+    return o;
+}
+
+/* The journal is synced at each commit: a sequence that was sent is never given again, even when power fails. */
+struct outbox *outbox_open(const char *path, struct err *err) {
+    struct outbox *o = outbox_new();
+    if (lock_take(o, path, err) == 0 && database_open(o, path, SQLITE_OPEN_READWRITE, err) == 0 &&
+        execute(o, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32768", err) == 0 &&
+        statements_make(o, err) == 0 && next_find(o, err) == 0)
+        return o;
+    outbox_close(o);
+    return NULL;
+}
+
+struct outbox *outbox_open_read(const char *path, struct err *err) {
+    struct outbox *o = outbox_new();
+    if (database_open(o, path, SQLITE_OPEN_READONLY, err) == 0 && statements_make(o, err) == 0) return o;
     outbox_close(o);
     return NULL;
 }
@@ -305,6 +329,14 @@ static void load_get(sqlite3_stmt *q, struct outbox_load *l) {
     l->algorithm = (uint32_t)column_int(q, 27);
 }
 
+int outbox_load_next(struct outbox *o, int64_t after, struct outbox_load *out, struct err *err) {
+    sqlite3_stmt *q = bound(o, S_LOAD_NEXT, "i", after);
+    int got = fetch(o, q, err);
+    if (got == 1) load_get(q, out);
+    sqlite3_reset(q);
+    return got;
+}
+
 int outbox_load_find(struct outbox *o, const uint8_t id[16], int64_t after, struct outbox_load *out, struct err *err) {
     sqlite3_stmt *q = id != NULL ? bound(o, S_LOAD_FIND, "b", id) : bound(o, S_LOAD_OPEN, "i", after);
     int got = fetch(o, q, err);
@@ -350,10 +382,15 @@ int outbox_failed(struct outbox *o, int64_t load, int64_t next_ms, const char *w
     return run(o, bound(o, S_FAILED, "iti", next_ms, why, load), err);
 }
 
-int outbox_attempts(struct outbox *o, int64_t load, uint32_t *attempts, struct err *err) {
+int outbox_attempts(struct outbox *o, int64_t load, struct outbox_attempts *out, struct err *err) {
     sqlite3_stmt *q = bound(o, S_ATTEMPTS, "i", load);
     int got = fetch(o, q, err);
-    *attempts = got == 1 ? (uint32_t)column_int(q, 0) : 0;
+    *out = (struct outbox_attempts){0};
+    if (got == 1) {
+        out->count = (uint32_t)column_int(q, 0);
+        out->next_ms = column_int(q, 1);
+        column_text(q, 2, out->why, sizeof out->why);
+    }
     sqlite3_reset(q);
     return got < 0 ? -1 : 0;
 }

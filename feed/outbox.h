@@ -76,6 +76,10 @@ struct outbox_manifest {
 struct outbox *outbox_open(const char *path, struct err *err);
 void outbox_close(struct outbox *o);
 
+/* outbox_open_read opens it without the lock, to look at while another process uses it: only functions that read. NULL
+ * with err: EX_NOINPUT there is none, or as outbox_open. */
+struct outbox *outbox_open_read(const char *path, struct err *err);
+
 /* Eight hexadecimal digits drawn when the file was made: a name made of it is not used again when the file is lost. */
 const char *outbox_tag(const struct outbox *o);
 
@@ -92,6 +96,9 @@ int outbox_load_update(struct outbox *o, const struct outbox_load *l, struct err
  * 1 found, 0 none. */
 int outbox_load_find(struct outbox *o, const uint8_t id[16], int64_t after, struct outbox_load *out, struct err *err);
 
+/* outbox_load_next finds the load with the lowest number above `after`, whatever its state. 1 found, 0 none. */
+int outbox_load_next(struct outbox *o, int64_t after, struct outbox_load *out, struct err *err);
+
 /* outbox_sequence takes the next `count` sequences of a producer in a topic: *first to *first + count - 1. */
 int outbox_sequence(struct outbox *o, const char *producer, const char *topic, uint64_t count, uint64_t *first,
                     struct err *err);
@@ -104,8 +111,13 @@ int outbox_remove(struct outbox *o, int64_t from, int64_t to, struct err *err);
 /* outbox_failed notes on the records of a load that sending them was tried once more in vain. next_ms: when it is tried
  * again, by the wall clock. */
 int outbox_failed(struct outbox *o, int64_t load, int64_t next_ms, const char *why, struct err *err);
-/* outbox_attempts: how often the oldest record of a load was tried in vain; 0 none. outbox_forgive sets that to 0. */
-int outbox_attempts(struct outbox *o, int64_t load, uint32_t *attempts, struct err *err);
+struct outbox_attempts { /* of the oldest record of a load */
+    uint32_t count;      /* how often sending it was tried in vain */
+    int64_t next_ms;     /* 0: at once */
+    char why[200];
+};
+/* outbox_attempts finds that out; count 0: never, or there is no record. outbox_forgive sets it to 0. */
+int outbox_attempts(struct outbox *o, int64_t load, struct outbox_attempts *out, struct err *err);
 int outbox_forgive(struct outbox *o, int64_t load, struct err *err);
 /* outbox_count: records of a load that are not acknowledged, and the bytes of their keys and values. */
 int outbox_count(struct outbox *o, int64_t load, uint64_t *records, uint64_t *bytes, struct err *err);

@@ -20,6 +20,7 @@
 static const char help[] =
     "usage: millrace load FILE --topic TOPIC [-c FILE] [OPTION]...\n"
     "       millrace load --resume [LOAD] [-c FILE]     go on with what was interrupted: LOAD, or all of them\n"
+    "       millrace load --list [--all] [-c FILE]      what waits in the outbox; with --all also what is over\n"
     "       millrace load --abandon LOAD [-c FILE]      send what was taken up, read no more, and end it as aborted\n"
     "\n"
     "Publishes the rows of FILE (`-`: standard input) to a topic of the configuration, each with an id, a digest and "
@@ -101,7 +102,7 @@ static void screen_clear(struct screen *s) {
 struct arguments {
     const char *config, *outbox;
     struct load_request request;
-    bool resume, abandon, json, format_said;
+    bool resume, abandon, list, all, json, format_said;
     uint8_t id[16];
     uint64_t attempts, attempt_s;
 };
@@ -164,6 +165,8 @@ enum option_code {
     O_OUTPUT,
     O_RESUME,
     O_ABANDON,
+    O_LIST,
+    O_ALL,
     O_TOPIC
 };
 
@@ -186,6 +189,8 @@ static const struct option options[] = {{"config", required_argument, NULL, 'c'}
                                         {"format-output", required_argument, NULL, O_OUTPUT},
                                         {"resume", no_argument, NULL, O_RESUME},
                                         {"abandon", no_argument, NULL, O_ABANDON},
+                                        {"list", no_argument, NULL, O_LIST},
+                                        {"all", no_argument, NULL, O_ALL},
                                         {"help", no_argument, NULL, 'h'},
                                         {0}};
 
@@ -216,6 +221,8 @@ static int option_take(struct arguments *a, int o, char **argv) {
         break;
     case O_RESUME: a->resume = true; break;
     case O_ABANDON: a->abandon = true; break;
+    case O_LIST: a->list = true; break;
+    case O_ALL: a->all = true; break;
     default: return command_misuse("load", "unknown option or missing argument: %s", argv[optind - 1]);
     }
     return EX_OK;
@@ -226,10 +233,13 @@ static int rest_take(struct arguments *a, int count, char **rest) {
     struct load_request *r = &a->request;
     const char *dot;
     if (count > 1) return command_misuse("load", "unexpected argument %s", rest[1]);
-    if (a->resume || a->abandon) {
-        if (a->resume && a->abandon) return command_misuse("load", "--resume or --abandon, not both");
+    if (a->all && !a->list) return command_misuse("load", "--all goes with --list");
+    if (a->resume || a->abandon || a->list) {
+        if (a->resume + a->abandon + a->list > 1)
+            return command_misuse("load", "--resume, --abandon or --list: only one of them");
         if (r->topic != NULL || r->id != NULL || r->keys_out != NULL || r->key != NULL || a->format_said)
             return command_misuse("load", "what was said when the load began still holds: leave it away");
+        if (a->list && count > 0) return command_misuse("load", "unexpected argument %s", rest[0]);
         if (count == 0) return a->abandon ? command_misuse("load", "--abandon which load?") : EX_OK;
         return id_read(a, rest[0]);
     }
@@ -333,6 +343,7 @@ int command_load(int argc, char **argv) {
     if (config == NULL) return status;
     status = outbox_place(&a, config, outbox, sizeof outbox);
     if (status != EX_OK) return status;
+    if (a.list) return load_list(outbox, a.json, a.all);
     signals_watch();
     struct load_settings set = {.config = config,
                                 .outbox = outbox,

@@ -18,6 +18,11 @@ static const char *state_name(const struct load_result *r, bool dry_run) {
     return dry_run ? "dry_run" : names[r->load.state];
 }
 
+static const char *list_state(uint32_t state) {
+    static const char *const names[OUTBOX_STATE_COUNT] = {"reading", "sending", "ending", "complete", "aborted"};
+    return state < OUTBOX_STATE_COUNT ? names[state] : "unknown";
+}
+
 static void text_field(const char *name, const char *value, size_t len) {
     printf(",\"%s\":", name);
     json_text_put(value, len, stdout);
@@ -78,4 +83,46 @@ void load_report(const struct load_result *r, const struct load_cover *cover, bo
     else
         report_text(r, cover, dry_run, elapsed_ns, rate);
     fflush(stdout);
+}
+
+static void list_json(const struct outbox_load *l, uint64_t waiting, const struct outbox_attempts *a) {
+    char id[37];
+    record_id_format(l->id, id);
+    printf("{\"load\":\"%s\",\"state\":\"%s\"", id, list_state(l->state));
+    text_field("topic", l->topic, strlen(l->topic));
+    text_field("producer", l->producer, strlen(l->producer));
+    text_field("file", l->source.path, strlen(l->source.path));
+    printf(",\"records\":%" PRIu64 ",\"waiting\":%" PRIu64 ",\"attempts\":%" PRIu32 ",\"next_ms\":%" PRId64,
+           l->sum.count, waiting, a->count, a->next_ms);
+    text_field("error", a->why, strlen(a->why));
+    puts("}");
+}
+
+static void list_text(const struct outbox_load *l, uint64_t waiting, const struct outbox_attempts *a) {
+    char id[37], records[GROUPED_BYTES], left[GROUPED_BYTES];
+    record_id_format(l->id, id);
+    printf("%s  %-8s  %s: %s records, %s waiting", id, list_state(l->state), l->topic, grouped(l->sum.count, records),
+           grouped(waiting, left));
+    if (a->count > 0) printf("; tried %u times in vain: %s", a->count, a->why);
+    putchar('\n');
+}
+
+int load_list(const char *path, bool json, bool all) {
+    struct err err = {0};
+    struct outbox_load l = {0};
+    struct outbox_attempts attempts;
+    uint64_t waiting, bytes;
+    int got = -1;
+    struct outbox *o = outbox_open_read(path, &err);
+    while (o != NULL && (got = outbox_load_next(o, l.number, &l, &err)) == 1) {
+        if (l.state >= OUTBOX_COMPLETE && !all) continue;
+        if (outbox_count(o, l.number, &waiting, &bytes, &err) != 0 ||
+            outbox_attempts(o, l.number, &attempts, &err) != 0)
+            break;
+        (json ? list_json : list_text)(&l, waiting, &attempts);
+    }
+    outbox_close(o);
+    if (got == 0) return 0;
+    fprintf(stderr, "millrace load: %s\n", err.text);
+    return err.code;
 }

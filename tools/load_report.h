@@ -10,4 +10,7 @@
 void load_report(const struct load_result *r, const struct load_cover *cover, bool dry_run, bool json,
                  uint64_t elapsed_ns);
 
+/* load_list prints the loads of the outbox at path, those that are over only with `all`. Returns an exit status. */
+int load_list(const char *path, bool json, bool all);
+
 #endif

@@ -15,6 +15,7 @@ import time
 import uuid
 
 import pytest
+from confluent_kafka.admin import NewTopic
 
 from harness.oracle import read_log
 from harness.process import ROOT, Process, wait_until
@@ -197,6 +198,21 @@ def test_what_the_broker_refuses_stays_in_the_outbox(rig):
     rig.check(json.loads(done.stdout)["producer"], [value_of((1, "a", ""))])
 
 
+def test_batches_that_a_topic_refuses_are_made_smaller_and_records_are_reported(rig):
+    rig.make(partitions=1)
+    small = f"{rig.topic.name}.small"
+    admin = rig.broker.admin()
+    admin.create_topics([NewTopic(small, 1, 1, config={"max.message.bytes": "20000"})])[small].result(20)
+    rig.topic.name = small
+    rig.millrace.write_config(topics=[rig.topic.config()])
+    rows = [(i, "a", "x" * 300) for i in range(2000)]
+    rig.load(rig.file("a.csv", csv_of(rows)), "--topic", small, "--producer", "p")
+    rig.check("p", [value_of(r) for r in rows])
+    huge = rig.file("huge.csv", csv_of([(i, "a", "x" * (30000 if i == 50 else 3)) for i in range(100)]))
+    done = rig.load(huge, "--topic", small, "--max-message", "40000", status=69)
+    assert "Message size too large" in done.stderr
+
+
 class Loader(Process):
     def __init__(self, rig, *args):
         super().__init__("load", [rig.millrace.build / "millrace", "load", *args, "-c", rig.millrace.file],
@@ -256,9 +272,12 @@ def test_a_broker_that_does_not_come_is_reported_and_the_load_resumed(rig):
     assert "given up after 2 attempts" in done.stderr and "millrace load --resume " in done.stdout
     assert time.monotonic() - started < 45
     load = re.search(r"--resume ([0-9a-f-]{36})", done.stdout)[1]
+    waits = json.loads(rig.load("--list", "--format-output", "json").stdout)
+    assert (waits["load"], waits["state"], waits["topic"]) == (load, "reading", rig.topic.name)
     broker.start()
     rig.load("--resume", load)
     rig.check("p", [value_of(r) for r in rows])
+    assert rig.load("--list").stdout == "" and "complete" in rig.load("--list", "--all").stdout
     assert "this load is over" in rig.load("--resume", load, status=64).stderr
     broker.stop()
 

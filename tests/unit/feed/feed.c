@@ -17,11 +17,14 @@ struct entry { /* of the log of both topics */
     int64_t timestamp_ms;
     uint64_t tag;
     bool value_null, acknowledged;
+    bool lost; /* it never arrived */
 };
 
 static struct broker {
     struct entry log[LOG_MAX];
     int count, opened, acked_upto;
+    bool lag;                      /* one partition's acknowledgements come much later */
+    int lagging;                   /* where they begin */
     bool open, mute;               /* mute: acknowledges nothing */
     int break_after, refuse_after; /* messages from now on; 0 never */
     int down_opens;                /* so many connects fail */
@@ -56,9 +59,11 @@ static enum kafka_out_result fake_open(void *self, const char *const *topics, ui
         err_set(err, EX_UNAVAILABLE, "no broker");
         return KAFKA_OUT_BROKEN;
     }
+    for (int i = 0; i < broker.count; i++) /* half of what was on its way */
+        if (!broker.log[i].acknowledged && rand() % 2 == 0) broker.log[i].lost = true;
     broker.open = true;
     broker.opened++;
-    broker.acked_upto = broker.count;
+    broker.acked_upto = broker.lagging = broker.count;
     return KAFKA_OUT_OK;
 }
 
@@ -96,14 +101,18 @@ static enum kafka_out_result fake_send(void *self, const struct kafka_out_messag
     return KAFKA_OUT_OK;
 }
 
+static void acknowledge(int i) {
+    broker.log[i].acknowledged = true;
+    feed_delivered(broker.feed, broker.log[i].tag, i % 3, i);
+}
+
 static enum kafka_out_result fake_poll(void *self, int ms, struct err *err) {
     (void)self, (void)err;
     broker.ns += (uint64_t)ms * NS_PER_MS;
-    for (; broker.acked_upto < broker.count && !broker.mute; broker.acked_upto++) {
-        struct entry *e = &broker.log[broker.acked_upto];
-        e->acknowledged = true;
-        feed_delivered(broker.feed, e->tag, broker.acked_upto % 3, broker.acked_upto);
-    }
+    for (; broker.acked_upto < broker.count && !broker.mute; broker.acked_upto++)
+        if (broker.acked_upto % 3 != 2) acknowledge(broker.acked_upto);
+    for (; broker.lagging < broker.acked_upto && !broker.lag; broker.lagging++)
+        if (broker.lagging % 3 == 2) acknowledge(broker.lagging);
     return KAFKA_OUT_OK;
 }
 
@@ -185,7 +194,8 @@ static int put_all(int *at, int to) {
 static const struct entry *last_of(const char *type) {
     const struct entry *found = NULL;
     for (int i = 0; i < broker.count; i++)
-        if (strcmp(broker.log[i].topic, "manifests") == 0 && strstr(broker.log[i].value, type) != NULL)
+        if (strcmp(broker.log[i].topic, "manifests") == 0 && !broker.log[i].lost &&
+            strstr(broker.log[i].value, type) != NULL)
             found = &broker.log[i];
     cr_assert_not_null(found, "%s", type);
     return found;
@@ -209,7 +219,7 @@ static void check(int n) {
     unsigned long long declared = 0, first_next = 1;
     for (int i = 0; i < broker.count; i++) {
         const struct entry *e = &broker.log[i];
-        if (strcmp(e->topic, "cards") != 0) continue;
+        if (strcmp(e->topic, "cards") != 0 || e->lost) continue;
         long s = strtol(e->sequence, NULL, 10);
         cr_assert(s >= 1 && s <= n, "%s", e->sequence);
         if (id[s][0] == 0) {
@@ -228,7 +238,7 @@ static void check(int n) {
     cr_assert_eq(distinct, n);
     for (int i = 0; i < broker.count; i++) {
         const struct entry *e = &broker.log[i];
-        if (strstr(e->value, "\"window\"") == NULL || number_in(e, "first_sequence") < first_next) continue;
+        if (e->lost || strstr(e->value, "\"window\"") == NULL || number_in(e, "first_sequence") < first_next) continue;
         cr_assert_eq(number_in(e, "first_sequence"), first_next);
         first_next = number_in(e, "last_sequence") + 1;
         declared += number_in(e, "count");
@@ -302,6 +312,47 @@ Test(feed, a_manifest_is_sent_only_when_its_records_are_acknowledged, .init = be
     check(200);
 }
 
+Test(feed, a_manifest_that_is_lost_on_its_way_is_sent_again, .init = begin, .fini = end) {
+    int at = 0;
+    cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
+    for (int i = 0; i < 8; i++) {
+        put_all(&at, at + 10);
+        feed_commit(broker.feed, &err);
+        feed_wait(broker.feed, 50, &err);
+        broker.wall_ms += 60000;
+        put_all(&at, at + 10);
+        feed_commit(broker.feed, &err); /* closes the window */
+        broker.mute = true;
+        feed_wait(broker.feed, 50, &err);
+        broker.break_after = 1;
+        put_all(&at, at + 10);
+        cr_assert_eq(feed_commit(broker.feed, &err), 0);
+        broker.mute = false;
+    }
+    cr_assert_eq(feed_finish(broker.feed, true, &err), 0, "%s", err.text);
+    cr_assert_eq(feed_reconnects(broker.feed), 8);
+    check(at);
+}
+
+Test(feed, a_place_that_nobody_told_is_the_beginning, .init = begin, .fini = end) {
+    struct manifest_place places[3];
+    int at = 0;
+    cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
+    put_all(&at, 1);
+    feed_commit(broker.feed, &err);
+    feed_delivered(broker.feed, broker.log[1].tag, 5, -1001);
+    put_all(&at, 2);
+    feed_commit(broker.feed, &err);
+    feed_delivered(broker.feed, broker.log[2].tag, 7, 40);
+    put_all(&at, 3);
+    feed_commit(broker.feed, &err);
+    feed_delivered(broker.feed, broker.log[3].tag, 7, -1001);
+    cr_assert_eq(feed_finish(broker.feed, true, &err), 0);
+    cr_assert_eq(outbox_places(o, load.number, places, 3, &err), 2);
+    cr_assert(places[0].partition == 5 && places[0].first_offset == 0);
+    cr_assert(places[1].partition == 7 && places[1].first_offset == 40);
+}
+
 Test(feed, a_connection_that_breaks_is_made_anew_and_nothing_is_missing, .init = begin, .fini = end) {
     int at = 0;
     cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
@@ -316,7 +367,7 @@ Test(feed, a_connection_that_breaks_is_made_anew_and_nothing_is_missing, .init =
 
 Test(feed, it_gives_up_after_so_many_attempts_and_can_be_resumed, .init = begin, .fini = end) {
     int at = 0;
-    uint32_t attempts;
+    struct outbox_attempts attempts;
     cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
     put_all(&at, 5000);
     broker.break_after = 10;
@@ -325,7 +376,7 @@ Test(feed, it_gives_up_after_so_many_attempts_and_can_be_resumed, .init = begin,
     cr_assert_eq(err.code, EX_TEMPFAIL);
     cr_assert_str_eq(err.text, "given up after 3 attempts: no broker");
     outbox_attempts(o, load.number, &attempts, &err);
-    cr_assert_eq(attempts, 3);
+    cr_assert_eq(attempts.count, 3);
     die();
     at = (int)load.position;
     cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
@@ -373,6 +424,7 @@ Test(feed, it_may_die_at_any_moment, .init = begin, .fini = end) {
     srand(20261121);
     for (;;) {
         broker.mute = rand() % 4 == 0;
+        broker.lag = rand() % 2 == 0;
         broker.break_after = rand() % 9000 + 1;
         stop = 0;
         if (feed_begin(broker.feed, &load, &err) == 0) {
@@ -382,7 +434,7 @@ Test(feed, it_may_die_at_any_moment, .init = begin, .fini = end) {
             int r = put_all(&at, to);
             if (r == 0 && rand() % 2 != 0) r = feed_commit(broker.feed, &err);
             if (r == 0 && to == ALL && deaths >= 15) {
-                broker.mute = false;
+                broker.mute = broker.lag = false;
                 if (feed_finish(broker.feed, true, &err) == 0) break;
             }
         }

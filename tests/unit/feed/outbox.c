@@ -153,18 +153,20 @@ Test(outbox, loads_are_found_with_all_that_was_said, .init = begin, .fini = end)
 }
 
 Test(outbox, attempts_are_noted_and_forgiven, .init = begin, .fini = end) {
-    uint32_t n;
+    struct outbox_attempts n;
     put(1, 1, "x");
     put(2, 2, "x");
     cr_assert_eq(outbox_failed(o, 1, 99, "no broker", &err), 0);
     cr_assert_eq(outbox_failed(o, 1, 99, "no broker", &err), 0);
     cr_assert_eq(outbox_attempts(o, 1, &n, &err), 0);
-    cr_assert_eq(n, 2);
+    cr_assert_eq(n.count, 2);
+    cr_assert_eq(n.next_ms, 99);
+    cr_assert_str_eq(n.why, "no broker");
     cr_assert_eq(outbox_attempts(o, 2, &n, &err), 0);
-    cr_assert_eq(n, 0);
+    cr_assert_eq(n.count, 0);
     outbox_forgive(o, 1, &err);
     outbox_attempts(o, 1, &n, &err);
-    cr_assert_eq(n, 0);
+    cr_assert_eq(n.count, 0);
 }
 
 Test(outbox, manifests_and_places_are_kept, .init = begin, .fini = end) {
@@ -203,6 +205,26 @@ Test(outbox, one_process_at_a_time_and_the_lock_ends_with_it, .init = begin, .fi
     waitpid(child, &status, 0);
     cr_assert_eq(status, 0);
     again();
+}
+
+Test(outbox, it_can_be_looked_at_while_it_is_used, .init = begin, .fini = end) {
+    struct outbox_load a = load_of(1), got;
+    struct outbox_attempts attempts;
+    cr_assert_eq(outbox_load_insert(o, &a, &err), 0);
+    put(a.number, 1, "x");
+    outbox_failed(o, a.number, 99, "no broker", &err);
+    struct outbox *r = outbox_open_read(in_folder("outbox.db"), &err);
+    cr_assert_not_null(r, "%s", err.text);
+    cr_assert_eq(outbox_load_next(r, 0, &got, &err), 1);
+    cr_assert_eq(got.id[0], 1);
+    cr_assert_eq(outbox_load_next(r, got.number, &got, &err), 0);
+    cr_assert_eq(outbox_attempts(r, a.number, &attempts, &err), 0);
+    cr_assert(attempts.count == 1 && attempts.next_ms == 99);
+    put(a.number, 2, "x");
+    cr_assert_eq(outbox_load_update(r, &a, &err), -1, "it cannot be changed");
+    outbox_close(r);
+    cr_assert_null(outbox_open_read(in_folder("nothing"), &err));
+    cr_assert_eq(err.code, EX_NOINPUT);
 }
 
 Test(outbox, what_was_committed_is_there_after_a_kill, .init = begin, .fini = end) {
