@@ -11,7 +11,7 @@
 #include "shm/stats.h"
 #include "tools/control_client.h"
 
-enum { PATIENCE_S = 10, POLL_MS = 100 };
+enum { PATIENCE_S = 6, POLL_MS = 100 };
 
 struct lost {
     int32_t partition;
