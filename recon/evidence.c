@@ -15,15 +15,7 @@
 #include "base/log.h"
 #include "shm/record.h"
 
-enum {
-    QUEUE_ITEMS = 1024,
-    CALL_MS = 2000,
-    ROUND_MS = 1000,
-    ROUND_MS_MAX = 10000,
-    POLL_MS = 50,
-    LAYOUT_MS = 30000,
-    MEMBERS_MS = 5000
-};
+enum { QUEUE_ITEMS = 1024, CALL_MS = 2000, ROUND_MS = 1000, ROUND_MS_MAX = 10000, POLL_MS = 50, LAYOUT_MS = 30000 };
 
 static const char *const defaults[][2] = {
     {"queued.max.messages.kbytes", "16384"}, {"queued.min.messages", "100000"}, {"fetch.error.backoff.ms", "50"},
@@ -70,7 +62,7 @@ struct asker {
     size_t readings;
     struct evidence_from *from;
     size_t froms;
-    uint64_t round_due_ns, layout_due_ns, members_due_ns;
+    uint64_t round_due_ns, layout_due_ns;
     int64_t round_began_ms; /* 0: no round is at hand */
     bool round_asked;       /* … and its ends were told: it waits for manifests */
     uint32_t members;
@@ -432,9 +424,9 @@ static void round_ask(struct asker *a) {
         a->round_began_ms = clock_wall_ms(&clock_real);
         a->round_asked = false;
         if (now >= a->layout_due_ns) layout_ask(a), a->layout_due_ns = now + LAYOUT_MS * NS_PER_MS;
-        if (now >= a->members_due_ns) members_ask(a), a->members_due_ns = now + MEMBERS_MS * NS_PER_MS;
         ok = a->manifests == NULL || (a->manifest_partitions > 0 && manifests_ask(a));
         for (uint32_t t = 0; ok && t < a->config->topic_count; t++) ok = topic_ask(a, t);
+        if (ok) members_ask(a); /* after that: whoever has committed something is a member by then */
         if (!ok) a->layout_due_ns = 0;
         a->round_asked = ok;
         uint64_t took = clock_ns(&clock_real) - now,

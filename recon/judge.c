@@ -20,6 +20,7 @@ enum finding {
     FINDING_UNPUBLISHED,
     FINDING_LATE,
     FINDING_UNPROVEN,
+    FINDING_ELSEWHERE,
     FINDING_IN_FLIGHT,
     FINDING_UNDECLARED,
     FINDING_WAITING,
@@ -40,6 +41,8 @@ static const struct {
     [FINDING_UNPUBLISHED] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH, "records that nobody says he has published"},
     [FINDING_LATE] = {WINDOW_LATE, EXCEPTION_WINDOW_LATE, "still not complete after recon.late_after"},
     [FINDING_UNPROVEN] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "nothing is missing; offsets alone prove no match"},
+    [FINDING_ELSEWHERE] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT,
+                           "the rest may be in the logs of other instances; recon.anchor_topic lets them tell"},
     [FINDING_IN_FLIGHT] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "records are on their way"},
     [FINDING_UNDECLARED] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "manifests are still to come"},
     [FINDING_WAITING] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "not all of the topic has been looked at yet"},
@@ -98,6 +101,7 @@ struct end { /* of a partition */
     int32_t partition;
     int64_t low, high, committed;
     int64_t target;
+    int64_t told; /* committed, as of the last whole round; -1 none */
 };
 
 struct front { /* of a topic: how far it is settled */
@@ -106,6 +110,7 @@ struct front { /* of a topic: how far it is settled */
     int64_t target_ms;  /* when the brokers were asked for the targets; 0: there are none */
     uint64_t beat;      /* the others have to answer this one first; 0: they were not asked */
     bool passed;        /* the group has committed all of them: the end of the log is still to be read */
+    int64_t round_ms;   /* when the last whole round of questions began */
     int64_t settled_ms; /* everything that was published before is in the log, or nowhere */
     int64_t scan_ms;    /* settled, and being scanned up to the targets of that time; 0: nothing is */
     int64_t scanned_ms; /* … and scanned */
@@ -120,6 +125,7 @@ struct judge {
     sqlite3_stmt *statement[STATEMENT_COUNT];
     struct front front[TOPICS_MAX];
     struct accounts *accounts; /* NULL: there are none */
+    bool shared;
 };
 
 static sqlite3_stmt *use(struct judge *j, enum statement s, int64_t a, int64_t b) {
@@ -154,6 +160,8 @@ void judge_close(struct judge *j) {
     free(j);
 }
 
+void judge_shared(struct judge *j) { j->shared = true; }
+
 /* -- how far a topic is settled ---------------------------------------------------------------- */
 
 static struct end *end_find(const struct front *f, int32_t partition) {
@@ -169,7 +177,8 @@ void judge_ends(struct judge *j, uint32_t topic, int32_t partition, int64_t low,
         f->end = realloc(f->end, (f->ends + 1) * sizeof *f->end);
         CHECK(f->end != NULL);
         e = &f->end[f->ends++];
-        *e = (struct end){.partition = partition, .target = INT64_MAX}; /* of no use to the targets there are */
+        *e = (struct end){
+            .partition = partition, .target = INT64_MAX, .told = -1}; /* of no use to the targets there are */
         f->target_ms = 0;
     }
     e->low = low;
@@ -188,8 +197,12 @@ void judge_round(struct judge *j, int64_t began_ms) {
             for (size_t i = 0; i < f->ends; i++) f->end[i].target = f->end[i].high;
             f->target_ms = f->ends > 0 ? began_ms : 0;
         }
-        for (size_t i = 0; i < f->ends; i++) all &= reached(&f->end[i]);
+        for (size_t i = 0; i < f->ends; i++) {
+            all &= reached(&f->end[i]);
+            f->end[i].told = f->end[i].committed;
+        }
         f->passed |= all;
+        f->round_ms = began_ms;
     }
 }
 
@@ -197,7 +210,7 @@ int64_t judge_settled(const struct judge *j, uint32_t topic) { return j->front[t
 
 int64_t judge_committed(const struct judge *j, uint32_t topic, int32_t partition) {
     const struct end *e = end_find(&j->front[topic], partition);
-    return e != NULL ? e->committed : -1;
+    return e != NULL ? e->told : -1;
 }
 
 /* Whether all of a partition from where the log begins up to `to` was scanned, or is elsewhere. */
@@ -215,7 +228,9 @@ static bool scan_finished(struct judge *j, uint32_t t) {
     struct front *f = &j->front[t];
     for (size_t i = 0; i < f->scan_targets; i++) {
         struct count_partition *p = count_find(j->count, count_topic(j->count, t), f->end[i].partition);
-        if (p != NULL && !scanned(p, f->scan_target[i])) return false;
+        /* What other members have read is theirs to scan. */
+        int64_t to = p != NULL && j->shared && p->next < f->scan_target[i] ? p->next : f->scan_target[i];
+        if (p != NULL && !scanned(p, to)) return false;
     }
     return true;
 }
@@ -266,7 +281,9 @@ struct verdict {
     int config;                              /* -1: the topic is not in the configuration any more */
     int64_t now_ms;
     int64_t published, seen, duplicate, in_flight, unexplained, unpublished, altered;
-    bool digest_differs, bytes_differ, waiting;
+    bool digest_differs, bytes_differ, waiting, elsewhere;
+    bool asked;     /* Kafka was asked when the window was due already: all that was declared until then is known */
+    bool unsettled; /* what was published until its end may still be on its way */
 };
 
 static int configured(const struct judge *j, int64_t topic) {
@@ -381,6 +398,10 @@ static int claim_judge(struct judge *j, struct verdict *v, const struct claim *c
             c->summed && c->digested == c->seen && memcmp(c->digest_sum, c->seen_sum, DIGEST_BYTES) != 0;
     }
     if (missing <= 0) return 0;
+    if (j->shared && j->config->recon.anchor_topic[0] == 0) {
+        v->elsewhere = true;
+        return 0;
+    }
     bool settled = v->config >= 0 && c->noted_ms <= j->front[v->config].settled_ms;
     *(settled ? &v->unexplained : &v->in_flight) += missing;
     return missing_list(j, v, c, settled ? FOUND_UNEXPLAINED : FOUND_IN_FLIGHT, missing, err) < 0 ? -1 : 0;
@@ -395,7 +416,7 @@ static int judge_manifest(struct judge *j, struct verdict *v, int64_t undeclared
     for (size_t i = 0; r == 0 && i < claims.count; i++) r = claim_judge(j, v, &claims.at[i], err);
     /* A record that came twice was published twice: the identity counts messages. */
     v->published += v->duplicate;
-    v->waiting = v->config < 0 || j->front[v->config].settled_ms < v->end_ms;
+    v->waiting = v->unsettled;
     claims_free(&claims);
     return r;
 }
@@ -417,7 +438,7 @@ static void judge_scan(struct judge *j, struct verdict *v) {
 }
 
 static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
-    bool late = v->now_ms >= v->due_ms;
+    bool late = v->now_ms >= v->due_ms && v->asked;
     if (v->unexplained > 0) return FINDING_UNEXPLAINED;
     if (v->altered > 0) return FINDING_ALTERED;
     if (v->digest_differs) return FINDING_DIGEST;
@@ -425,7 +446,8 @@ static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
     if (v->unpublished > 0 && (late || evidence == EVIDENCE_SCAN)) return FINDING_UNPUBLISHED;
     if (v->now_ms < v->end_ms) return FINDING_OPEN;
     if (evidence == EVIDENCE_OFFSETS) return FINDING_UNPROVEN;
-    if (late && (v->in_flight > 0 || v->waiting)) return FINDING_LATE;
+    if (v->elsewhere) return FINDING_ELSEWHERE;
+    if (late && (v->in_flight > 0 || v->unsettled)) return FINDING_LATE;
     if (v->in_flight > 0) return FINDING_IN_FLIGHT;
     if (v->unpublished > 0) return FINDING_UNDECLARED;
     return v->waiting ? FINDING_WAITING : FINDING_NONE;
@@ -489,6 +511,8 @@ static int window_put(struct judge *j, const struct verdict *v, enum finding fin
     sqlite3_bind_int64(s, 11, v->now_ms);
     if (v->now_ms < v->due_ms)
         sqlite3_bind_int64(s, 12, v->now_ms < v->end_ms ? v->end_ms : v->due_ms);
+    else if (!v->asked && v->config >= 0 && rules[finding].state == WINDOW_PENDING)
+        sqlite3_bind_int64(s, 12, v->now_ms + 1000);
     else
         sqlite3_bind_null(s, 12);
     return db_step(s, err);
@@ -513,6 +537,8 @@ static int window_judge(struct judge *j, int64_t topic, int64_t start_ms, int64_
     int64_t undeclared;
     v.end_ms = start_ms + j->config->recon.window_ms;
     v.due_ms = v.end_ms + j->config->recon.late_after_ms;
+    v.asked = v.config >= 0 && j->front[v.config].round_ms >= v.due_ms;
+    v.unsettled = v.config < 0 || j->front[v.config].settled_ms < v.end_ms;
     sqlite3_stmt *s = use(j, S_WINDOW, topic, start_ms);
     int r = db_step(s, err);
     if (r != 1) return r;

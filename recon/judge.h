@@ -31,6 +31,10 @@ void judge_close(struct judge *j);
  * accounts outlives j. */
 void judge_accounts(struct judge *j, struct accounts *accounts);
 
+/* judge_shared says that the group has or had other members. What is missing here may be in their logs: without their
+ * accounts (recon.anchor_topic) nothing is called unexplained by its sequence number any more. */
+void judge_shared(struct judge *j);
+
 /* judge_ends takes what the brokers say of a partition: the next offset there will be, and the group's committed one
  * (-1 none), the latter asked after the former. topic: index in the configuration. */
 void judge_ends(struct judge *j, uint32_t topic, int32_t partition, int64_t low, int64_t high, int64_t committed);
@@ -38,12 +42,11 @@ void judge_ends(struct judge *j, uint32_t topic, int32_t partition, int64_t low,
 /* judge_round: all partitions have been asked since began_ms (wall clock). */
 void judge_round(struct judge *j, int64_t began_ms);
 
-/* judge_log_end: the log has been read to its end; scanned(self, topic, partition, to) tells whether the topic has been
- * scanned up to an offset. In a transaction. 0, or -1 with err. */
+/* judge_log_end: the log has been read to its end. In a transaction. 0, or -1 with err. */
 int judge_log_end(struct judge *j, struct err *err);
 
 /* judge_settled: the time up to which a topic is settled, 0 not yet. judge_committed: the committed offset of a
- * partition as last told, -1. */
+ * partition, as of the last whole round of questions; -1 none. */
 int64_t judge_settled(const struct judge *j, uint32_t topic);
 int64_t judge_committed(const struct judge *j, uint32_t topic, int32_t partition);
 

@@ -106,7 +106,9 @@ static int core_open(struct recon *r, struct err *err) {
     if (r->count == NULL) return -1;
     count_shared(r->count, r->shared);
     r->judge = judge_open(r->db, r->count, r->config, err);
-    if (r->judge == NULL || accounts_start(r, err) != 0) return -1;
+    if (r->judge == NULL) return -1;
+    if (r->shared) judge_shared(r->judge);
+    if (accounts_start(r, err) != 0) return -1;
     r->scan = scan_open(r->count, r->config, r->evidence);
     uint64_t from = scan_from(r->scan, r->counted), live = live_sequence(r->live);
     r->reader = log_reader_open(r->log_dir, from < live ? from : live, err);
@@ -208,6 +210,7 @@ static int round_take(struct recon *r, const struct evidence *e, struct err *err
     if (e->members <= 1 || r->shared) return 0;
     r->shared = true;
     count_shared(r->count, true);
+    judge_shared(r->judge);
     return db_meta_set(r->db, "shared", 1, err);
 }
 

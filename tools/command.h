@@ -24,6 +24,7 @@ int command_top(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_load(int argc, char **argv);
 
+int command_recon(int argc, char **argv);
 /* `millrace recon record …` and `… silence …`: argv[0] is that word. */
 int command_recon_record(int argc, char **argv);
 int command_recon_silence(int argc, char **argv);

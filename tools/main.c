@@ -24,6 +24,7 @@ static const struct {
     {"load", command_load, "publish a file to a topic, so that every record of it can be accounted for"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},
     {"audit", command_audit, "verify the audit log, show what is in it, and print the key of its anchors"},
+    {"recon", command_recon, "what was published against what became of it, down to single records"},
     {"tune", command_tune, "what on this host would cost speed, and the commands that mend it"},
     {"demo", command_demo, "see it work on this machine, with a broker and a Redis of its own"},
 };

@@ -269,6 +269,27 @@ Test(recon, what_another_member_of_the_group_has_read_is_not_missing) {
     rig_drop(r);
 }
 
+Test(recon, what_may_be_in_the_logs_of_others_is_neither_missing_nor_late) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    publish(r, 1, 20, RIG_START);
+    r->members = 2;
+    log_range(r, 0, 10);
+    r->committed = 20;
+    rig_manifest(r, 1, 20, RIG_START);
+    rig_pass(r, 20);
+    rig_says(r, "SELECT state, in_flight, unexplained FROM window", "0|0|0");
+    rig_says(r, "SELECT count(*) FROM exception", "0");
+    rig_drop(r);
+    r = rig_make(EVIDENCE_SCAN);
+    for (int i = 0; i < 20; i++) rig_publish(r, 0, RIG_START + i);
+    r->members = 2;
+    log_range(r, 0, 10);
+    r->committed = 20;
+    rig_pass(r, 20);
+    rig_says(r, WINDOW, "1|10|10|0|0|0"); /* of its own part */
+    rig_drop(r);
+}
+
 Test(recon, a_question_is_answered_when_kafka_and_the_log_have_been_looked_at_after_it) {
     struct rig *r = rig_make(EVIDENCE_MANIFEST);
     char path[PATH_BYTES];
