@@ -196,15 +196,18 @@ int index_build(int folder_fd, uint64_t first, struct err *err) {
 }
 
 int index_build_next(const char *dir, struct err *err) {
-    char name[INDEX_NAME_BYTES];
+    char name[INDEX_NAME_BYTES], segment[LOG_NAME_BYTES];
+    struct stat st;
     size_t count;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), made = 0;
-    if (fd < 0) return err_set(err, errno, "%s: %s", dir, strerror(errno));
+    if (fd < 0) return errno == ENOENT ? 0 : err_set(err, errno, "%s: %s", dir, strerror(errno));
     uint64_t *list = segment_list(fd, &count, err);
     if (list == NULL) made = -1;
     for (size_t i = 0; made == 0 && i + 1 < count; i++) {
         index_name(name, list[i]);
         if (faccessat(fd, name, F_OK, 0) == 0) continue;
+        segment_name(segment, list[i]);
+        if (fstatat(fd, segment, &st, 0) != 0 || (uint64_t)st.st_size > INDEX_SEGMENT_BYTES_MAX) continue;
         made = index_build(fd, list[i], err) == 0 ? 1 : -1;
     }
     free(list);

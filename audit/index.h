@@ -18,6 +18,7 @@
 
 #define INDEX_MAGIC 0x7865646e696c6c6dULL /* "mllindex" */
 enum { INDEX_VERSION = 1, INDEX_NAME_BYTES = 16 + 6 + 1, INDEX_BLOCK_BYTES = 65536 };
+#define INDEX_SEGMENT_BYTES_MAX (1ULL << 30)
 enum index_table { INDEX_ID, INDEX_KEY, INDEX_PLACE, INDEX_TABLES };
 
 struct index_head {
@@ -54,8 +55,9 @@ uint64_t index_hash_place(const char *topic, int32_t partition, int64_t offset);
  * 24 bytes of the file per entry, a third of that in memory meanwhile. 0, or -1 with err (an errno, EX_DATAERR). */
 int index_build(int folder_fd, uint64_t first, struct err *err);
 
-/* index_build_next makes the index of the oldest closed segment in dir that has none. 1 made one, 0 there is none to
- * make, -1 with err. */
+/* index_build_next makes the index of the oldest closed segment in dir that has none, larger ones than
+ * INDEX_SEGMENT_BYTES_MAX excepted: two seconds of work for 256 MiB. 1 made one, 0 there is none to make, -1 with err
+ * (a folder that is not there is one without segments). */
 int index_build_next(const char *dir, struct err *err);
 
 /* One that is open: mapped read-only. */

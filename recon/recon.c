@@ -9,6 +9,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "audit/index.h"
 #include "audit/log.h"
 #include "base/log.h"
 #include "recon/count.h"
@@ -30,7 +31,7 @@ enum {
     LOOK_MS = 200,
     ACCOUNTS_MS = 50
 };
-enum { FORGET_MS = 3600000 };
+enum { FORGET_MS = 3600000, INDEX_LOOK_MS = 10000 };
 
 struct recon {
     struct worker *worker;
@@ -57,7 +58,7 @@ struct recon {
     bool ended; /* the log was read to its end in it */
     bool shared;
     bool full; /* the scan has to catch up */
-    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns;
+    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns;
     uint64_t leave_due_ns;                  /* when it goes, told or not; 0: it does not leave */
     int64_t question_ms, question_round_ms; /* of a person, or the drain: when; the round that answers it. 0 none */
     uint64_t question_due_ns;               /* … by when it is answered by what is known then */
@@ -467,6 +468,17 @@ static void show(struct recon *r) {
         worker_state(r->worker, STATE_RUNNING, "%s", r->trouble);
 }
 
+/* A segment that is closed gets its index when there is nothing else to do. */
+static bool index_look(struct recon *r) {
+    struct err err;
+    uint64_t now = clock_ns(r->worker->clock);
+    if (now < r->index_ns) return false;
+    int made = index_build_next(r->log_dir, &err);
+    if (made < 0) log_warn("recon.index_failed", "%s", err.text);
+    r->index_ns = made == 1 ? 0 : now + INDEX_LOOK_MS * NS_PER_MS;
+    return made == 1;
+}
+
 enum step recon_step(void *self) {
     struct recon *r = self;
     struct err err = {0};
@@ -484,6 +496,7 @@ enum step recon_step(void *self) {
     show(r);
     if (!r->ended && !r->full) return STEP_BUSY;
     if (r->draining && r->ended) return drain_step(r);
+    if (index_look(r)) return STEP_BUSY;
     return told ? STEP_BUSY : STEP_IDLE;
 }
 

@@ -152,3 +152,40 @@ Test(audit, a_copy_is_verified_with_its_anchors_and_the_public_key_alone) {
     cr_assert_eq(RUN(command_audit, "verify", dir, "--anchors", anchors, "--pubkey", pem), 1, "%s", done.out);
     cr_assert_not_null(strstr(done.out, "entries 13 to 20 are gone"), "%s", done.out);
 }
+
+static int run_reader(const char *keys, const char *pem) {
+    char command[512];
+    snprintf(command, sizeof command,
+             "/usr/bin/python3 -B tools/readers/millrace_audit.py %s --keys %s --pubkey %s >%s 2>%s", dir, keys, pem,
+             in_folder(".out"), in_folder(".err"));
+    FILE *f = popen(command, "r");
+    int status = pclose(f);
+    done.out_bytes = file_get(".out", done.out, sizeof done.out);
+    file_get(".err", done.err, sizeof done.err);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+Test(audit, the_python_reader_reads_the_same_and_checks_macs_and_anchors) {
+    static char shown[sizeof done.out];
+    char pem[128];
+    snprintf(pem, sizeof pem, "%s", in_folder("audit.pem"));
+    cr_assert_eq(RUN(command_audit, "key", "--keys", keys_path), EX_OK);
+    file_put("audit.pem", done.out);
+    config.recon.segment_bytes = 1;
+    fill(13, 20);
+    cr_assert_eq(scribe.log.closed_count, 1);
+    cr_assert_eq(RUN(command_audit, "show", dir, "--format", "json"), EX_OK);
+    cr_assert_eq(lines(done.out), 20);
+    memcpy(shown, done.out, sizeof shown);
+    cr_assert_eq(run_reader(keys_path, pem), 0, "%s", done.err);
+    cr_assert_str_eq(done.out, shown);
+    cr_assert_str_eq(done.err, "2 anchors hold\n");
+    int fd = open(in_folder("audit/000000000000000d.log"), O_RDWR);
+    cr_assert_eq(pwrite(fd, "z", 1, lseek(fd, 0, SEEK_END) - 300), 1);
+    cr_assert_eq(run_reader(keys_path, pem), 1);
+    cr_assert_not_null(strstr(done.err, "the batch is not what was written"), "%s", done.err);
+    cr_assert_eq(ftruncate(fd, 800), 0);
+    close(fd);
+    cr_assert_eq(run_reader(keys_path, pem), 1);
+    cr_assert_not_null(strstr(done.err, "not the one that was signed for at entry 20"), "%s", done.err);
+}

@@ -1,0 +1,33 @@
+#include "audit/mac.h"
+
+#include <criterion/criterion.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <string.h>
+
+/* HMAC of previous and data in one, by OpenSSL's own. */
+static void reference(const uint8_t key[AUDIT_KEY_BYTES], const uint8_t previous[LOG_MAC_BYTES], const uint8_t *data,
+                      size_t len, uint8_t out[LOG_MAC_BYTES]) {
+    uint8_t whole[LOG_MAC_BYTES + 1024];
+    unsigned n;
+    memcpy(whole, previous, LOG_MAC_BYTES);
+    memcpy(whole + LOG_MAC_BYTES, data, len);
+    cr_assert_not_null(HMAC(EVP_sha256(), key, AUDIT_KEY_BYTES, whole, LOG_MAC_BYTES + len, out, &n));
+    cr_assert_eq(n, LOG_MAC_BYTES);
+}
+
+Test(log_mac, is_hmac_of_the_mac_before_and_the_bytes_since_however_they_come) {
+    uint8_t key[AUDIT_KEY_BYTES], mac[LOG_MAC_BYTES] = {0}, data[1024], expected[LOG_MAC_BYTES];
+    struct log_mac_key k;
+    struct log_mac m;
+    for (size_t i = 0; i < sizeof key; i++) key[i] = (uint8_t)(i * 11);
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 7);
+    log_mac_key_init(&k, key);
+    for (size_t len = 0; len < sizeof data; len += 61) {
+        reference(key, mac, data, len, expected);
+        log_mac_begin(&m, &k, mac);
+        for (size_t at = 0; at < len; at += 13) log_mac_add(&m, data + at, len - at < 13 ? len - at : 13);
+        log_mac_end(&m, &k, mac);
+        cr_assert_eq(memcmp(mac, expected, sizeof mac), 0, "%d bytes", (int)len);
+    }
+}
