@@ -12,7 +12,7 @@
 #include "base/config.h"
 #include "base/err.h"
 
-enum { KAFKA_OUT_HEADERS_MAX = 8 };
+enum { KAFKA_OUT_HEADERS_MAX = 64 };
 
 struct kafka_out_message {
     const char *topic;

@@ -23,6 +23,7 @@ int command_ring(int argc, char **argv);
 int command_top(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_load(int argc, char **argv);
+int command_replay(int argc, char **argv);
 
 int command_recon(int argc, char **argv);
 /* `millrace recon record …` and `… silence …`: argv[0] is that word. */

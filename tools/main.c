@@ -22,6 +22,7 @@ static const struct {
     {"verify", command_verify, "compare Redis with what the audit log says should be there, and repair it"},
     {"keygen", command_keygen, "make a key file, or add a key to one"},
     {"load", command_load, "publish a file to a topic, so that every record of it can be accounted for"},
+    {"replay", command_replay, "send records again, into the pipeline or to a topic"},
     {"rejects", command_rejects, "list or export the records that could not be handled"},
     {"audit", command_audit, "verify the audit log, show what is in it, and print the key of its anchors"},
     {"recon", command_recon, "what was published against what became of it, down to single records"},
