@@ -7,6 +7,8 @@
 
 #include "shm/record.h"
 
+enum { TEXT_BYTES = 65536 }; /* an end of a load names the places of all its partitions */
+
 /* -- reading ----------------------------------------------------------------------------------- */
 
 static yajl_val member(yajl_val object, const char *name, yajl_type type) {
@@ -37,7 +39,9 @@ static int load_get(yajl_val o, struct manifest *m, struct err *err) {
 static int sums_get(yajl_val o, struct manifest *m, struct err *err) {
     const char *digest = YAJL_GET_STRING(member(o, "digest_sum", yajl_t_string));
     if (number_get(o, "count", 0, &m->count, err) != 0 || number_get(o, "bytes", 0, &m->bytes, err) != 0) return -1;
-    m->summed = digest != NULL;
+    /* Sums of other digests than the log's cannot be compared with it. */
+    const char *algorithm = YAJL_GET_STRING(member(o, "digest", yajl_t_string));
+    m->summed = digest != NULL && (algorithm == NULL || strcmp(algorithm, "hmac") == 0);
     if (digest != NULL && digest_parse(m->digest_sum, digest, strlen(digest)) != 0)
         return err_set(err, EX_DATAERR, "digest_sum is not 32 hexadecimal digits");
     if (m->count == 0) return 0;
@@ -84,7 +88,7 @@ static int object_get(yajl_val o, struct manifest *m, struct err *err) {
 }
 
 int manifest_parse(const char *text, size_t len, struct manifest *out, struct err *err) {
-    char copy[4096], why[128];
+    char copy[TEXT_BYTES], why[128];
     *out = (struct manifest){0};
     if (len >= sizeof copy || memchr(text, 0, len) != NULL) return err_set(err, EX_DATAERR, "too long, or not text");
     memcpy(copy, text, len);
