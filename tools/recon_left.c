@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "audit/log.h"
 #include "base/json_text.h"
 #include "recon/live.h"
 
@@ -39,6 +40,21 @@ static int64_t topic_left(const struct view *v, struct live *live, const char *t
     return r == 0 ? n : -1;
 }
 
+/* The table is as of the last time it was written: what came since is applied here. 0, or -1 with err. */
+static int catch_up(const struct view *v, struct live *live, struct err *err) {
+    char dir[PATH_BYTES + 16];
+    struct log_item item;
+    enum log_read got;
+    int r = 0;
+    log_dir(v->config, dir);
+    struct log_reader *log = log_reader_open(dir, live_sequence(live), err);
+    if (log == NULL) return -1;
+    while (r == 0 && ((got = log_reader_next(log, &item, err)) == LOG_ITEM || got == LOG_GONE))
+        if (got == LOG_ITEM) r = live_apply(live, &item, err);
+    log_reader_close(log);
+    return r == 0 && got == LOG_END ? 0 : -1;
+}
+
 int recon_left(const struct view *v, const uint8_t id[16]) {
     char dir[PATH_BYTES + 16];
     struct err err = {0};
@@ -47,6 +63,10 @@ int recon_left(const struct view *v, const uint8_t id[16]) {
     memcpy(&load, id, sizeof load);
     live_dir(v->config, dir);
     struct live *live = live_open_reader(dir, &err);
+    if (live != NULL && catch_up(v, live, &err) != 0) {
+        live_close(live);
+        live = NULL;
+    }
     sqlite3_stmt *s = view_prepare(v,
                                    "SELECT p.name, l.created_ms FROM load l JOIN topic p ON p.id = l.topic "
                                    "WHERE l.id = ?1 AND l.snapshot",

@@ -381,3 +381,30 @@ def test_a_snapshot_whose_records_kafka_has_deleted_makes_up_for_nothing(rig):
     rig.load(file, "--topic", rig.topic.name, "--snapshot")
     m.wait_drained({(rig.topic.name, 0): 300})
     assert m.drain() == 0
+
+
+def test_a_load_is_accounted_for_from_the_file_to_redis(rig):
+    space = rig.space
+    server = space.start_redis()
+    rig.make(redis=server)
+    m = rig.millrace
+    m.write_config(audit="on", topics=[{**rig.topic.config(), "evidence": "manifest"}], recon={"late_after": "5s"})
+    m.start_ready()
+    rows = [(i, f"name {i}", "") for i in range(3000)]
+    said = json.loads(rig.load(rig.file("a.csv", csv_of(rows)), "--topic", rig.topic.name, "--snapshot",
+                               "--format-output", "json").stdout)
+    done = m.run_command("recon", "--load", said["load"], "--wait=60", "--format", "json", timeout=70)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Killed on its way, and a key that is no longer there: each record still counts once.
+    loader = Loader(rig, rig.file("b.csv", csv_of(rows[:2000])), "--topic", rig.topic.name, "--snapshot", "--rate",
+                    "4000").start()
+    wait_until(lambda: sum(h for _, h in rig.broker.watermarks(rig.topic.name, 3).values()) > 3500, 20, "some of it")
+    loader.kill()
+    waits = json.loads(rig.load("--list", "--format-output", "json").stdout)
+    assert m.run_command("recon", "--load", waits["load"], timeout=20).returncode == 75
+    again = json.loads(rig.load("--resume", "--format-output", "json").stdout)
+    assert again["load"] == waits["load"] and again["records"] == 2000
+    done = m.run_command("recon", "--load", again["load"], "--wait=60", "--left", "--format", "json", timeout=70)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["left_count"] == 1000, "what the second file no longer has"
+    assert m.drain() == 0
