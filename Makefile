@@ -117,10 +117,11 @@ BENCH     ?= full
 BENCH_SRC := $(filter-out tests/bench/bench.c,$(wildcard tests/bench/*.c))
 BENCH_BIN := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench-%)
 .SECONDARY: $(BENCH_SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/tests/bench/bench.o
-$(BUILD)/bench-%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/obj/tests/bench/bench.o $(COMMON)
-	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ -lrdkafka -lhiredis -o $@
+$(BUILD)/bench-%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/obj/tests/bench/bench.o $(BUILD)/librecon.a $(BUILD)/libaudit.a \
+                  $(COMMON)
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ -lrdkafka -lhiredis -lcrypto -o $@
 
-.PHONY: bench bench-soak
+.PHONY: bench bench-soak bench-verify
 bench: deps ## measure against real servers, write docs/performance.md (BENCH=quick: two minutes, writes nothing)
 	@$(MAKE) --no-print-directory all $(BENCH_BIN)
 	@tests/bench/run $(BENCH)
@@ -128,6 +129,10 @@ bench: deps ## measure against real servers, write docs/performance.md (BENCH=qu
 bench-soak: deps ## MINUTES=10 at full speed: flat memory; restart times against the backlog
 	@$(MAKE) --no-print-directory all $(BENCH_BIN)
 	@tests/bench/run soak $(MINUTES)
+
+bench-verify: deps ## how fast `millrace verify` is, its memory, and what other clients of Redis notice
+	@$(MAKE) --no-print-directory all $(BENCH_BIN)
+	@tests/bench/run verify
 
 .PHONY: unit pipeline check docs
 unit: $(UNIT_BIN) ## run the unit tests

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "tools/command.h"
 #include "tools/verify_history.h"
 #include "tools/verify_kafka.h"
+#include "tools/verify_others.h"
 #include "tools/verify_repair.h"
 #include "tools/verify_resume.h"
 #include "tools/verify_walk.h"
@@ -44,6 +46,8 @@ static const char help[] =
     "was\n"
     "not reached; 75 the pipeline does not go on, or asked to leave: go on with --resume; 77 access denied; 78 the\n"
     "configuration.\n";
+
+enum { NICE = 3 };
 
 static _Atomic bool asked_to_leave;
 static void leave(int signal_number) {
@@ -178,6 +182,7 @@ static int64_t compare(struct verify *v, struct verify_notes *notes, struct err 
     if (r != 0) return r < 0 ? -1 : err_set(err, EX_TEMPFAIL, "asked to leave");
     if (v->options.key_count > 0 && verify_look(v, err) != 0) return -1;
     if (all_rounds(v, notes, err) != 0 || verify_history(v, err) != 0) return -1;
+    if (verify_others(v, notes, err) != 0) return -1;
     verify_elsewhere(v, notes);
     if (verify_count(v, err) < 0 || look_for_evictions(v, notes, err) != 0) return -1;
     int64_t n = verify_count(v, err);
@@ -218,6 +223,7 @@ static void finish(struct verify *v) {
     for (uint64_t i = 0; i < v->count; i++) free(v->candidate[i].name);
     free(v->candidate);
     free(v->topic);
+    free(v->reach);
     redis_close(v->redis);
     known_close(&v->known);
     keys_free(v->keys);
@@ -355,7 +361,8 @@ int command_verify(int argc, char **argv) {
     if (optind < argc) return command_misuse("verify", "unexpected argument: %s", argv[optind]);
     if (v.options.key_count > 0 && v.options.resume != NULL)
         return command_misuse("verify", "--key has nothing to go on with: no --resume");
-    prctl(PR_SET_DUMPABLE, 0); /* what it holds in memory must not end in a core dump */
+    prctl(PR_SET_DUMPABLE, 0);          /* what it holds in memory must not end in a core dump */
+    setpriority(PRIO_PROCESS, 0, NICE); /* those that serve come first */
     v.config = command_config(file, &status);
     if (v.config == NULL) return status;
     v.leave = &asked_to_leave;

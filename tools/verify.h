@@ -19,7 +19,7 @@
 #include "tools/redis_client.h"
 #include "tools/verify_known.h"
 
-enum { VERIFY_CANDIDATES_MAX = 1000000, VERIFY_PAGE_KEYS = 128, VERIFY_DETAIL_BYTES = 160 };
+enum { VERIFY_CANDIDATES_MAX = 1000000, VERIFY_PAGE_KEYS = 64, VERIFY_DETAIL_BYTES = 160 };
 
 enum verify_class {
     VERIFY_RIGHT,
@@ -69,6 +69,12 @@ struct candidate {
     struct live_row row;         /* what should be there; without has_row: nothing */
 };
 
+struct verify_reach { /* a partition that has records in the logs of other instances only */
+    char topic[TOPIC_BYTES];
+    int32_t partition;
+    int64_t last; /* the highest offset of them */
+};
+
 struct verify {
     const struct config *config;
     struct verify_options options;
@@ -84,6 +90,8 @@ struct verify {
     } * topic;
     struct candidate *candidate;
     uint64_t count, room;
+    struct verify_reach *reach;
+    uint32_t reach_count;
     uint64_t dropped;   /* candidates beyond VERIFY_CANDIDATES_MAX */
     uint64_t looked_at; /* keys of Redis in scope */
     uint64_t right;     /* of them, as they should be when the walk came by */

@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sysexits.h>
 
 #include "audit/search.h"
 
@@ -95,10 +94,7 @@ int verify_history(struct verify *v, struct err *err) {
     char dir[PATH_BYTES + 16];
     uint64_t n = 0;
     for (uint64_t i = 0; i < v->count; i++) n += wanted(&v->candidate[i]);
-    if (n == 0) return 0;
+    if (n == 0 || v->known.log == NULL) return 0;
     log_dir(v->config, dir);
-    int r = n <= BY_INDEX_MAX ? by_index(v, dir, err) : by_reading(v, dir, err);
-    if (r == 0 || err->code != EX_NOINPUT) return r;
-    *err = (struct err){0}; /* no log any more */
-    return 0;
+    return n <= BY_INDEX_MAX ? by_index(v, dir, err) : by_reading(v, dir, err);
 }

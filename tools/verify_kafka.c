@@ -6,6 +6,7 @@
 #include <sysexits.h>
 
 #include "tools/origin.h"
+#include "tools/verify_others.h"
 #include "tools/verify_walk.h"
 
 /* -- names ------------------------------------------------------------------------------------- */
@@ -87,6 +88,7 @@ int verify_search(struct verify *v, struct verify_notes *notes, struct err *err)
 
 /* Whether some partition of the topic that has records is not in the table. -1: Kafka does not say. */
 static int partly_elsewhere(struct verify *v, struct origin *o, const char *topic, struct err *err) {
+    if (verify_shared(v, topic)) return 1;
     int32_t n = origin_partitions(o, topic, err);
     for (int32_t p = 0; p < n; p++) {
         if (live_next(v->known.live, topic, p) >= 0) continue;
@@ -113,6 +115,10 @@ static bool any_orphan(const struct verify *v) {
 void verify_elsewhere(struct verify *v, struct verify_notes *notes) {
     struct err err = {0};
     char glob[GLOB_BYTES];
+    for (uint64_t i = 0; i < v->count; i++) {
+        struct candidate *c = &v->candidate[i];
+        if (c->has_row && verify_is_finding(c->class) && verify_gone_on(v, &c->row)) c->class = VERIFY_ELSEWHERE;
+    }
     if (!any_orphan(v)) return;
     if (live_since(v->known.live) > 1 || live_gaps(v->known.live) > 0) {
         verify_note(notes,

@@ -12,8 +12,9 @@ enum { NAMES_MAX = 1000 }; /* keys whose records are read for their names */
 int verify_search(struct verify *v, struct verify_notes *notes, struct err *err);
 int verify_any_unseen(struct verify *v, struct err *err); /* whether there are any: 1, 0, -1 with err */
 
-/* verify_elsewhere turns orphans into VERIFY_ELSEWHERE where partitions of a topic whose keys look like them are not in
- * this instance's log, or where the table does not go back to the beginning. */
+/* verify_elsewhere turns findings into VERIFY_ELSEWHERE where this instance cannot know: its partition has gone on in
+ * another instance's log (verify_others was called); orphans, where partitions of a topic whose keys look like them are
+ * not in this log, or where the table does not go back to the beginning. */
 void verify_elsewhere(struct verify *v, struct verify_notes *notes);
 
 #endif

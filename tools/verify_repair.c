@@ -11,6 +11,7 @@
 #include "tools/origin.h"
 #include "tools/refeed.h"
 #include "tools/verify_kafka.h"
+#include "tools/verify_others.h"
 
 enum { ROUNDS = 3, FEED_TIMEOUT_S = 600 };
 
@@ -161,8 +162,10 @@ static int delete_orphans(struct verify *v, struct err *err) {
 
 /* Rows that no key was met for are looked for again. */
 static int look_again(struct verify *v, struct verify_notes *notes, struct err *err) {
-    if (known_settle(&v->known, err) != 0 || verify_search(v, notes, err) != 0) return -1;
-    return verify_look(v, err);
+    if (known_settle(&v->known, err) != 0 || verify_search(v, notes, err) != 0 || verify_look(v, err) != 0) return -1;
+    if (verify_others(v, NULL, err) != 0) return -1;
+    verify_elsewhere(v, NULL);
+    return 0;
 }
 
 int64_t verify_repair(struct verify *v, struct verify_notes *notes, uint64_t *repaired, struct err *err) {

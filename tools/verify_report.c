@@ -10,10 +10,11 @@
 #include "base/grouped.h"
 #include "base/json_text.h"
 #include "shm/record.h"
+#include "tools/verify_others.h"
 
 void verify_note(struct verify_notes *n, const char *format, ...) {
     va_list args;
-    if (n->count == VERIFY_NOTES_MAX) return;
+    if (n == NULL || n->count == VERIFY_NOTES_MAX) return;
     va_start(args, format);
     vsnprintf(n->text[n->count++], VERIFY_NOTE_BYTES, format, args);
     va_end(args);
@@ -26,13 +27,16 @@ struct each {
     void *context;
 };
 
+static enum verify_class unseen_class(const struct verify *v, const struct live_row *row, bool moving) {
+    if (moving) return VERIFY_MOVING;
+    if (verify_gone_on(v, row)) return VERIFY_ELSEWHERE;
+    if (verify_evicted(v, row)) return VERIFY_EVICTED;
+    return row->expire_at_ms != 0 ? VERIFY_EXPIRED_EARLY : VERIFY_MISSING;
+}
+
 static int unseen_is_finding(struct verify *v, const struct live_row *row, bool moving, void *context) {
     const struct each *e = context;
-    enum verify_class missing = row->expire_at_ms != 0 ? VERIFY_EXPIRED_EARLY : VERIFY_MISSING;
-    const struct finding f = {.class = moving                   ? VERIFY_MOVING
-                                       : verify_evicted(v, row) ? VERIFY_EVICTED
-                                                                : missing,
-                              .row = row};
+    const struct finding f = {.class = unseen_class(v, row, moving), .row = row};
     return e->what(v, &f, e->context);
 }
 

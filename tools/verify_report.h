@@ -6,7 +6,7 @@
 
 enum { REPORT_TABLE_MAX = 50, REPORT_JSON_MAX = 1000, VERIFY_NOTES_MAX = 12, VERIFY_NOTE_BYTES = 300 };
 
-/* What the result rests on, and what it does not tell: sentences. */
+/* What the result rests on, and what it does not tell: sentences. verify_note to NULL says nothing. */
 struct verify_notes {
     uint32_t count;
     char text[VERIFY_NOTES_MAX][VERIFY_NOTE_BYTES];

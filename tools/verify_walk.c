@@ -13,7 +13,7 @@
 
 #define MARK_PREFIX "millrace:mark:"
 
-enum { PAGE_BYTES = 128 << 10, PAGE_KEYS_MIN = 4, FOLLOW_MS = 200, SAY_MS = 2000 };
+enum { PAGE_BYTES = 64 << 10, PAGE_KEYS_MIN = 4, FOLLOW_MS = 200, SAY_MS = 2000 };
 
 struct item {
     const char *name; /* in the page's scan reply */
@@ -264,7 +264,8 @@ static int come_to_rest(struct walk *w, struct page *page, const struct walk_hoo
 
 int verify_walk_all(struct verify *v, enum verify_walk kind, const char *cursor, const struct walk_hook *hook,
                     struct err *err) {
-    struct walk w = {.v = v, .kind = kind, .page_keys = VERIFY_PAGE_KEYS / 4, .total = key_count(v)};
+    struct walk w = {.v = v, .kind = kind, .page_keys = VERIFY_PAGE_KEYS / 2, .total = key_count(v)};
+    if (kind == WALK_COMPARE) w.walked = v->looked_at; /* before it was asked to leave */
     struct page page = {0};
     w.said_ns = w.followed_ns = w.hooked_ns = clock_ns(&clock_real);
     queue_scan(&w, cursor);
