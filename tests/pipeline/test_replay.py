@@ -166,3 +166,36 @@ def test_what_kafka_no_longer_has_is_named(space):
     assert all(x["why"] == "gone" for x in told["missing"])
     assert told["fed"] >= 10
     assert m.drain() == 0
+
+
+def test_a_load_is_replayed_and_the_identity_still_closes(space):
+    space.start_redis()
+    t = space.topic(bulk_topic, "bulk", partitions=4, evidence="scan")
+    manifests = f"{t.name}.manifests"
+    space.broker.create_topics([manifests], 1)
+    m = space.millrace(audit="on", recon={"window": "1h", "manifest_topic": manifests}).start_ready()
+    published(space, 1500)
+    rows = m.folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"account": f"{i:07d}", "card_no": "0", "n": i}) + "\n" for i in range(500)))
+    done = m.run_command("load", rows, "--topic", t.name, "--format-output", "json", timeout=60)
+    assert done.returncode == 0, done
+    load = json.loads(done.stdout)["load"]
+    wait_logged(m, 2000)
+    with space.redis.client() as client:
+        mine = [f"card:{i:07d}:0" for i in range(500)]
+        before = client.mget(mine)
+        assert None not in before
+        client.delete(*mine[::2])
+    told = replay(m, "--load", load)
+    assert (told["chosen"], told["following"], told["fed"]) == (500, 0, 500), told
+    with space.redis.client() as client:
+        assert client.mget(mine) == before
+    done = m.run_command("recon", "--check", "--all", "--format", "json", timeout=60)
+    assert done.returncode == 75, "the hour is not over"
+    windows = [w for w in json.loads(done.stdout)["windows"] if w["topic"] == t.name]
+    assert all(w["unexplained"] == w["unpublished"] == w["duplicate"] == w["in_flight"] == 0 for w in windows), windows
+    assert sum(w["published"] for w in windows) == sum(w["applied"] for w in windows) == 2000
+    assert sum(w["repeat"] for w in windows) == 500, windows
+    done = m.run_command("recon", "--load", load, "--wait=30", timeout=60)
+    assert done.returncode == 0, done
+    assert m.drain() == 0
