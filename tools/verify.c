@@ -230,20 +230,31 @@ static void finish(struct verify *v) {
     digest_key_clear(&v->digest);
 }
 
+static int tell(struct verify *v, const struct verify_notes *notes, uint64_t repaired, struct err *err) {
+    if (v->options.report != NULL && verify_list(v, v->options.report, err) != 0) return -1;
+    if (verify_print(v, notes, repaired, stdout, err) != 0) return -1;
+    verify_resume_done(v);
+    return 0;
+}
+
 static int run(struct verify *v) {
-    struct err err = {0};
+    struct err err = {0}, repair_err = {0};
     struct verify_notes notes = {0};
     uint64_t repaired = 0;
     int64_t found = -1;
     if (prepare(v, &err) == 0 && verify_resume_open(v, &err) == 0 && known_settle(&v->known, &err) == 0)
         found = compare(v, &notes, &err);
-    if (found > 0 && v->options.repair) found = verify_repair(v, &notes, &repaired, &err);
-    int r = found < 0 ? -1 : 0;
-    if (r == 0 && v->options.report != NULL) r = verify_list(v, v->options.report, &err);
-    if (r == 0) r = verify_print(v, &notes, repaired, stdout, &err);
-    if (r == 0) verify_resume_done(v);
+    if (found > 0 && v->options.repair) {
+        int64_t left = verify_repair(v, &notes, &repaired, &repair_err);
+        if (left >= 0) found = left; /* else what was found is told all the same */
+    }
+    int r = found < 0 ? -1 : tell(v, &notes, repaired, &err);
     finish(v);
     if (r != 0) return complain(&err);
+    if (repair_err.code != 0) {
+        err_prefix(&repair_err, "not repaired");
+        return complain(&repair_err);
+    }
     return found > 0 ? 1 : 0;
 }
 

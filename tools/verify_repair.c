@@ -138,22 +138,26 @@ static int64_t feed_once(struct verify *v, struct verify_notes *notes, bool *mor
 
 /* -- orphans ----------------------------------------------------------------------------------- */
 
-/* Each is looked at once more immediately before, in the log and by its candidate's look. */
+static int delete_one(struct verify *v, const struct candidate *c, struct err *err) {
+    const size_t len[] = {3, c->name_bytes};
+    redisReply *reply = redis_ask(v->redis, 2, (const char *[]){"DEL", c->name}, len, err);
+    int r = verify_reply_check(reply, "DEL", err);
+    freeReplyObject(reply);
+    return r;
+}
+
+/* The log is read to its end before each few of them. A record that comes for such a key in the very moment is found
+ * missing when everything is looked at again, and is written again. */
 static int delete_orphans(struct verify *v, struct err *err) {
+    enum { AT_ONCE = 100 };
     struct live_row row;
-    uint64_t index;
+    uint64_t index, n = 0;
     for (uint64_t i = 0; i < v->count; i++) {
-        struct candidate *c = &v->candidate[i];
+        const struct candidate *c = &v->candidate[i];
         if (c->class != VERIFY_ORPHAN) continue;
-        if (known_settle(&v->known, err) != 0) return -1;
+        if (n++ % AT_ONCE == 0 && known_settle(&v->known, err) != 0) return -1;
         int found = known_find(&v->known, c->key, &row, &index, err);
-        if (found < 0) return -1;
-        if (found == 1) continue; /* it has a record by now */
-        const size_t len[] = {3, c->name_bytes};
-        redisReply *reply = redis_ask(v->redis, 2, (const char *[]){"DEL", c->name}, len, err);
-        int r = verify_reply_check(reply, "DEL", err);
-        freeReplyObject(reply);
-        if (r != 0) return -1;
+        if (found < 0 || (found == 0 && delete_one(v, c, err) != 0)) return -1;
     }
     return 0;
 }

@@ -235,6 +235,17 @@ def test_a_flushed_redis_and_a_log_that_is_gone(space):
         log.unlink()
     report, found = verify(m, "--rounds", "2", status=1)
     assert found == {"plain:77": "missing"} and report["classes"]["right"] == report["keys"] == 4 * 3000 - 1
+    assert m.run_command("verify", "--repair", "--rounds", "2").returncode == 69, "there is no instance to do it"
+    with redis.client() as c:
+        c.set("plain:77", value_of("plain", 77, 2))
+        c.config_set("maxmemory-policy", "allkeys-random")
+        c.config_set("maxmemory", c.info("memory")["used_memory"] - 100_000)
+        c.get("plain:77")
+        c.config_set("maxmemory", 0)
+        evicted = c.info("stats")["evicted_keys"]
+    report, found = verify(m, "--rounds", "2", status=1)
+    assert evicted > 0 and report["classes"]["evicted"] in (evicted, evicted - 1), "one may have been a mark"
+    assert set(found.values()) == {"evicted"} and any("allkeys-random" in n for n in report["notes"])
 
 
 def test_a_walk_goes_on_where_it_was(space, tmp_path):
