@@ -2,8 +2,10 @@
 
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 static struct manifest m;
 static struct err err;
@@ -60,4 +62,80 @@ Test(manifest, what_is_missing_or_impossible_is_refused) {
     }
     cr_assert_eq(manifest_parse("[]", 2, &m, &err), -1);
     cr_assert_eq(manifest_parse(text, sizeof text, &m, &err), -1, "too long");
+}
+
+#define WHOLE                                                                                                          \
+    "{\"type\":\"window\",\"producer\":\"till\",\"topic\":\"cards\",\"from_ms\":600000,\"to_ms\":1200000,"             \
+    "\"first_sequence\":5,\"last_sequence\":9,\"count\":5,\"bytes\":500,"                                              \
+    "\"digest_sum\":\"000102030405060708090a0b0c0d0e0f\"}"
+
+Test(manifest, no_cut_or_changed_text_does_harm) {
+    char copy[sizeof WHOLE];
+    for (size_t n = 0; n + 1 < sizeof WHOLE; n++)
+        cr_assert_eq(manifest_parse(WHOLE, n < sizeof WHOLE - 1 ? n : 0, &m, &err), -1, "%zu bytes", n);
+    srand(5);
+    for (int i = 0; i < 20000; i++) {
+        memcpy(copy, WHOLE, sizeof copy);
+        for (int k = 1 + rand() % 3; k > 0; k--) copy[(size_t)rand() % (sizeof copy - 1)] = (char)(rand() % 256);
+        if (manifest_parse(copy, sizeof copy - 1, &m, &err) != 0) continue;
+        cr_assert(m.count >= 0 && m.from_ms < m.to_ms && m.last_sequence - m.first_sequence >= m.count - 1);
+    }
+}
+
+static char folder[64], path[96];
+static struct config config;
+static sqlite3 *db;
+static struct count *count;
+
+static void begin(void) {
+    snprintf(folder, sizeof folder, "/tmp/millrace-manifest-XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/recon.db", folder);
+    config.topic_count = 1;
+    config.recon.window_ms = 600000;
+    snprintf(config.topic[0].name, sizeof config.topic[0].name, "cards");
+    cr_assert_not_null(db = db_open(path, &err), "%s", err.text);
+    cr_assert_not_null(count = count_open(db, folder, &config, &err), "%s", err.text);
+}
+
+static void end(void) {
+    static const char *const files[] = {"recon.db", "recon.db-wal", "recon.db-shm", "ids"};
+    count_close(count);
+    sqlite3_close(db);
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        unlink(path);
+    }
+    rmdir(folder);
+}
+
+static int64_t number(const char *sql) {
+    sqlite3_stmt *s;
+    cr_assert_eq(db_prepare(db, sql, &s, &err), 0, "%s", err.text);
+    int64_t n = sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
+    sqlite3_finalize(s);
+    return n;
+}
+
+static int store(void) { return manifest_store(db, count, &config, &m, 1000, &err); }
+
+Test(manifest, is_stored_once_and_replaced_by_a_later_one, .init = begin, .fini = end) {
+    cr_assert_eq(manifest_parse(WHOLE, sizeof WHOLE - 1, &m, &err), 0);
+    cr_assert_eq(store(), 1, "%s", err.text);
+    cr_assert_eq(store(), 0, "the same again is nothing new");
+    m.last_sequence = 10;
+    m.count = 6;
+    cr_assert_eq(store(), 1);
+    m.first_sequence = 11;
+    m.last_sequence = 12;
+    m.count = 2;
+    cr_assert_eq(store(), 1);
+    cr_assert_eq(number("SELECT sum(count) FROM manifest"), 8);
+    cr_assert_eq(number("SELECT count(*) FROM window WHERE dirty = 1 AND start_ms = 600000"), 1);
+    snprintf(m.topic, sizeof m.topic, "another");
+    cr_assert_eq(store(), 0, "a topic of somebody else");
+    snprintf(m.topic, sizeof m.topic, "cards");
+    m.to_ms += 1;
+    cr_assert_eq(store(), -1);
+    cr_assert_eq(err.code, EX_DATAERR);
 }
