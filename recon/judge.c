@@ -20,6 +20,7 @@ enum finding {
     FINDING_UNPUBLISHED,
     FINDING_LATE,
     FINDING_UNPROVEN,
+    FINDING_GONE,
     FINDING_ELSEWHERE,
     FINDING_IN_FLIGHT,
     FINDING_UNDECLARED,
@@ -41,6 +42,8 @@ static const struct {
     [FINDING_UNPUBLISHED] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH, "records that nobody says he has published"},
     [FINDING_LATE] = {WINDOW_LATE, EXCEPTION_WINDOW_LATE, "still not complete after recon.late_after"},
     [FINDING_UNPROVEN] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "nothing is missing; offsets alone prove no match"},
+    [FINDING_GONE] = {WINDOW_PENDING, EXCEPTION_EVIDENCE_LOST,
+                      "Kafka no longer keeps some of the records: they cannot be compared"},
     [FINDING_ELSEWHERE] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT,
                            "the rest may be in the logs of other instances; recon.anchor_topic lets them tell"},
     [FINDING_IN_FLIGHT] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "records are on their way"},
@@ -72,7 +75,8 @@ enum statement {
 static const char *const sql[STATEMENT_COUNT] = {
     [S_DUE] = "SELECT topic, start_ms FROM window WHERE dirty = 1 OR next_ms <= ?1 LIMIT ?2",
     [S_ALL] = "SELECT topic, start_ms FROM window WHERE checked_ms < ?1 LIMIT ?2",
-    [S_TALLY] = "SELECT total(seen), total(duplicate), total(altered), total(undeclared), total(published) FROM tally "
+    [S_TALLY] = "SELECT total(seen), total(duplicate), total(altered), total(undeclared), total(published), "
+                "total(CASE instance WHEN 0 THEN published - seen ELSE 0 END) FROM tally "
                 "WHERE topic = ?1 AND start_ms = ?2",
     [S_MANIFESTS] = "SELECT producer, first_sequence, last_sequence, count, bytes, digest_sum, noted_ms FROM manifest "
                     "WHERE topic = ?1 AND start_ms = ?2 ORDER BY producer, first_sequence",
@@ -281,7 +285,8 @@ struct verdict {
     int config;                              /* -1: the topic is not in the configuration any more */
     int64_t now_ms;
     int64_t published, seen, duplicate, in_flight, unexplained, unpublished, altered;
-    bool digest_differs, bytes_differ, waiting, elsewhere;
+    int64_t scanned_more; /* records that the scan has found here, less those in this instance's log */
+    bool digest_differs, bytes_differ, waiting, elsewhere, gone;
     bool asked;     /* Kafka was asked when the window was due already: all that was declared until then is known */
     bool unsettled; /* what was published until its end may still be on its way */
 };
@@ -435,6 +440,8 @@ static void judge_scan(struct judge *j, struct verdict *v) {
     v->unpublished = found(j, v, FOUND_UNPUBLISHED);
     v->altered = found(j, v, FOUND_ALTERED);
     v->waiting = v->config < 0 || j->front[v->config].scanned_ms < v->end_ms;
+    v->gone = !v->waiting && v->scanned_more < v->unexplained - v->unpublished;
+    v->waiting |= v->published < v->seen - v->unpublished; /* another instance's scan is behind its log */
 }
 
 static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
@@ -449,6 +456,7 @@ static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
     if (v->elsewhere) return FINDING_ELSEWHERE;
     if (late && (v->in_flight > 0 || v->unsettled)) return FINDING_LATE;
     if (v->in_flight > 0) return FINDING_IN_FLIGHT;
+    if (v->gone) return FINDING_GONE;
     if (v->unpublished > 0) return FINDING_UNDECLARED;
     return v->waiting ? FINDING_WAITING : FINDING_NONE;
 }
@@ -460,8 +468,8 @@ static const char *topic_name(const struct judge *j, int config) {
 }
 
 static int tell(struct judge *j, const struct verdict *v, enum finding finding, struct err *err) {
-    static const enum exception_kind kinds[] = {EXCEPTION_UNEXPLAINED, EXCEPTION_WINDOW_MISMATCH,
-                                                EXCEPTION_WINDOW_LATE};
+    static const enum exception_kind kinds[] = {EXCEPTION_UNEXPLAINED, EXCEPTION_WINDOW_MISMATCH, EXCEPTION_WINDOW_LATE,
+                                                EXCEPTION_EVIDENCE_LOST};
     int r = 0;
     for (size_t i = 0; r == 0 && i < sizeof kinds / sizeof kinds[0]; i++) {
         const struct exception_about about = {kinds[i], topic_name(j, v->config), v->start_ms, ""};
@@ -527,6 +535,7 @@ static int tally_read(struct judge *j, struct verdict *v, int64_t *undeclared, s
     v->altered = sqlite3_column_int64(s, 2);
     *undeclared = sqlite3_column_int64(s, 3);
     v->published = sqlite3_column_int64(s, 4);
+    v->scanned_more = sqlite3_column_int64(s, 5);
     sqlite3_reset(s);
     return 0;
 }

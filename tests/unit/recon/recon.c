@@ -230,6 +230,18 @@ Test(recon, a_scan_goes_on_where_it_was_after_a_restart) {
     rig_drop(r);
 }
 
+Test(recon, a_scan_proves_nothing_of_what_kafka_does_not_keep_any_more) {
+    struct rig *r = rig_make(EVIDENCE_SCAN);
+    for (int i = 0; i < 20; i++) rig_publish(r, 0, RIG_START + i);
+    log_range(r, 0, 20);
+    r->low = 8;
+    rig_pass(r, 20);
+    rig_says(r, "SELECT state, published, seen, reason FROM window",
+             "0|12|20|Kafka no longer keeps some of the records: they cannot be compared");
+    rig_says(r, "SELECT kind FROM exception WHERE cleared_ms = 0", "evidence_lost");
+    rig_drop(r);
+}
+
 Test(recon, offsets_alone_never_match_but_find_a_gap_with_a_record_in_it) {
     struct rig *r = rig_make(EVIDENCE_OFFSETS);
     for (int i = 0; i < 30; i++) rig_publish(r, 0, RIG_START + i);
