@@ -403,7 +403,7 @@ static int claim_judge(struct judge *j, struct verdict *v, const struct claim *c
             c->summed && c->digested == c->seen && memcmp(c->digest_sum, c->seen_sum, DIGEST_BYTES) != 0;
     }
     if (missing <= 0) return 0;
-    if (j->shared && j->config->recon.anchor_topic[0] == 0) {
+    if (j->shared && j->accounts == NULL) {
         v->elsewhere = true;
         return 0;
     }
