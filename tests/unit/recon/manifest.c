@@ -20,7 +20,7 @@ static int parsed(const char *rest) {
 #define WINDOW "\"type\":\"window\",\"from_ms\":10,\"to_ms\":20," SUMS
 #define SUM "\"digest_sum\":\"ab000000000000000000000000000001\""
 
-Test(manifest_sums, windows_are_read) {
+Test(manifest, windows_are_read) {
     cr_assert_eq(parsed(WINDOW "," SUM ",\"other\":[1]"), 0, "%s", err.text);
     cr_assert_eq(m.type, MANIFEST_WINDOW);
     cr_assert(m.from_ms == 10 && m.to_ms == 20 && m.first_sequence == 3 && m.last_sequence == 5);
@@ -29,14 +29,14 @@ Test(manifest_sums, windows_are_read) {
     cr_assert_str_eq(m.topic, "cards");
 }
 
-Test(manifest_sums, only_sums_of_the_logs_own_digests_are_compared) {
+Test(manifest, only_sums_of_the_logs_own_digests_are_compared) {
     cr_assert(parsed(WINDOW "," SUM) == 0 && m.summed);
     cr_assert(parsed(WINDOW "," SUM ",\"digest\":\"hmac\"") == 0 && m.summed);
     cr_assert(parsed(WINDOW "," SUM ",\"digest\":\"xxh3\"") == 0 && !m.summed);
     cr_assert(parsed(WINDOW) == 0 && !m.summed);
 }
 
-Test(manifest_sums, the_end_of_a_load_may_name_every_partition) {
+Test(manifest, the_end_of_a_load_may_name_every_partition) {
     static char rest[60000];
     size_t n = (size_t)snprintf(rest, sizeof rest,
                                 "\"type\":\"load_end\",\"load\":\"01020304-0506-0708-090a-0b0c0d0e0f10\"," SUMS
@@ -48,7 +48,7 @@ Test(manifest_sums, the_end_of_a_load_may_name_every_partition) {
     cr_assert(m.type == MANIFEST_LOAD_END && !m.aborted && m.load[15] == 0x10);
 }
 
-Test(manifest_sums, what_is_missing_or_impossible_is_refused) {
+Test(manifest, what_is_missing_or_impossible_is_refused) {
     static const char *const wrong[] = {"\"type\":\"other\"",
                                         "\"type\":\"window\"," SUMS,
                                         "\"type\":\"window\",\"from_ms\":20,\"to_ms\":20," SUMS,
@@ -69,7 +69,7 @@ Test(manifest_sums, what_is_missing_or_impossible_is_refused) {
     "\"first_sequence\":5,\"last_sequence\":9,\"count\":5,\"bytes\":500,"                                              \
     "\"digest_sum\":\"000102030405060708090a0b0c0d0e0f\"}"
 
-Test(manifest_sums, no_cut_or_changed_text_does_harm) {
+Test(manifest, no_cut_or_changed_text_does_harm) {
     char copy[sizeof WHOLE];
     for (size_t n = 0; n + 1 < sizeof WHOLE; n++)
         cr_assert_eq(manifest_parse(WHOLE, n < sizeof WHOLE - 1 ? n : 0, &m, &err), -1, "%zu bytes", n);
@@ -119,7 +119,7 @@ static int64_t number(const char *sql) {
 
 static int store(void) { return manifest_store(db, count, &config, &m, 1000, &err); }
 
-Test(manifest_sums, is_stored_once_and_replaced_by_a_later_one, .init = begin, .fini = end) {
+Test(manifest, is_stored_once_and_replaced_by_a_later_one, .init = begin, .fini = end) {
     cr_assert_eq(manifest_parse(WHOLE, sizeof WHOLE - 1, &m, &err), 0);
     cr_assert_eq(store(), 1, "%s", err.text);
     cr_assert_eq(store(), 0, "the same again is nothing new");
