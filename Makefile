@@ -141,6 +141,10 @@ unit: $(UNIT_BIN) ## run the unit tests
 pipeline: all $(BENCH_BIN) ## run the tests on a real Kafka broker and real Redis servers
 	@tests/run-pipeline
 
+.PHONY: proof
+proof: all ## 1,000 injected faults, all to be found; 1,000,000 records (RECORDS=), nothing to be found
+	@RECORDS=$(or $(RECORDS),1000000) tests/run-pipeline tests/pipeline/test_injected_faults.py
+
 check: deps ## install what is needed, build, run every test, end with a line of counts
 	@$(MAKE) --no-print-directory all $(UNIT_BIN) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory BUILD=build-fault VARIANT=fault all
