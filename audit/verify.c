@@ -283,11 +283,12 @@ static void head_verify(struct verifying *v) {
         found(v, VERIFY_CHANGED, 0, (struct range){0, 0}, "the head of this segment is not what was written");
 }
 
-/* after: first sequence number of the next file; 0: this is the last one. */
+/* after: first sequence number of the next file; 0: this is the last one. 0, 1: the file is gone, or -1 with
+ * err. */
 static int segment_verify(struct verifying *v, uint64_t first, uint64_t after, struct err *err) {
     v->batch = 0;
     if (segment_open(&v->segment, v->folder_fd, first, err) != 0) {
-        if (err->code == ENOENT) return 0; /* retention was quicker */
+        if (err->code == ENOENT) return 1;
         if (err->code != EX_DATAERR) return err_set(err, EX_IOERR, "%s", err->text);
         found(v, VERIFY_CHANGED, 0, (struct range){first, after != 0 ? after - 1 : 0}, "%s", err->text);
         v->result->segments++;
@@ -368,8 +369,15 @@ static int segments_verify(struct verifying *v, struct err *err) {
     uint64_t *list = segment_list(v->folder_fd, &count, err);
     if (list == NULL) return err_set(err, EX_IOERR, "%s", err->text);
     int bad = anchors_read(v, count > 0 ? list[0] : 0, err);
-    for (size_t i = 0; bad == 0 && i < count; i++)
-        bad = segment_verify(v, list[i], i + 1 < count ? list[i + 1] : 0, err);
+    for (size_t i = 0; bad == 0 && i < count; i++) {
+        uint64_t after = i + 1 < count ? list[i + 1] : 0;
+        bad = segment_verify(v, list[i], after, err);
+        if (bad != 1) continue;
+        bad = 0;
+        if (v->next != 0) continue;
+        anchor_list_free(&v->anchors); /* retention was quicker, and has signed for it before */
+        bad = anchors_read(v, after, err);
+    }
     v->segment.first = v->mark_segment;
     v->batch = 0;
     if (bad == 0 && v->mark_end > 0 && (count == 0 || list[count - 1] < v->mark_segment))

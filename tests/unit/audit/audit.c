@@ -9,7 +9,7 @@ enum { CAPACITY = 1 << 20 };
 
 static struct {
     int code; /* every write fails with it; 0 none */
-    int stall_ms;
+    _Atomic int stall_ms;
 } disk;
 
 static ssize_t disk_write(void *c, int fd, const struct iovec *part, int parts, off_t at) {
