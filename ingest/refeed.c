@@ -50,8 +50,9 @@ static void missing(struct ingest *g, const struct refeed_part *part, int64_t of
 
 /* The partition is read as ever again. The one whose epoch has passed was let go by that. */
 static void let_go(struct ingest *g, struct refeed_part *part) {
+    if (!part->mine) return;
     struct partition *p = &g->partition[part->slot];
-    if (!part->mine || p->refeed != part) return;
+    if (p->refeed != part) return;
     p->refeed = NULL;
     if (part->moved) p->refetch_ns = clock_ns(g->clock); /* a seek first */
     part->moved = false;
@@ -235,20 +236,6 @@ static void look(struct ingest *g) {
 
 /* -- holding ----------------------------------------------------------------------------------- */
 
-static int64_t start_of(const struct ingest *g, uint32_t slot) {
-    return atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed);
-}
-
-/* Where nothing was read in this epoch yet, the sink has to know it at least: then it has found the mark good. */
-static bool all_released(const struct ingest *g, const struct refeed_part *part) {
-    const struct partition *p = &g->partition[part->slot];
-    uint64_t epoch, next;
-    int64_t released = commit_released(g, part->slot);
-    twin_load(&g->lane[p->lane].sink->slot[part->slot].released, &epoch, &next);
-    return epoch == p->epoch && (int64_t)next == p->next &&
-           (released == p->next || (released < 0 && p->next == start_of(g, part->slot)));
-}
-
 /* Everything that was read of it is in Redis (and logged), nothing of it is lost, and every reject is durable. NULL, or
  * what it waits for. */
 static const char *unquiet(struct ingest *g, const struct refeed_part *part) {
@@ -258,7 +245,7 @@ static const char *unquiet(struct ingest *g, const struct refeed_part *part) {
     if (loss_stands(g, part->slot) || p->gone || commit_lost_found(g, part->slot, &what) ||
         atomic_load_explicit(&sink->lost_next, memory_order_relaxed) != 0)
         return "writes that Redis has lost are to be mended first";
-    if (!all_released(g, part)) return "what was read is not applied yet";
+    if (commit_released(g, part->slot) != p->next) return "what was read is not applied yet";
     return commit_cap(g, part->slot) != INT64_MAX ? "a reject is not durable yet" : NULL;
 }
 

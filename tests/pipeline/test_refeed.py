@@ -175,15 +175,15 @@ def test_two_hundred_spoilt_keys_are_put_right_while_others_are_written(space):
 def test_a_refeed_goes_on_when_its_workers_are_killed(space):
     space.start_redis()
     space.topic(partitions=4)
-    m = space.millrace(lanes=2).start_ready()
+    m = space.millrace(lanes=2, audit="on").start_ready()
     load = published(space, 20_000)
     m.wait_drained(load.next_offset)
     r = random.Random(space.number)
-    for role, lane in (("ingest", 0), ("transform", 1), ("sink", 0)):
+    for role, lane in (("ingest", 0), ("sink", 0), ("audit", None)):
         keys = spoil(space, load.history, 300, r.random())
         parts = chosen(load.history, keys, {place: end - 200 for place, end in load.next_offset.items()})
         path = write_request(m.data_dir, parts)
-        killer = threading.Timer(0.02 + r.random() / 20, m.kill_worker, (role, lane))
+        killer = threading.Timer(0.05 + r.random() / 5, m.kill_worker, (role, lane))
         killer.start()
         done = m.run_command("ctl", "refeed", path, timeout=60)
         killer.join()
