@@ -17,7 +17,14 @@
 #include "recon/exception.h"
 #include "recon/overlap.h"
 
-enum { TAKE_MAX = 500, TELL_MAX = 200, MEMBERS_MAX = ACCOUNT_SEEN_MAX, GONE_QUIET_MS = 3000, OVERLAP_MS = 200 };
+enum {
+    TAKE_MAX = 500,
+    TELL_MAX = 200,
+    MEMBERS_MAX = ACCOUNT_SEEN_MAX,
+    GONE_QUIET_MS = 3000,
+    OVERLAP_MS = 200,
+    GONE_AGAIN_MS = 10000
+};
 
 /* Of the rows that are told, the newest state is; the triggers only note which have changed. `stamp`: when that was
  * first, in readings of the log to its end; `version`: how often. The inner statements must not depend on a conflict
@@ -77,8 +84,8 @@ struct member {
     char instance[NAME_BYTES], log[ACCOUNT_LOG_ID_BYTES];
     int64_t beat, seen, heard_ms;
     bool gone, left;
-    bool silent;   /* for so long that it is not waited for */
-    bool reported; /* gone, and said so */
+    bool silent;         /* for so long that it is not waited for */
+    int64_t reported_ms; /* gone, and said so; it may turn out what comes behind */
 };
 
 struct told { /* a row that was handed to the port */
@@ -340,7 +347,6 @@ static int account_take(struct accounts *a, struct err *err) {
         beat_take(a, m);
         return member_put(a, m, err);
     }
-    m->reported = false;
     if (t->type <= ACCOUNT_LOAD) return row_take(a, m, topic, err);
     for (size_t i = 0; i < t->ranges; i++)
         if (range_take(a, m, topic, t->range[i], err) != 0) return -1;
@@ -632,29 +638,43 @@ bool accounts_told(struct accounts *a) {
 
 /* -- what is gone ------------------------------------------------------------------------------ */
 
+/* What a log that is gone has told of, and, where another has gone on further up, what it has not. */
+static const char gone_sql[] =
+    "WITH g AS (SELECT topic, partition, min(first) first, max(last) last, sum(last - first + 1) n FROM offset_range"
+    " WHERE instance = ?1 AND kind = 0 GROUP BY topic, partition)"
+    " SELECT t.name, g.partition, g.first, g.last, g.n, CASE WHEN NOT EXISTS (SELECT 1 FROM offset_range x WHERE"
+    "  x.topic = g.topic AND x.partition = g.partition AND x.kind = 0 AND x.first <= g.last + 1 AND x.last > g.last)"
+    "  THEN (SELECT min(x.first) FROM offset_range x WHERE x.topic = g.topic AND x.partition = g.partition AND"
+    "  x.kind = 0 AND x.first > g.last) END"
+    " FROM g JOIN topic t ON t.id = g.topic";
+
+static int gone_raise(struct accounts *a, const struct member *m, sqlite3_stmt *s, struct err *err) {
+    char subject[EXCEPTION_SUBJECT_BYTES], untold[128] = "";
+    int partition = sqlite3_column_int(s, 1);
+    int64_t first = sqlite3_column_int64(s, 2), end = sqlite3_column_int64(s, 3) + 1, n = sqlite3_column_int64(s, 4);
+    if (sqlite3_column_type(s, 5) == SQLITE_INTEGER) {
+        int64_t next = sqlite3_column_int64(s, 5);
+        snprintf(untold, sizeof untold, "; of offsets [%" PRId64 ", %" PRId64 ") nobody tells anything", end, next);
+        n += next - end;
+    }
+    const struct exception_about about = {EXCEPTION_EVIDENCE_LOST, (const char *)sqlite3_column_text(s, 0), -1,
+                                          subject};
+    snprintf(subject, sizeof subject, "%s/%.8s partition %d", m->instance, m->log, partition);
+    return exception_raise(a->db, a->config, &about, n, clock_wall_ms(a->clock), err,
+                           "the log of %s that had partition %d, offsets [%" PRId64 ", %" PRId64 "), is gone: its "
+                           "account stands, its entries cannot be shown%s",
+                           m->instance, partition, first, end, untold);
+}
+
 static int gone_report(struct accounts *a, struct member *m, struct err *err) {
-    sqlite3_stmt *s = query(a,
-                            "SELECT t.name, o.partition, min(o.first), max(o.last), sum(o.last - o.first + 1)"
-                            " FROM offset_range o JOIN topic t ON t.id = o.topic WHERE o.instance = ? AND o.kind = 0"
-                            " GROUP BY o.topic, o.partition",
-                            err);
     int r;
+    sqlite3_stmt *s = query(a, gone_sql, err);
     if (s == NULL) return -1;
     sqlite3_bind_int64(s, 1, m->id);
-    while ((r = db_step(s, err)) == 1) {
-        char subject[EXCEPTION_SUBJECT_BYTES];
-        int partition = sqlite3_column_int(s, 1);
-        int64_t first = sqlite3_column_int64(s, 2), last = sqlite3_column_int64(s, 3);
-        struct exception_about about = {EXCEPTION_EVIDENCE_LOST, (const char *)sqlite3_column_text(s, 0), -1, subject};
-        snprintf(subject, sizeof subject, "%s/%.8s partition %d", m->instance, m->log, partition);
-        r = exception_raise(a->db, a->config, &about, sqlite3_column_int64(s, 4), clock_wall_ms(a->clock), err,
-                            "the log of %s that had partition %d, offsets [%" PRId64 ", %" PRId64 "), is gone: its "
-                            "account stands, its entries cannot be shown",
-                            m->instance, partition, first, last + 1);
-        if (r != 0) break;
-    }
+    while ((r = db_step(s, err)) == 1)
+        if ((r = gone_raise(a, m, s, err)) != 0) break;
     sqlite3_finalize(s);
-    m->reported = r == 0;
+    m->reported_ms = clock_wall_ms(a->clock);
     return r;
 }
 
@@ -664,7 +684,8 @@ static int members_watch(struct accounts *a, struct err *err) {
     for (size_t i = 0; i < a->members; i++) {
         struct member *m = &a->member[i];
         int64_t quiet_ms = now_ms - m->heard_ms;
-        if (m->gone && !m->reported && quiet_ms > GONE_QUIET_MS && gone_report(a, m, err) != 0) return -1;
+        bool due = m->gone && quiet_ms > GONE_QUIET_MS && now_ms - m->reported_ms > GONE_AGAIN_MS;
+        if (due && gone_report(a, m, err) != 0) return -1;
         if (m->gone || m->left || m->silent || quiet_ms < (int64_t)a->config->recon.late_after_ms) continue;
         m->silent = true;
         log_warn("recon.account_missing", "nothing from %s for %" PRId64 " s: windows are judged without it",

@@ -13,7 +13,8 @@ const char exception_schema[] =
     " id TEXT PRIMARY KEY, kind TEXT NOT NULL, topic TEXT NOT NULL, window_ms INTEGER NOT NULL, subject TEXT NOT NULL,"
     " occurrence INTEGER NOT NULL," /* how many about the same were closed before it */
     " count INTEGER NOT NULL, text TEXT NOT NULL, raised_ms INTEGER NOT NULL,"
-    " cleared_ms INTEGER NOT NULL DEFAULT 0" /* 0: open */
+    " acknowledged_ms INTEGER NOT NULL DEFAULT 0," /* 0: nobody has said that he knows */
+    " cleared_ms INTEGER NOT NULL DEFAULT 0"       /* 0: open */
     ") WITHOUT ROWID;"
     "CREATE UNIQUE INDEX IF NOT EXISTS exception_open ON exception(kind, topic, window_ms, subject)"
     " WHERE cleared_ms = 0;"
@@ -182,10 +183,22 @@ int exception_clear_kind(sqlite3 *db, enum exception_kind kind, int64_t now_ms, 
     return run(db, s, "exception", err) < 0 ? -1 : 0;
 }
 
+int exception_acknowledge(sqlite3 *db, const char *id, int64_t now_ms, struct err *err) {
+    sqlite3_stmt *s = NULL;
+    if (sqlite3_prepare_v2(db, "UPDATE exception SET acknowledged_ms = ?2 WHERE id = ?1 AND acknowledged_ms = 0", -1,
+                           &s, NULL) != SQLITE_OK)
+        return failed(db, s, "exception", err);
+    sqlite3_bind_text(s, 1, id, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(s, 2, now_ms);
+    return run(db, s, "exception", err);
+}
+
 int64_t exception_open_count(sqlite3 *db, enum exception_kind kind, struct err *err) {
     sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(db, "SELECT count(*) FROM exception WHERE cleared_ms = 0 AND (?1 IS NULL OR kind = ?1)", -1,
-                           &s, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(
+            db,
+            "SELECT count(*) FROM exception WHERE cleared_ms = 0 AND acknowledged_ms = 0 AND (?1 IS NULL OR kind = ?1)",
+            -1, &s, NULL) != SQLITE_OK)
         return failed(db, s, "exception", err);
     if (kind < EXCEPTION_KIND_COUNT) sqlite3_bind_text(s, 1, exception_kind_name(kind), -1, SQLITE_STATIC);
     if (sqlite3_step(s) != SQLITE_ROW) return failed(db, s, "exception", err);

@@ -53,7 +53,11 @@ int exception_clear(sqlite3 *db, const struct exception_about *about, int64_t no
 /* exception_clear_kind closes every open one of a kind. Returns 0, or -1 with err. */
 int exception_clear_kind(sqlite3 *db, enum exception_kind kind, int64_t now_ms, struct err *err);
 
-/* exception_open_count: how many are open, of kind (EXCEPTION_KIND_COUNT: of all). -1 with err. */
+/* exception_acknowledge notes that somebody knows: it stays open until its cause is gone, and is neither counted nor
+ * sent. Returns 1, 0 when there is none of this id that was not acknowledged, or -1 with err. */
+int exception_acknowledge(sqlite3 *db, const char *id, int64_t now_ms, struct err *err);
+
+/* exception_open_count: how many are open and not acknowledged, of kind (EXCEPTION_KIND_COUNT: of all). -1 with err. */
 int64_t exception_open_count(sqlite3 *db, enum exception_kind kind, struct err *err);
 
 /* exception_forget removes what was closed before before_ms; what could not be sent in all that time is given up with

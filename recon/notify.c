@@ -10,6 +10,7 @@
 
 #include "base/json_text.h"
 #include "base/log.h"
+#include "recon/acknowledge.h"
 #include "recon/errand.h"
 #include "recon/exception.h"
 #include "recon/silence.h"
@@ -264,7 +265,8 @@ static bool due_find(struct notify *n, enum channel_name name, struct job *job) 
     static const char sql[] =
         "SELECT e.id, e.kind, e.topic, e.window_ms, e.subject, e.count, e.text, e.raised_ms, d.attempts"
         " FROM delivery d JOIN exception e ON e.id = d.exception"
-        " WHERE d.done_ms = 0 AND d.channel = ?1 AND (d.next_ms <= ?2 OR d.next_ms > ?2 + 2 * ?3)"
+        " WHERE d.done_ms = 0 AND e.acknowledged_ms = 0 AND d.channel = ?1 AND (d.next_ms <= ?2 OR d.next_ms > ?2 + 2 "
+        "* ?3)"
         " ORDER BY d.next_ms, e.raised_ms";
     sqlite3_stmt *s = NULL;
     int64_t now_ms = clock_wall_ms(n->clock);
@@ -295,12 +297,22 @@ static bool pick(struct notify *n, enum channel_name name) {
     return true;
 }
 
+static int acknowledge(void *self, const char *id) {
+    struct notify *n = self;
+    struct err err = {0};
+    int r = exception_acknowledge(n->db, id, clock_wall_ms(n->clock), &err);
+    if (r < 0) log_warn("recon.acknowledgement_unsaved", "%s: %s; tried again", id, err.text);
+    if (r > 0) log_info("recon.exception_acknowledged", "%s", id);
+    return r < 0 ? -1 : 0;
+}
+
 static void silences_look(struct notify *n, uint64_t now_ns) {
     char path[PATH_BYTES + 32];
     struct stat st = {0};
     struct err err = {0};
     if (now_ns < n->silences_ns) return;
     n->silences_ns = now_ns + SILENCES_LOOK_MS * NS_PER_MS;
+    acknowledge_take(n->config, acknowledge, n);
     silences_path(n->config, path);
     stat(path, &st); /* not there: all zero */
     if (memcmp(&st.st_mtim, &n->silences_changed, sizeof st.st_mtim) == 0) return;

@@ -26,7 +26,8 @@ int command_load(int argc, char **argv);
 int command_replay(int argc, char **argv);
 
 int command_recon(int argc, char **argv);
-/* `millrace recon record …` and `… silence …`: argv[0] is that word. */
+/* `millrace recon record …`, `… exceptions …` and `… silence …`: argv[0] is that word. */
+int command_recon_exceptions(int argc, char **argv);
 int command_recon_record(int argc, char **argv);
 int command_recon_silence(int argc, char **argv);
 

@@ -22,6 +22,7 @@ static const char help[] =
     "                      [--format table|json] [-c FILE]\n"
     "       millrace recon --load ID [--wait[=SECONDS]] [--left] [--format table|json] [-c FILE]\n"
     "       millrace recon record …     one record's whole life (millrace recon record --help)\n"
+    "       millrace recon exceptions … what somebody has to look at (millrace recon exceptions --help)\n"
     "       millrace recon silence …    keeps exceptions about a window back (millrace recon silence --help)\n"
     "\n"
     "Windows of event time, and whether what was published in them is accounted for. Without --window those that do\n"
@@ -285,6 +286,7 @@ int command_recon(int argc, char **argv) {
     struct options wanted = {.window = -1, .partition = -1, .wait_ms = -1};
     int o, status = EX_OK;
     if (argc > 1 && strcmp(argv[1], "record") == 0) return command_recon_record(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "exceptions") == 0) return command_recon_exceptions(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "silence") == 0) return command_recon_silence(argc - 1, argv + 1);
     optind = 0; /* the whole scan anew: main may have looked at its own options */
     opterr = 0;

@@ -303,6 +303,33 @@ Test(accounts, disk_that_was_lost_leaves_its_account_and_a_word_about_it) {
     drop_both();
 }
 
+Test(accounts, what_a_lost_disk_had_not_told_is_named_too) {
+    make_both(EVIDENCE_OFFSETS);
+    publish(1, 60);
+    log_at(0, 0, 25);
+    pass(3);
+    tap[0].full = true; /* what it logs now is never told */
+    log_at(0, 25, 31);
+    pass(1);
+    rig[1]->epoch = 2;
+    log_at(1, 31, 60);
+    int64_t now = rig[0]->b->wall_ms;
+    rig_drop(rig[0]);
+    tap[0].full = false;
+    make(0, EVIDENCE_OFFSETS);
+    rig[0]->b->wall_ms = now;
+    for (int k = 0; k < 60; k++) rig_publish(rig[0], (uint64_t)k + 1, RIG_START + k);
+    rig[0]->committed = 60;
+    pass(20);
+    for (int i = 0; i < INSTANCES; i++) {
+        const char *said = rig_ask(rig[i], "SELECT count, text FROM exception WHERE kind = 'evidence_lost'");
+        cr_assert_str_eq(said,
+                         "31|the log of node1 that had partition 0, offsets [0, 25), is gone: its account stands, "
+                         "its entries cannot be shown; of offsets [25, 31) nobody tells anything");
+    }
+    drop_both();
+}
+
 Test(accounts, message_that_is_lost_on_its_way_is_told_again) {
     make_both(EVIDENCE_MANIFEST);
     publish(1, 60);

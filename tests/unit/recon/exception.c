@@ -137,3 +137,18 @@ Test(exception, every_kind_has_a_name) {
     for (int i = 0; i < EXCEPTION_KIND_COUNT; i++) cr_assert_gt(strlen(exception_kind_name(i)), 3);
     cr_assert_str_eq(exception_kind_name(EXCEPTION_KIND_COUNT), "?");
 }
+
+Test(exception, acknowledged_stays_open_and_is_not_counted) {
+    char id[64];
+    cr_assert_eq(exception_raise(db, &config, &window, 3, 1000, &err, "x"), 0);
+    text("SELECT id FROM exception", id);
+    cr_assert_eq(exception_acknowledge(db, "00000000-0000-8000-8000-000000000000", 2000, &err), 0);
+    cr_assert_eq(exception_acknowledge(db, id, 2000, &err), 1);
+    cr_assert_eq(exception_acknowledge(db, id, 3000, &err), 0, "once");
+    cr_assert_eq(exception_open_count(db, EXCEPTION_KIND_COUNT, &err), 0);
+    cr_assert_eq(exception_raise(db, &config, &window, 4, 4000, &err, "x"), 0);
+    cr_assert_eq(number("SELECT count(*) FROM exception"), 1, "still the same");
+    cr_assert_eq(exception_clear(db, &window, 5000, &err), 0);
+    cr_assert_eq(exception_raise(db, &config, &window, 1, 6000, &err, "x"), 0);
+    cr_assert_eq(exception_open_count(db, EXCEPTION_KIND_COUNT, &err), 1, "what comes back is another one");
+}

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "recon/acknowledge.h"
 #include "recon/exception.h"
 #include "recon/silence.h"
 #include "tests/unit/recon/receiver.h"
@@ -268,6 +269,30 @@ Test(notify, silence_that_is_lifted_counts_at_once) {
     now_ns += 2 * NS_PER_S;
     settle();
     cr_assert_eq(undone(), 0);
+}
+
+Test(notify, acknowledged_is_not_sent_any_more) {
+    with_webhook(500);
+    open_notify();
+    raise_window("cards.change", 600000);
+    settle();
+    cr_assert_eq(acknowledge_put(&config, receiver.id[0], &err), 0, "%s", err.text);
+    cr_assert_eq(acknowledge_put(&config, "nonsense", &err), 0);
+    sqlite3_exec(db, "PRAGMA query_only = 1", NULL, NULL, NULL);
+    now_ns += 2 * NS_PER_S;
+    notify_step(n); /* cannot be stored: the file stays */
+    sqlite3_exec(db, "PRAGMA query_only = 0", NULL, NULL, NULL);
+    now_ns += 2 * NS_PER_S;
+    settle();
+    cr_assert_eq(number("SELECT count(*) FROM exception WHERE acknowledged_ms > 0"), 1);
+    int tried = receiver.count;
+    now_ns += 3600 * NS_PER_S;
+    settle();
+    cr_assert_eq(receiver.count, tried);
+    cr_assert_eq(undone(), 1);
+    char path[192];
+    snprintf(path, sizeof path, "%s/recon/acknowledged", folder);
+    cr_assert_neq(access(path, F_OK), 0, "taken");
 }
 
 Test(notify, clock_that_was_set_back_does_not_delay) {
