@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "audit/segment.h"
@@ -206,6 +207,17 @@ static void committed(struct log_writer *w, uint64_t bytes, const uint8_t mac[LO
     w->written_us = 0;
 }
 
+/* Writing goes on in a file that somebody has removed, and nobody would ever find it there. The next commit begins
+ * another one; that entries are missing before it stays to be seen. */
+static int removed_check(struct log_writer *w, struct err *err) {
+    struct stat st;
+    if (fstat(w->fd, &st) != 0 || st.st_nlink > 0) return 0;
+    close(w->fd);
+    w->fd = -1;
+    w->segment = 0;
+    return err_set(err, ENOENT, "the file of the audit log that was being written to has been removed");
+}
+
 int log_writer_commit(struct log_writer *w, struct err *err) {
     struct log_lane lane[LANES_MAX];
     uint32_t lanes = 0;
@@ -236,6 +248,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
         take_back(w);
         return -1;
     }
+    if (removed_check(w, err) != 0) return -1;
     committed(w, head.bytes, mac);
     if (w->end > CACHED_BYTES) w->files->forget(w->files->context, w->fd, (off_t)(w->end - CACHED_BYTES));
     return 0;

@@ -230,6 +230,28 @@ Test(log_writer, more_partitions_than_it_can_hold_cost_only_those_of_old) {
     bench_drop(b);
 }
 
+Test(log_writer, when_its_file_is_removed_under_it_the_batch_goes_to_another_one) {
+    struct bench *b = bench_make();
+    char path[128];
+    cr_assert_eq(bench_open(b), 0);
+    add(b, 1, 0, 0, 1);
+    commit(b);
+    snprintf(path, sizeof path, "%s/0000000000000001.log", b->log);
+    cr_assert_eq(unlink(path), 0);
+    add(b, 2, 0, 0, 2);
+    cr_assert_neq(log_writer_commit(&b->writer, &b->err), 0);
+    cr_assert_eq(b->err.code, ENOENT);
+    commit(b);
+    cr_assert_eq(file_bytes(b, 1), -1);
+    cr_assert_gt(file_bytes(b, 2), 0);
+    cr_assert_eq(entry_at(b, 2, NULL)->offset, 2);
+    add(b, 3, 0, 0, 3);
+    commit(b);
+    reopen(b);
+    cr_assert_eq(b->writer.sequence, 4);
+    bench_drop(b);
+}
+
 /* -- files that fail --------------------------------------------------------------------------- */
 
 static struct {
