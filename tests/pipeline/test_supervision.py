@@ -34,11 +34,11 @@ def test_workers_leave_within_a_second_when_the_supervisor_is_killed(space):
     assert m.drain() == 0
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", (*ROLES, "audit", "recon"))
 def test_hanging_worker_is_killed_and_replaced(space, role):
     space.start_redis()
     space.topic()
-    m = space.millrace(heartbeat_timeout="2s").start_ready()
+    m = space.millrace(heartbeat_timeout="2s", audit="off" if role in ROLES else "on").start_ready()
     load = space.load(15_000, 8, keys=2000)
     load.start()
     m.wait_for(lambda s: m.metric("sink_record_applied", s) > 1000, 20, "some records")

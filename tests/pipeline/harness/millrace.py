@@ -74,7 +74,8 @@ class Millrace:
         self.file, self.log = self.folder / "millrace.yaml", self.folder / "millrace.log"
         self.config = merge({
             "config_version": 1, "name": name, "instance": "node1", "lanes": 1,
-            "run_dir": str(self.run_dir), "data_dir": str(self.data_dir), "audit": "off", "start": "earliest",
+            "run_dir": str(self.run_dir), "data_dir": str(self.data_dir), "start": "earliest",
+            "audit": os.environ.get("MILLRACE_AUDIT", "off"),
             "kafka": {"bootstrap.servers": broker if isinstance(broker, str) else broker.bootstrap,
                       "group.id": self.group},
             "redis": {"url": redis_server if isinstance(redis_server, str) else redis_server.url()},
