@@ -384,5 +384,5 @@ void child_look(struct child *c, const struct child_context *x, bool forgive) {
 
 bool child_fresh(const struct child *c, const struct child_context *x) {
     uint64_t timeout_ns = x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS;
-    return c->pid <= 0 || clock_ns(x->clock) - c->heartbeat_since_ns < timeout_ns;
+    return c->apart || c->pid <= 0 || clock_ns(x->clock) - c->heartbeat_since_ns < timeout_ns;
 }

@@ -114,7 +114,7 @@ void child_reap(struct child *c, const struct child_context *x);
 void child_look(struct child *c, const struct child_context *x, bool forgive);
 
 /* child_fresh: whether nothing has to be done about this worker that the supervisor has not done: it has no process, or
- * one that showed a sign of life within heartbeat_timeout. */
+ * one that showed a sign of life within heartbeat_timeout. One that is apart is no reason to start an instance anew. */
 bool child_fresh(const struct child *c, const struct child_context *x);
 
 const char *child_state_name(enum child_state state);

@@ -531,6 +531,19 @@ Test(child, outside_the_chain_that_refuses_says_why_and_is_tried_again) {
     instance_drop(i);
 }
 
+Test(child, outside_the_chain_that_does_not_go_is_no_reason_to_start_the_instance_anew) {
+    enum role roles[] = {ROLE_RECON, ROLE_AUDIT};
+    for (int k = 0; k < 2; k++) {
+        struct instance *i = instance_make(roles[k]);
+        plan(i->folder, role_name(roles[k]), "attach ready silent\n");
+        child_begin(i);
+        child_until(i, i->child.state == CHILD_UP);
+        pass_ms(i, 60000);
+        cr_assert_eq(child_fresh(&i->child, &i->context), roles[k] == ROLE_RECON);
+        instance_drop(i);
+    }
+}
+
 Test(child, outside_the_chain_gets_time_to_catch_up_when_it_is_asked_to_drain) {
     struct instance *i = instance_make(ROLE_RECON);
     plan(i->folder, "recon", "attach ready serve-only-leave\n");
