@@ -145,7 +145,7 @@ static int parse_line(struct live_state *s, const char *line, struct err *err) {
 static int parse(struct live_state *s, char *text, size_t len, struct err *err) {
     enum { CHECK_LINE = 6 + 16 + 1 };
     uint64_t hash;
-    if (len < CHECK_LINE || sscanf(text + len - CHECK_LINE, "check %" SCNx64, &hash) != 1 ||
+    if (len < CHECK_LINE || text[len - 1] != '\n' || sscanf(text + len - CHECK_LINE, "check %" SCNx64, &hash) != 1 ||
         hash != XXH3_64bits(text, len - CHECK_LINE))
         return err_set(err, EX_DATAERR, "MANIFEST is damaged");
     text[len - CHECK_LINE] = '\0';

@@ -2,11 +2,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
@@ -15,6 +17,8 @@
 #include "base/clock.h"
 #include "base/grouped.h"
 #include "shm/stats_view.h"
+
+#define FOLDER_NAME "verify-"
 
 enum {
     DELTA_ROWS_MAX = 1 << 20, /* in memory before they are put on the disk */
@@ -33,13 +37,41 @@ static void remove_folder(const char *folder) { nftw(folder, remove_one, 8, FTW_
 
 void known_remove(const char *folder) { remove_folder(folder); }
 
+static int lock_of(const char *folder) {
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+/* What runs that were killed have left. */
+static void remove_forgotten(const char *parent) {
+    char folder[FOLDER_BYTES];
+    DIR *d = opendir(parent);
+    for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        if (strncmp(e->d_name, FOLDER_NAME, sizeof FOLDER_NAME - 1) != 0) continue;
+        snprintf(folder, sizeof folder, "%s/%.32s", parent, e->d_name);
+        int lock = lock_of(folder);
+        if (lock >= 0) {
+            remove_folder(folder);
+            close(lock);
+        }
+    }
+    if (d != NULL) closedir(d);
+}
+
 /* Beside the table, where there is room for such things; or where everybody may write. */
 static int make_folder(struct known *k, struct err *err) {
-    snprintf(k->folder, sizeof k->folder, "%s/recon/verify-XXXXXX", k->config->data_dir);
-    if (mkdtemp(k->folder) != NULL) return 0;
-    snprintf(k->folder, sizeof k->folder, "/var/tmp/millrace-verify-XXXXXX");
-    if (mkdtemp(k->folder) != NULL) return 0;
-    return err_set(err, EX_CANTCREAT, "%s: %s", k->folder, strerror(errno));
+    char parent[PATH_BYTES + 8];
+    snprintf(parent, sizeof parent, "%s/recon", k->config->data_dir);
+    remove_forgotten(parent);
+    snprintf(k->folder, sizeof k->folder, "%s/" FOLDER_NAME "XXXXXX", parent);
+    if (mkdtemp(k->folder) == NULL) {
+        snprintf(k->folder, sizeof k->folder, "/var/tmp/millrace-" FOLDER_NAME "XXXXXX");
+        if (mkdtemp(k->folder) == NULL) return err_set(err, EX_CANTCREAT, "%s: %s", k->folder, strerror(errno));
+    }
+    k->lock = lock_of(k->folder);
+    return 0;
 }
 
 /* -- the export -------------------------------------------------------------------------------- */
@@ -124,25 +156,29 @@ static int catch_up(struct known *k, int *part, struct err *err) {
     }
 }
 
-/* The table as it is, or none yet, read up to the end of the log and exported. */
-static int make(struct known *k, struct err *err) {
+/* The table as it is; where there is a log and no table yet, an empty one, made in the folder when there is one. */
+static int open_table(struct known *k, struct err *err) {
     char table[PATH_BYTES + 16], none[FOLDER_BYTES], audit[PATH_BYTES + 16];
-    int part = 1;
     live_dir(k->config, table);
     log_dir(k->config, audit);
     k->live = live_open_reader(table, err);
-    if (k->live == NULL && err->code == EX_NOINPUT && access(audit, F_OK) == 0) {
+    if (k->live == NULL && err->code == EX_NOINPUT && k->folder[0] != '\0' && access(audit, F_OK) == 0) {
         *err = (struct err){0};
         snprintf(none, sizeof none, "%s/0", k->folder);
         if (make_empty(none, err) != 0) return -1;
         k->live = live_open_reader(none, err);
     }
-    if (k->live == NULL || open_log(k, err) != 0 || catch_up(k, &part, err) != 0) return -1;
-    if (export(k, ++part, err) != 0) return -1;
-    char made[FOLDER_BYTES], table_of_it[FOLDER_BYTES];
+    return k->live != NULL && open_log(k, err) == 0 ? 0 : -1;
+}
+
+/* The table, read up to the end of the log and exported. */
+static int make(struct known *k, struct err *err) {
+    char made[FOLDER_BYTES], table[FOLDER_BYTES];
+    int part = 1;
+    if (open_table(k, err) != 0 || catch_up(k, &part, err) != 0 || export(k, ++part, err) != 0) return -1;
     snprintf(made, sizeof made, "%s/%d", k->folder, part);
-    snprintf(table_of_it, sizeof table_of_it, "%s/table", k->folder);
-    if (rename(made, table_of_it) != 0) return err_set(err, EX_IOERR, "%s: %s", made, strerror(errno));
+    snprintf(table, sizeof table, "%s/table", k->folder);
+    if (rename(made, table) != 0) return err_set(err, EX_IOERR, "%s: %s", made, strerror(errno));
     return 0;
 }
 
@@ -168,8 +204,7 @@ static int open_in(struct known *k, const char *folder, struct err *err) {
 }
 
 int known_open(struct known *k, const struct config *config, const char *folder, struct err *err) {
-    memset(k, 0, sizeof *k);
-    k->config = config;
+    *k = (struct known){.config = config, .lock = -1};
     if (open_in(k, folder, err) == 0) {
         const struct run *base = live_base(k->live);
         k->rows = k->unseen = base == NULL ? 0 : base->rows;
@@ -183,6 +218,16 @@ int known_open(struct known *k, const struct config *config, const char *folder,
     return -1;
 }
 
+int known_open_for_keys(struct known *k, const struct config *config, struct err *err) {
+    *k = (struct known){.config = config, .lock = -1};
+    if (open_table(k, err) != 0 || known_follow(k, err) < 0) {
+        known_close(k);
+        return -1;
+    }
+    k->as_of = live_sequence(k->live);
+    return 0;
+}
+
 void known_forget(struct known *k) { k->kept = false; }
 
 void known_close(struct known *k) {
@@ -190,7 +235,8 @@ void known_close(struct known *k) {
     log_reader_close(k->log);
     free(k->seen);
     if (!k->kept && k->folder[0] != '\0') remove_folder(k->folder);
-    memset(k, 0, sizeof *k);
+    if (k->lock > 0) close(k->lock);
+    *k = (struct known){.lock = -1};
 }
 
 void known_see(struct known *k, uint64_t index) {
@@ -226,6 +272,7 @@ static uint64_t repeated(const struct settling *s, const struct live *live) {
         struct partition_numbers n = view_partition(p);
         int64_t next = live_next(live, view_topic(&s->stats, p->topic), p->partition);
         int64_t at = n.released >= 0 ? n.released : n.position;
+        if (n.lost_to > n.lost_from) continue; /* it waits for an operator; what is missing is missing */
         if (n.assigned && at >= 0 && at < next) left += (uint64_t)(next - at);
     }
     return left;

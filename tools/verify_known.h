@@ -20,13 +20,16 @@ struct known {
     uint64_t rows, unseen;  /* of the export */
     uint64_t as_of;         /* log sequence of the export: it tells of everything before */
     bool kept;              /* the folder is somebody's, to go on with */
+    int lock;               /* held on the folder: one that nobody holds was left by a death; -1 none */
     char folder[PATH_BYTES + 64];
 };
 
-/* known_open exports the table into `folder`, which it makes, or which a former run has left for `go on`: then that is
- * opened again. folder NULL: one of its own, removed at the end. While it reads the log, it says so on standard error.
+/* known_open exports the table into `folder`, which it makes, or which a former run has left: then that is opened
+ * again. folder NULL: one of its own, removed at the end. While it reads the log, it says so on standard error.
+ * known_open_for_keys exports nothing: there are no places to walk over, only rows to be found.
  * 0, or -1 with err: EX_NOINPUT neither table nor log, EX_DATAERR, EX_IOERR, EX_CANTCREAT. */
 int known_open(struct known *k, const struct config *config, const char *folder, struct err *err);
+int known_open_for_keys(struct known *k, const struct config *config, struct err *err);
 void known_close(struct known *k);  /* removes the folder unless it is kept */
 void known_forget(struct known *k); /* the folder is not needed any more: known_close removes it */
 

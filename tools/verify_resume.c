@@ -106,6 +106,7 @@ int verify_resume_open(struct verify *v, struct err *err) {
     char path[PATH_BYTES + 64], rows[PATH_BYTES + 64];
     struct resume_head h;
     snprintf(v->cursor, sizeof v->cursor, "0");
+    if (v->options.key_count > 0) return known_open_for_keys(&v->known, v->config, err);
     if (v->options.resume == NULL) return known_open(&v->known, v->config, NULL, err);
     path_of(v, "", path);
     path_of(v, ".rows", rows);

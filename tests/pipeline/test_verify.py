@@ -272,7 +272,11 @@ def test_a_walk_goes_on_where_it_was(space, tmp_path):
     assert found == {"k:7": "altered", "k:4999": "altered", "k:1234": "missing"}
     assert time.monotonic() - began < 9 and report["keys"] == 4999 and report["unlogged"] == 50
     assert not state.exists() and not (tmp_path / "state.rows").exists()
-    report, found = verify(m, "--sample", "10%")
+    forgotten = m.data_dir / "recon" / "verify-abcdef"  # of a run that was killed
+    forgotten.mkdir()
+    (forgotten / "MANIFEST").touch()
+    report, found = verify(m, "--sample", "10%", "--rounds", "2")
+    assert not forgotten.exists() and not list(m.data_dir.glob("recon/verify-*"))
     assert 400 < report["keys"] < 600 and set(found) < {"k:7", "k:4999", "k:1234"}
     assert m.drain() == 0
 

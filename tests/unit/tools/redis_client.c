@@ -70,6 +70,25 @@ Test(redis_client, answer_that_comes_in_pieces_is_put_together) {
     freeReplyObject(reply);
 }
 
+Test(redis_client, many_commands_are_sent_at_once_and_answered_in_their_order) {
+    serve("+one\r\n:2\r\n-ERR three\r\n+four\r\n", 3, false);
+    struct redis_client *c = redis_open(&config, &err);
+    cr_assert_not_null(c, "%s", err.text);
+    for (int i = 0; i < 3; i++) redis_queue(c, 2, (const char *const[]){"GET", "k"}, NULL);
+    cr_assert_eq(redis_send(c, &err), 0);
+    static const int types[] = {REDIS_REPLY_STATUS, REDIS_REPLY_INTEGER, REDIS_REPLY_ERROR};
+    for (int i = 0; i < 3; i++) {
+        redisReply *reply = redis_next(c, &err);
+        cr_assert_not_null(reply, "%s", err.text);
+        cr_assert_eq(reply->type, types[i]);
+        freeReplyObject(reply);
+    }
+    redisReply *reply = redis_ask(c, 1, (const char *const[]){"PING"}, NULL, &err);
+    cr_assert_str_eq(reply->str, "four");
+    freeReplyObject(reply);
+    redis_close(c);
+}
+
 Test(redis_client, server_that_says_nothing_is_given_up_after_response_timeout) {
     serve("", 1, false);
     uint64_t begin = clock_ns(&clock_real);
