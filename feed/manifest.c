@@ -88,11 +88,12 @@ size_t manifest_end(const struct manifest_load *l, const struct manifest *sum, b
     struct text t = {out, 0};
     put_load(&t, l, "load_end", true);
     put_sums(&t, l, sum);
-    put(&t, ",\"state\":\"%s\",\"snapshot\":%s,\"first_offsets\":{", complete ? "complete" : "aborted",
-        l->snapshot ? "true" : "false");
-    for (size_t i = 0; i < places && i < PARTITIONS_MAX; i++)
+    put(&t, ",\"state\":\"%s\",\"snapshot\":%s", complete ? "complete" : "aborted", l->snapshot ? "true" : "false");
+    bool told = places <= MANIFEST_PLACES_MAX;
+    if (told) put(&t, ",\"first_offsets\":{");
+    for (size_t i = 0; told && i < places; i++)
         put(&t, "%s\"%" PRId32 "\":%" PRId64, i > 0 ? "," : "", place[i].partition, place[i].first_offset);
-    put(&t, "}}");
+    put(&t, told ? "}}" : "}");
     return t.len;
 }
 

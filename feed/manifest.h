@@ -17,7 +17,7 @@
 #include "base/digest.h"
 #include "base/limits.h"
 
-enum { MANIFEST_BYTES_MAX = 4096 + 40 * PARTITIONS_MAX, MANIFEST_KEY_BYTES = NAME_BYTES + TOPIC_BYTES };
+enum { MANIFEST_BYTES_MAX = 4096, MANIFEST_PLACES_MAX = 80, MANIFEST_KEY_BYTES = NAME_BYTES + TOPIC_BYTES };
 
 struct manifest {           /* sums over records in the order of their sequences; zero: none yet */
     int64_t from_ms, to_ms; /* [from, to): of their created times */
@@ -47,7 +47,8 @@ struct manifest_place {
     int64_t first_offset;
 };
 
-/* These write the message, NUL-terminated, to out and return its length. places are left out beyond PARTITIONS_MAX. */
+/* These write the message, NUL-terminated, to out and return its length. More places than MANIFEST_PLACES_MAX are left
+ * out, all of them: readers take what is not there for a partition without records. */
 size_t manifest_window(const struct manifest_load *l, const struct manifest *m, char out[MANIFEST_BYTES_MAX]);
 size_t manifest_begin(const struct manifest_load *l, char out[MANIFEST_BYTES_MAX]);
 size_t manifest_end(const struct manifest_load *l, const struct manifest *sum, bool complete,

@@ -51,6 +51,8 @@ const char db_schema[] =
     "  PRIMARY KEY(id, topic)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS load_tally(instance INTEGER NOT NULL, load BLOB NOT NULL, topic INTEGER NOT NULL, "
     "  partition INTEGER NOT NULL, " COUNTS ", PRIMARY KEY(load, topic, partition, instance)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS load_place(load BLOB NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL, "
+    "  first_offset INTEGER NOT NULL, PRIMARY KEY(load, topic, partition)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS window(topic INTEGER NOT NULL, start_ms INTEGER NOT NULL, state INTEGER NOT NULL, "
     "  evidence INTEGER NOT NULL, published INTEGER NOT NULL, seen INTEGER NOT NULL, in_flight INTEGER NOT NULL, "
     "  unexplained INTEGER NOT NULL, unpublished INTEGER NOT NULL, reason TEXT NOT NULL, since_ms INTEGER NOT NULL, "

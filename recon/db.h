@@ -7,7 +7,8 @@
  *
  *   meta          name -> value: `schema` DB_SCHEMA; `sequence` next log entry to be read; `read_us` when the batch of
  *                 the last one was written; `behind` 1 while the end of the log was not reached; `checked_ms` when the
- *                 windows were judged last; `window_ms` their length; `instance` the name of this instance
+ *                 windows were judged last; `window_ms` their length; `lost:TOPIC:PARTITION`
+ *                 since when offsets are lost there (recon/cover.h); `instance` the name of this instance
  *   topic         topics by number. evidence, reconcile: as configured (enum config_evidence, config_reconcile)
  *   producer      hash (record_producer_hash) -> name, as manifests tell it
  *   instance      0 is this one; others are known by their accounts (recon/accounts.h)
@@ -22,7 +23,8 @@
  *   place         where this instance's log began in a partition, the next offset it expects and the epoch it had last;
  *                 scan_sequence: entries from this one on may be of offsets that were not scanned yet
  *   manifest      what a producer says it has published in a window
- *   load          loads, from their begin and end records; load_tally what was logged of each in each partition
+ *   load          loads, from their begin and end records; load_tally what was logged of each in each partition;
+ *                 load_place where in each partition it begins, as its end says
  *   window        the state of a topic's window, and what it rests on. published: by the evidence; -1 unknown
  *   window_change every change of state
  *   record        single records that an operator may ask for: enum db_record. At most DB_RECORDS_MAX of a kind are

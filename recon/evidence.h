@@ -11,7 +11,7 @@
 #include "base/digest.h"
 #include "base/err.h"
 
-enum { EVIDENCE_TEXT_BYTES = 2048 };
+enum { EVIDENCE_TEXT_BYTES = 4096 };
 
 enum evidence_type {
     EVIDENCE_MESSAGE, /* of the manifest topic or of a scan: topic, partition, offset, value … */

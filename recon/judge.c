@@ -706,5 +706,8 @@ int judge_forget(struct judge *j, int64_t before_ms, struct err *err) {
     }
     snprintf(text, sizeof text, "DELETE FROM load WHERE changed_ms < %" PRId64, before_ms);
     if (db_run(j->db, text, err) != 0) return -1;
-    return db_run(j->db, "DELETE FROM load_tally WHERE load NOT IN (SELECT id FROM load)", err);
+    return db_run(j->db,
+                  "DELETE FROM load_tally WHERE load NOT IN (SELECT id FROM load);"
+                  "DELETE FROM load_place WHERE load NOT IN (SELECT id FROM load)",
+                  err);
 }

@@ -1,6 +1,7 @@
 #include "recon/manifest.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <yajl/yajl_tree.h>
@@ -65,11 +66,26 @@ static int begin_get(yajl_val o, struct manifest *m, struct err *err) {
     return load_get(o, m, err) != 0 || number_get(o, "created_ms", 0, &m->created_ms, err) != 0 ? -1 : 0;
 }
 
+/* What is not a place is passed over: without places, a load makes up for nothing. */
+static void places_get(yajl_val o, struct manifest *m) {
+    yajl_val v = member(o, "first_offsets", yajl_t_object);
+    for (size_t i = 0; v != NULL && i < v->u.object.len && m->places < PARTITIONS_MAX; i++) {
+        char *end;
+        long partition = strtol(v->u.object.keys[i], &end, 10);
+        yajl_val first = v->u.object.values[i];
+        if (*end != 0 || end == v->u.object.keys[i] || partition < 0 || partition > INT32_MAX) continue;
+        if (!YAJL_IS_INTEGER(first) || YAJL_GET_INTEGER(first) < 0) continue;
+        m->place[m->places].partition = (int32_t)partition;
+        m->place[m->places++].first_offset = YAJL_GET_INTEGER(first);
+    }
+}
+
 static int end_get(yajl_val o, struct manifest *m, struct err *err) {
     char state[16];
     if (load_get(o, m, err) != 0 || sums_get(o, m, err) != 0 || text_get(o, "state", state, sizeof state, err) != 0)
         return -1;
     m->aborted = strcmp(state, "aborted") == 0;
+    places_get(o, m);
     if (!m->aborted && strcmp(state, "complete") != 0) return err_set(err, EX_DATAERR, "state is unknown");
     return 0;
 }
@@ -209,6 +225,20 @@ static int end_store(sqlite3 *db, const struct manifest *m, int64_t topic, int64
     return finish(db, &b, err);
 }
 
+static int places_store(sqlite3 *db, const struct manifest *m, int64_t topic, struct err *err) {
+    int r = 0;
+    for (uint32_t i = 0; i < m->places && r >= 0; i++) {
+        struct bound b = {0};
+        if (db_prepare(db, "INSERT OR REPLACE INTO load_place VALUES(?,?,?,?)", &b.s, err) != 0) return -1;
+        put_blob(&b, m->load);
+        put(&b, topic);
+        put(&b, m->place[i].partition);
+        put(&b, m->place[i].first_offset);
+        r = finish(db, &b, err);
+    }
+    return r < 0 ? -1 : 0;
+}
+
 int manifest_store(sqlite3 *db, struct count *count, const struct config *config, const struct manifest *m,
                    int64_t now_ms, struct err *err) {
     int64_t producer;
@@ -219,7 +249,9 @@ int manifest_store(sqlite3 *db, struct count *count, const struct config *config
     switch (m->type) {
     case MANIFEST_WINDOW: return window_store(db, count, config, m, topic, producer, now_ms, err);
     case MANIFEST_LOAD_BEGIN: return begin_store(db, m, topic, producer, now_ms, err);
-    case MANIFEST_LOAD_END: return end_store(db, m, topic, producer, now_ms, err);
+    case MANIFEST_LOAD_END:
+        if (places_store(db, m, topic, err) != 0) return -1;
+        return end_store(db, m, topic, producer, now_ms, err);
     }
     return 0;
 }

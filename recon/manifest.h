@@ -25,6 +25,11 @@ struct manifest {
     uint8_t digest_sum[DIGEST_BYTES];
     uint8_t load[16];
     bool snapshot, aborted;
+    uint32_t places; /* of a load's end: partitions that its records went to */
+    struct {
+        int32_t partition;
+        int64_t first_offset;
+    } place[PARTITIONS_MAX];
 };
 
 /* manifest_parse reads text[0, len). 0, or -1 with err.text saying what is wrong with it. Unknown names are passed

@@ -13,6 +13,7 @@
 #include "audit/log.h"
 #include "base/log.h"
 #include "recon/count.h"
+#include "recon/cover.h"
 #include "recon/db.h"
 #include "recon/exception.h"
 #include "recon/judge.h"
@@ -31,7 +32,7 @@ enum {
     LOOK_MS = 200,
     ACCOUNTS_MS = 50
 };
-enum { FORGET_MS = 3600000, INDEX_LOOK_MS = 10000 };
+enum { FORGET_MS = 3600000, INDEX_LOOK_MS = 10000, COVER_MS = 1000 };
 
 struct recon {
     struct worker *worker;
@@ -40,6 +41,7 @@ struct recon {
     char dir[PATH_BYTES + 16], log_dir[PATH_BYTES + 16], check_path[PATH_BYTES + 32];
     sqlite3 *db;
     struct notify *notify;
+    struct cover *cover;
     struct live *live;
     const struct account_port *others; /* NULL: nobody is told */
     struct digest_key account_key;
@@ -58,7 +60,7 @@ struct recon {
     bool ended; /* the log was read to its end in it */
     bool shared;
     bool full; /* the scan has to catch up */
-    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns;
+    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns, cover_ns;
     uint64_t leave_due_ns;                  /* when it goes, told or not; 0: it does not leave */
     int64_t question_ms, question_round_ms; /* of a person, or the drain: when; the round that answers it. 0 none */
     uint64_t question_due_ns;               /* … by when it is answered by what is known then */
@@ -129,6 +131,7 @@ static int parts_open(struct recon *r, struct err *err) {
     if (folders_make(r, err) != 0 || (r->db = db_open(path, err)) == NULL) return -1;
     if ((r->live = live_open_writer(live, err)) == NULL) return -1;
     if ((r->notify = notify_open(r->db, r->config, r->worker->clock, err)) == NULL) return -1;
+    r->cover = cover_new(r->db, r->config, &r->worker->stats, cover_ask_supervisor);
     return core_open(r, err);
 }
 
@@ -151,6 +154,7 @@ struct recon *recon_open(struct worker *w, const struct evidence_port *evidence,
 void recon_close(struct recon *r) {
     if (r == NULL) return;
     core_close(r);
+    cover_free(r->cover);
     notify_close(r->notify);
     live_close(r->live);
     sqlite3_close(r->db);
@@ -479,6 +483,15 @@ static bool index_look(struct recon *r) {
     return made == 1;
 }
 
+/* What it keeps is written now and then, outside of the step's transaction. */
+static void cover_look(struct recon *r, uint64_t now) {
+    struct err err = {0};
+    if (r->open || now < r->cover_ns || worker_mode(r->worker) != CONTROL_RUN) return;
+    r->cover_ns = now + COVER_MS * NS_PER_MS;
+    if (cover_step(r->cover, clock_wall_ms(r->worker->clock), &err) != 0)
+        log_warn("recon.cover_failed", "%s", err.text);
+}
+
 enum step recon_step(void *self) {
     struct recon *r = self;
     struct err err = {0};
@@ -495,6 +508,7 @@ enum step recon_step(void *self) {
     if (transaction(r, &err) != 0) return failed(r, &err);
     show(r);
     if (!r->ended && !r->full) return STEP_BUSY;
+    cover_look(r, now);
     if (r->draining && r->ended) return drain_step(r);
     if (index_look(r)) return STEP_BUSY;
     return told ? STEP_BUSY : STEP_IDLE;

@@ -357,6 +357,38 @@ def test_a_load_of_all_keys_makes_up_for_lost_offsets(rig):
     assert m.drain() == 0
 
 
+def test_a_load_of_all_keys_elsewhere_makes_up_for_lost_offsets(rig):
+    """The instance learns of it from the manifests: the load knows nothing of the instance."""
+    space = rig.space
+    server = space.start_redis()
+    rig.make(partitions=2, redis=server)
+    elsewhere = space.millrace("elsewhere", recon={"keys": str(rig.keys), "manifest_topic": rig.manifests})
+    m = rig.millrace
+    m.write_config(audit="on", topics=[{**rig.topic.config(), "evidence": "manifest"}])
+    m.start_ready()
+    rig.millrace = elsewhere
+    rig.load(rig.file("old.csv", csv_of([(i, "old", "") for i in range(100)])), "--topic", rig.topic.name)
+    ends = {(rig.topic.name, p): h for p, (_, h) in rig.broker.watermarks(rig.topic.name, 2).items()}
+    m.wait_drained(ends)
+    rig.broker.delete_records(rig.topic.name, 1, ends[rig.topic.name, 1] - 5)
+    with server.client() as client:
+        client.flushall()
+    m.wait_for(lambda s: "lost" in m.worker("ingest", stats=s)["reason"], 20, "the loss to be noticed")
+    time.sleep(2)  # recon looks once a second
+    new = rig.file("new.csv", csv_of([(i, "new", "") for i in range(90)]))
+    said = json.loads(rig.load(new, "--topic", rig.topic.name, "--snapshot", "--format-output", "json").stdout)
+    assert said["made_up"] == 0
+    ends = {(rig.topic.name, p): h for p, (_, h) in rig.broker.watermarks(rig.topic.name, 2).items()}
+    m.wait_drained(ends)
+    lines = [json.loads(x) for x in (m.data_dir / "accepted-losses").read_text(encoding="utf-8").splitlines()]
+    assert [(x["partition"], x["load"]) for x in lines] == [(1, said["load"])]
+    assert "recon.loss_covered" in m.log_text()
+    with server.client() as client:
+        values = client.mget([f"card:{i}" for i in range(90)])
+    assert all(v is not None and json.loads(v)["name"] == "new" for v in values)
+    assert m.drain() == 0
+
+
 def test_a_snapshot_whose_records_kafka_has_deleted_makes_up_for_nothing(rig):
     space = rig.space
     server = space.start_redis()
