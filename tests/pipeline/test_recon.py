@@ -176,7 +176,7 @@ def with_gap(space, m, offsets):
             fields = r.get(name).decode().split()
             for (topic, partition), offset in offsets.items():
                 if name.decode().endswith(f"{topic}:{partition}"):
-                    r.set(name, " ".join([str(offset), *fields[1:]]))
+                    r.set(name, " ".join([fields[0], str(offset), *fields[2:]]))
 
 
 def commits(consumer, offsets):

@@ -184,6 +184,23 @@ Test(recon, a_window_that_stays_incomplete_is_late) {
     rig_drop(r);
 }
 
+Test(recon, no_alarm_is_raised_while_kafka_cannot_be_asked) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    rig_pass(r, 1);
+    r->silent = true;
+    publish(r, 1, 10, RIG_START);
+    log_range(r, 0, 10);
+    rig_pass(r, 30);
+    rig_says(r, STATES, "0");
+    rig_says(r, "SELECT count(*) FROM exception", "0");
+    r->silent = false;
+    rig_manifest(r, 1, 10, RIG_START); /* it was there all the time */
+    rig_pass(r, 2);
+    rig_says(r, STATES, "1");
+    rig_says(r, "SELECT count(*) FROM exception", "0");
+    rig_drop(r);
+}
+
 Test(recon, a_scan_that_agrees_offset_by_offset_matches) {
     struct rig *r = rig_make(EVIDENCE_SCAN);
     for (int i = 0; i < 100; i++) {
@@ -472,4 +489,60 @@ Test(recon, killed_at_any_statement_it_counts_every_entry_once, .timeout = 120) 
         rig_drop(r);
     }
     cr_assert_gt(deaths, 20);
+}
+
+/* -- a disk that does not take it -------------------------------------------------------------- */
+
+static int refusals; /* of commits to come */
+
+static int refuse_commit(void *context) {
+    (void)context;
+    return refusals > 0 && refusals-- > 0;
+}
+static int refuse_commits(sqlite3 *db, char **error, const void *api) {
+    (void)error, (void)api;
+    sqlite3_commit_hook(db, refuse_commit, NULL);
+    return SQLITE_OK;
+}
+
+Test(recon, a_transaction_that_cannot_be_stored_is_done_again_and_counts_once) {
+    char expected[16384];
+    sqlite3_auto_extension((void (*)(void))refuse_commits);
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    story(r);
+    end_of_story(r);
+    snprintf(expected, sizeof expected, "%s", rig_ask(r, EVERYTHING));
+    rig_drop(r);
+    r = rig_make(EVIDENCE_MANIFEST);
+    story(r);
+    rig_manifest(r, 1, 40, RIG_START); /* Kafka tells it once */
+    refusals = 3;
+    int blocked = 0;
+    for (int i = 0; i < 40; i++) {
+        blocked += recon_step(r->recon) == STEP_BLOCKED;
+        r->b->wall_ms += 300;
+    }
+    cr_assert_gt(blocked, 2);
+    cr_assert_eq(refusals, 0);
+    cr_assert_gt(r->worker.local.value[M_recon_store_fail], 0);
+    rig_pass(r, 4);
+    cr_assert_str_eq(rig_ask(r, EVERYTHING), expected, "%s\ninstead of\n%s", rig_ask(r, EVERYTHING), expected);
+    rig_drop(r);
+}
+
+Test(recon, windows_are_forgotten_when_the_logs_retention_is_over) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    publish(r, 1, 10, RIG_START);
+    log_range(r, 0, 10);
+    rig_manifest(r, 1, 10, RIG_START);
+    rig_pass(r, 12);
+    rig_says(r, STATES, "1");
+    r->b->wall_ms += 86400000 + 3600000;
+    rig_pass(r, 1);
+    rig_says(r,
+             "SELECT (SELECT count(*) FROM window) + (SELECT count(*) FROM tally) + (SELECT count(*) FROM origin) + "
+             "(SELECT count(*) FROM manifest) + (SELECT count(*) FROM window_change)",
+             "0");
+    rig_says(r, "SELECT first, last FROM sequence", "1|10"); /* what tells duplicates stays */
+    rig_drop(r);
 }
