@@ -136,20 +136,20 @@ static int failed(struct err *err, const char *doing) {
     return err_set(err, code, "%s: %s", doing, strerror(code));
 }
 
-/* The signature of the last whole line, and where it ends. */
+/* The signature of the last whole line, where it ends, and the last anchor among the last lines. */
 static int end_find(struct anchors *s, uint64_t size, struct err *err) {
-    char tail[2 * ANCHOR_LINE_BYTES];
+    char tail[4 * ANCHOR_LINE_BYTES];
     size_t len = size < sizeof tail ? (size_t)size : sizeof tail;
     struct anchor a;
     if (pread(s->fd, tail, len, (off_t)(size - len)) != (ssize_t)len) return failed(err, ANCHORS_NAME);
-    const char *newline = memrchr(tail, '\n', len);
-    s->end = newline == NULL ? 0 : size - len + (size_t)(newline + 1 - tail);
-    if (newline == NULL) return 0;
-    const char *before = memrchr(tail, '\n', (size_t)(newline - tail));
-    const char *line = before == NULL ? tail : before + 1;
-    if (anchor_parse(&a, line, (size_t)(newline - line)) != 0) return 0;
-    memcpy(s->previous, a.signature, sizeof s->previous);
-    if (!a.removed) s->sequence = a.sequence;
+    const char *line = tail, *newline;
+    s->end = 0;
+    for (; (newline = memchr(line, '\n', len - (size_t)(line - tail))) != NULL; line = newline + 1) {
+        s->end = size - len + (size_t)(newline + 1 - tail);
+        if (anchor_parse(&a, line, (size_t)(newline - line)) != 0) continue; /* the first may not be whole */
+        memcpy(s->previous, a.signature, sizeof s->previous);
+        if (!a.removed) s->sequence = a.sequence;
+    }
     return 0;
 }
 

@@ -67,25 +67,6 @@ static uint64_t mark_end(const struct log_writer *w, uint64_t segment) {
 
 /* -- what the last segment tells --------------------------------------------------------------- */
 
-static int closed_find(struct log_writer *w, const uint64_t *list, size_t count, struct err *err) {
-    struct segment s;
-    segment_init(&s);
-    int bad = 0;
-    w->closed = calloc(count, sizeof *w->closed);
-    CHECK(w->closed != NULL);
-    w->closed_room = count;
-    for (size_t i = 0; bad == 0 && i < count; i++) {
-        if (segment_open(&s, w->folder_fd, list[i], err) != 0 && err->code != EX_DATAERR) bad = -1;
-        if (i > 0) w->closed[i - 1].closed_us = s.head.created_us;
-        if (i + 1 == count) break;
-        w->closed[i] = (struct writer_segment){.first = list[i], .bytes = bad == 0 ? segment_bytes(&s) : 0};
-        w->closed_bytes += w->closed[i].bytes;
-    }
-    w->closed_count = count - 1;
-    segment_free(&s);
-    return bad;
-}
-
 static void head_take(struct log_writer *w, const struct segment *s) {
     w->topic_count = s->head.topic_count;
     memcpy(w->topic, s->topic, (size_t)w->topic_count * LOG_TOPIC_BYTES);
@@ -176,6 +157,30 @@ static int head_check(const struct log_writer *w, const struct segment *s, struc
     return good ? 0 : changed(s, 0, err);
 }
 
+/* When a segment was closed is when the next one was begun: so says the head of that, if it is the one that was written.
+ * What it says is believed only then, for retention goes by it, and signs for what it removes. */
+static int closed_find(struct log_writer *w, const uint64_t *list, size_t count, struct err *err) {
+    struct segment s;
+    struct err ignored;
+    segment_init(&s);
+    int bad = 0;
+    w->closed = calloc(count, sizeof *w->closed);
+    CHECK(w->closed != NULL);
+    w->closed_room = count;
+    for (size_t i = 0; bad == 0 && i < count; i++) {
+        bool open = segment_open(&s, w->folder_fd, list[i], err) == 0;
+        if (!open && err->code != EX_DATAERR) bad = -1;
+        bool sound = open && head_check(w, &s, &ignored) == 0;
+        if (i > 0) w->closed[i - 1].closed_us = sound ? s.head.created_us : clock_wall_ms(w->clock) * 1000;
+        if (i + 1 == count) break;
+        w->closed[i] = (struct writer_segment){.first = list[i], .bytes = bad == 0 ? segment_bytes(&s) : 0};
+        w->closed_bytes += w->closed[i].bytes;
+    }
+    w->closed_count = count - 1;
+    segment_free(&s);
+    return bad;
+}
+
 /* The next commit begins another segment. */
 static void segment_drop(struct log_writer *w) {
     close(w->fd);
@@ -232,6 +237,7 @@ static int last_segment_take(struct log_writer *w, uint64_t first, struct err *e
         memcpy(w->mac, s.mac, sizeof w->mac);
         bad = batches_pass(w, &s, &last, err);
     }
+    if (bad == 0 && mark_end(w, first) > w->end) bad = changed(&s, w->end, err); /* no torn tail: it was durable */
     if (bad == 0 && (w->fd = f->open(f->context, w->folder_fd, name, O_RDWR)) < 0) bad = failed(err, name);
     if (bad == 0 && segment_bytes(&s) > w->end) {
         w->cut_bytes = segment_bytes(&s) - w->end;
@@ -281,12 +287,21 @@ static void topics_lay_out(struct log_writer *w) {
     w->place_count = kept;
 }
 
+/* Retention never removes the last segment: where `durable` names a later one than there is, somebody else has. */
+static int last_segment_there(const struct log_writer *w, uint64_t last, struct err *err) {
+    uint64_t first, end;
+    if (w->mark->magic != LOG_MARK_MAGIC || w->mark->version != LOG_VERSION) return 0;
+    twin_load(&w->mark->end, &first, &end);
+    if (end == 0 || first <= last) return 0;
+    return err_set(err, EX_DATAERR, "%016" PRIx64 ".log is gone; `millrace audit verify` tells more", first);
+}
+
 static int log_take(struct log_writer *w, struct err *err) {
     size_t count;
     uint64_t *list = segment_list(w->folder_fd, &count, err);
     if (list == NULL) return -1;
-    int bad = 0;
-    if (count > 0) bad = closed_find(w, list, count, err);
+    int bad = last_segment_there(w, count > 0 ? list[count - 1] : 0, err);
+    if (count > 0 && bad == 0) bad = closed_find(w, list, count, err);
     if (count > 0 && bad == 0) bad = last_segment_take(w, list[count - 1], err);
     free(list);
     if (bad == 0 && w->sequence > 1) {

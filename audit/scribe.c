@@ -62,10 +62,20 @@ static void expire(struct scribe *s) {
 
 /* -- errands ----------------------------------------------------------------------------------- */
 
+/* An anchor is made of what is durable: a log that ends before one was cut. */
+static int anchors_fit(const struct scribe *s, struct err *err) {
+    if (s->anchors.sequence <= s->log.last.sequence) return 0;
+    return err_set(err, EX_DATAERR,
+                   "the audit log ends with entry %" PRIu64 ", and an anchor was made of entry %" PRIu64
+                   ": its end was cut off; `millrace audit verify` tells more",
+                   s->log.last.sequence, s->anchors.sequence);
+}
+
 static int log_open(struct scribe *s) {
     struct err *err = &s->result.err;
     if (log_writer_open(&s->log, &s->plan, err) != 0) return -1;
-    if (anchors_open(&s->anchors, s->log.folder_fd, s->plan.files, err) != 0) {
+    if (anchors_open(&s->anchors, s->log.folder_fd, s->plan.files, err) != 0 || anchors_fit(s, err) != 0) {
+        anchors_close(&s->anchors);
         log_writer_close(&s->log);
         return -1;
     }

@@ -186,6 +186,30 @@ Test(audit, a_log_whose_end_was_changed_fails_the_worker_and_is_left_alone) {
     rig_drop(r);
 }
 
+Test(audit, a_log_that_ends_before_its_anchors_is_not_gone_on_with) {
+    struct rig *r = rig_started();
+    char path[128];
+    rig_put_records(r, 0, 0, 0, 4);
+    rig_settle(r);
+    r->b->wall_ms += 100;
+    rig_settle(r);
+    off_t first = file_bytes(r->b, 1);
+    r->b->wall_ms += 60000;
+    rig_put_records(r, 0, 0, 4, 4);
+    rig_settle(r);
+    r->b->wall_ms += 100;
+    rig_settle(r);
+    rig_stop(r);
+    cr_assert_gt(file_bytes(r->b, 1), first);
+    file_cut(r->b, 1, first);
+    snprintf(path, sizeof path, "%s/" LOG_MARK_NAME, r->b->log);
+    cr_assert_eq(unlink(path), 0); /* whoever can cut the log can remove this */
+    rig_start(r);
+    cr_assert_eq(rig_settle(r), STEP_FAILED);
+    cr_assert_not_null(strstr(rig_reason(r), "an anchor was made of entry 8"), "%s", rig_reason(r));
+    rig_drop(r);
+}
+
 Test(audit, asked_to_leave_it_commits_what_it_has_taken_with_an_anchor) {
     struct rig *r = rig_started();
     rig_put_records(r, 0, 0, 0, 4);

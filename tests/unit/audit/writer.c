@@ -161,6 +161,51 @@ Test(log_writer, a_whole_last_batch_that_was_changed_is_refused_not_cut) {
     bench_drop(b);
 }
 
+/* A length that was changed makes all behind it look torn. */
+Test(log_writer, what_is_known_to_be_durable_is_not_cut_off_as_a_torn_tail) {
+    struct bench *b = bench_make();
+    cr_assert_eq(bench_open(b), 0);
+    log_fill(b, 1, 2, 2);
+    off_t second = (off_t)b->writer.end;
+    log_fill(b, 3, 6, 2);
+    off_t end = (off_t)b->writer.end;
+    uint32_t bytes = LOG_BATCH_BYTES_MAX, right;
+    log_writer_close(&b->writer);
+    int fd = file_open(b, 1);
+    cr_assert_eq(pread(fd, &right, sizeof right, second + 8), (ssize_t)sizeof right);
+    close(fd);
+    file_put(b, 1, second + 8, &bytes, sizeof bytes);
+    for (int again = 0; again < 2; again++) {
+        cr_assert_neq(bench_open(b), 0);
+        cr_assert_eq(b->err.code, EX_DATAERR, "%s", b->err.text);
+        cr_assert_eq(file_bytes(b, 1), end);
+    }
+    file_put(b, 1, second + 8, &right, sizeof right);
+    cr_assert_eq(bench_open(b), 0, "%s", b->err.text);
+    log_writer_close(&b->writer);
+    file_cut(b, 1, second); /* at a batch, and by whoever */
+    cr_assert_neq(bench_open(b), 0);
+    cr_assert_eq(b->err.code, EX_DATAERR);
+    bench_drop(b);
+}
+
+Test(log_writer, a_last_segment_that_is_gone_is_missed) {
+    struct bench *b = bench_make();
+    char path[128];
+    b->config.recon.segment_bytes = 1;
+    cr_assert_eq(bench_open(b), 0);
+    log_fill(b, 1, 3, 1);
+    log_writer_close(&b->writer);
+    for (int segment = 3; segment > 0; segment--) {
+        snprintf(path, sizeof path, "%s/%016x.log", b->log, (unsigned)segment);
+        cr_assert_eq(unlink(path), 0);
+        cr_assert_neq(bench_open(b), 0);
+        cr_assert_eq(b->err.code, EX_DATAERR);
+        cr_assert_not_null(strstr(b->err.text, "0000000000000003.log is gone"), "%s", b->err.text);
+    }
+    bench_drop(b);
+}
+
 Test(log_writer, a_log_of_another_key_is_refused) {
     struct bench *b = bench_make();
     cr_assert_eq(bench_open(b), 0);
@@ -406,5 +451,23 @@ Test(log_writer, segments_are_removed_by_age_and_by_size_the_oldest_first_and_ne
     while (log_writer_expired(&b->writer) != NULL) cr_assert_eq(log_writer_remove(&b->writer, &b->err), 0);
     cr_assert_eq(b->writer.closed_count, 0);
     cr_assert_eq(log_count(b, 5), 1);
+    bench_drop(b);
+}
+
+/* Retention signs for what it removes, so nobody else may have it do that. */
+Test(log_writer, a_time_that_was_changed_in_a_segment_removes_nothing) {
+    struct bench *b = bench_make();
+    const int64_t long_ago = 1;
+    b->config.recon.segment_bytes = 1;
+    cr_assert_eq(bench_open(b), 0);
+    log_fill(b, 1, 4, 1);
+    log_writer_close(&b->writer);
+    for (uint64_t segment = 1; segment < 4; segment++)
+        file_put(b, segment, offsetof(struct log_head, created_us), &long_ago, sizeof long_ago);
+    cr_assert_eq(bench_open(b), 0, "%s", b->err.text);
+    cr_assert_eq(b->writer.closed_count, 3);
+    cr_assert_null(log_writer_expired(&b->writer));
+    b->wall_ms += (int64_t)b->config.recon.retention_ms + 1;
+    cr_assert_eq(log_writer_expired(&b->writer)->first, 1);
     bench_drop(b);
 }
