@@ -157,8 +157,8 @@ static int head_check(const struct log_writer *w, const struct segment *s, struc
     return good ? 0 : changed(s, 0, err);
 }
 
-/* When a segment was closed is when the next one was begun: so says the head of that, if it is the one that was written.
- * What it says is believed only then, for retention goes by it, and signs for what it removes. */
+/* When a segment was closed is when the next one was begun. The head of that is believed only when it is the one that
+ * was written, for retention goes by it, and signs for what it removes. */
 static int closed_find(struct log_writer *w, const uint64_t *list, size_t count, struct err *err) {
     struct segment s;
     struct err ignored;

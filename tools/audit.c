@@ -147,7 +147,9 @@ static void result_print(const struct report *report, const struct verify_plan *
            plan->anchor_key != NULL ? "checked" : "not checked", r->anchors_confirmed, r->anchored);
     if (r->unfinished_bytes > 0) printf("%" PRIu64 " bytes behind the end are being written\n", r->unfinished_bytes);
     if (r->findings == 0)
-        puts("nothing was found: every entry is as it was written");
+        puts(plan->key != NULL
+                 ? "nothing was found: every entry is as it was written"
+                 : "nothing was found; whether the entries are as they were written, only the audit key shows");
     else
         printf("%" PRIu64 " findings\n", r->findings);
 }

@@ -92,6 +92,7 @@ struct verify {
     uint64_t count, room;
     struct verify_reach *reach;
     uint32_t reach_count;
+    bool untold; /* the group has had other members, and nobody tells what they have logged */
     uint64_t dropped;   /* candidates beyond VERIFY_CANDIDATES_MAX */
     uint64_t looked_at; /* keys of Redis in scope */
     uint64_t right;     /* of them, as they should be when the walk came by */

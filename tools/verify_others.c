@@ -36,6 +36,7 @@ int verify_others(struct verify *v, struct verify_notes *notes, struct err *err)
     db_path(v->config, path);
     sqlite3 *db = db_open_read(path, &own);
     if (db == NULL && own.code == EX_NOINPUT) return 0;
+    v->untold = db != NULL && v->config->recon.anchor_topic[0] == '\0' && db_meta_get(db, "shared", 0) != 0;
     int r = db == NULL ? -1 : db_prepare(db, query, &s, &own);
     while (r == 0 && (r = db_step(s, &own)) == 1) {
         take(v, s, notes);

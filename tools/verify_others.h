@@ -5,7 +5,7 @@
 
 #include "tools/verify_report.h"
 
-/* verify_others reads the accounts anew. 0, or -1 with err. */
+/* verify_others reads the accounts anew, and whether there have been others who tell nothing. 0, or -1 with err. */
 int verify_others(struct verify *v, struct verify_notes *notes, struct err *err);
 
 /* Whether records of the row's partition that came after it are in another instance's log only. */

@@ -175,6 +175,11 @@ static int look_again(struct verify *v, struct verify_notes *notes, struct err *
 int64_t verify_repair(struct verify *v, struct verify_notes *notes, uint64_t *repaired, struct err *err) {
     int64_t before = verify_count(v, err), left = before;
     bool more = true;
+    if (v->untold)
+        return err_set(
+            err, EX_CONFIG,
+            "the group has had other members, and recon.anchor_topic is not set: what they have written since "
+            "is not known, and might be overwritten");
     for (int round = 0; left > 0 && (round < ROUNDS || more); round++) {
         int64_t was = left;
         if (v->options.repair_orphans && delete_orphans(v, err) != 0) return -1;

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "recon/db.h"
+#include "tools/verify_kafka.h"
 #include "tools/verify_others.h"
+#include "tools/verify_repair.h"
 
 static struct config config;
 static struct verify v = {.config = &config};
@@ -70,6 +72,45 @@ Test(verify_others, only_records_before_the_others_are_in_doubt) {
     cr_assert_not(verify_gone_on(&v, &row));
     row = (struct live_row){.topic = 0, .partition = 0, .offset = 8};
     cr_assert_not(verify_gone_on(&v, &row));
+}
+
+Test(verify_others, others_who_tell_nothing_are_a_reason_to_repair_nothing) {
+    struct err err = {0};
+    uint64_t repaired = 0;
+    cr_assert_eq(verify_others(&v, NULL, &err), 0);
+    cr_assert_not(v.untold, "there was nobody else");
+    rows("INSERT INTO meta(name, value) VALUES('shared', 1)");
+    snprintf(config.recon.anchor_topic, sizeof config.recon.anchor_topic, "accounts");
+    cr_assert_eq(verify_others(&v, NULL, &err), 0);
+    cr_assert_not(v.untold, "they tell");
+    config.recon.anchor_topic[0] = '\0';
+    cr_assert_eq(verify_others(&v, NULL, &err), 0);
+    cr_assert(v.untold);
+    cr_assert_eq(verify_repair(&v, NULL, &repaired, &err), -1);
+    cr_assert_not_null(strstr(err.text, "recon.anchor_topic"), "%s", err.text);
+}
+
+Test(verify_others, what_may_be_anothers_is_no_orphan) {
+    struct verify_notes notes = {0};
+    struct candidate *c = calloc(1, sizeof *c);
+    v.candidate = c;
+    v.count = 1;
+    v.untold = true;
+    *c = (struct candidate){.name = (char *)(uintptr_t) "card:1", .name_bytes = 6, .class = VERIFY_ORPHAN};
+    verify_elsewhere(&v, &notes);
+    cr_assert_eq(c->class, VERIFY_ELSEWHERE);
+    cr_assert_not_null(strstr(notes.text[0], "recon.anchor_topic"), "%s", notes.text[0]);
+    *c = (struct candidate){.name = (char *)(uintptr_t) "card:1", .name_bytes = 6, .class = VERIFY_ORPHAN};
+    v.untold = false;
+    config.topic_count = 1;
+    snprintf(config.topic[0].name, sizeof config.topic[0].name, "cards");
+    config.kafka.property_count = 1; /* no broker is there to be asked */
+    config.kafka.property[0] = (struct config_property){.name = "bootstrap.servers", .value = "127.0.0.1:1"};
+    verify_elsewhere(&v, &notes);
+    cr_assert_eq(c->class, VERIFY_ELSEWHERE, "Kafka could not be asked");
+    v.candidate = NULL;
+    v.count = 0;
+    free(c);
 }
 
 Test(verify_others, without_a_database_there_is_nobody_else) {
