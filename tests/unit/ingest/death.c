@@ -558,7 +558,7 @@ static bool die_rewinding(enum loss loss, bool audited, int64_t place) {
     f->covered = loss == LOSS_ALL ? 0 : 5;
     if (loss == LOSS_ACCEPTED) p->low = 11;
     f->accepted = loss == LOSS_ACCEPTED;
-    atomic_store(&w.b->control->accept_what, control_accept_what(UINT32_MAX, -1));
+    atomic_store(&w.b->control->accept[1].what, control_accept_what(UINT32_MAX, -1));
     loss_found(slot, p, loss == LOSS_ALL);
     life.countdown = place;
     life.died = true;
