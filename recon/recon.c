@@ -1,6 +1,7 @@
 #include "recon/recon.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 #include "audit/index.h"
 #include "audit/log.h"
+#include "audit/segment.h"
 #include "base/log.h"
 #include "recon/count.h"
 #include "recon/cover.h"
@@ -53,6 +55,7 @@ struct recon {
     struct log_reader *reader;
     uint64_t counted; /* next sequence to be counted: what comes before was */
     int64_t read_us;  /* when the batch of the last entry was written */
+    uint64_t segment; /* that has the last entry; 0 none yet */
 
     struct evidence *taken; /* of the transaction at hand */
     size_t taken_count;
@@ -101,8 +104,60 @@ int recon_share(struct recon *r, const struct account_port *port, const uint8_t 
     return accounts_start(r, err);
 }
 
+/* -- which log it is --------------------------------------------------------------------------- */
+
+/* When the segment was begun, which tells it from that of another log. 0, or -1 with err.code as segment_open. */
+static int segment_begun(const struct recon *r, uint64_t segment, int64_t *created_us, struct err *err) {
+    struct segment s;
+    segment_init(&s);
+    int fd = open(r->log_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int status = fd >= 0 ? segment_open(&s, fd, segment, err) : err_set(err, errno, "%s: %m", r->log_dir);
+    *created_us = s.head.created_us;
+    segment_free(&s);
+    if (fd >= 0) close(fd);
+    return status;
+}
+
+/* Whether the log has only later segments than this one: retention removes the oldest first. */
+static bool all_later(const struct recon *r, uint64_t segment) {
+    struct err ignored;
+    size_t count = 0;
+    int fd = open(r->log_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    uint64_t *list = fd >= 0 ? segment_list(fd, &count, &ignored) : NULL;
+    bool later = count > 0 && list[0] > segment;
+    free(list);
+    if (fd >= 0) close(fd);
+    return later;
+}
+
+static int segment_note(struct recon *r, uint64_t segment, struct err *err) {
+    int64_t created_us;
+    if (segment_begun(r, segment, &created_us, err) != 0) return err->code == ENOENT ? 0 : -1;
+    r->segment = segment;
+    return db_meta_set(r->db, "log_segment", (int64_t)segment, err) != 0 ||
+                   db_meta_set(r->db, "log_created_us", created_us, err) != 0
+               ? -1
+               : 0;
+}
+
+/* Another log counts its entries from 1 again: those below `counted` would be taken for counted. */
+static int log_check(struct recon *r, struct err *err) {
+    int64_t created_us;
+    struct err why;
+    r->segment = (uint64_t)db_meta_get(r->db, "log_segment", 0);
+    if (r->segment == 0) return 0;
+    if (segment_begun(r, r->segment, &created_us, &why) == 0) {
+        if (created_us == db_meta_get(r->db, "log_created_us", 0)) return 0;
+    } else if (why.code != ENOENT || all_later(r, r->segment)) {
+        return 0; /* what is wrong with it will be told by who reads it */
+    }
+    return err_set(err, EX_DATAERR,
+                   "the audit log is not the one that was counted: bring that back, or move %s away too", r->dir);
+}
+
 static int core_open(struct recon *r, struct err *err) {
     int64_t sequence = db_meta_get(r->db, "sequence", 0);
+    if (log_check(r, err) != 0) return -1;
     r->counted = (uint64_t)sequence;
     r->shared = db_meta_get(r->db, "shared", 0) != 0;
     r->count = count_open(r->db, r->dir, r->config, err);
@@ -261,6 +316,7 @@ static int entry_take(struct recon *r, const struct log_item *item, struct err *
     struct count_result result = {0};
     if (item->sequence >= r->counted) {
         if (begin(r, err) != 0 || count_entry(r->count, item, &result, err) != 0) return -1;
+        if (item->segment != r->segment && segment_note(r, item->segment, err) != 0) return -1;
         r->counted = item->sequence + 1;
         r->read_us = item->written_us;
         stats_add(&r->worker->local, M_recon_entry, 1);

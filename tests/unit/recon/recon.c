@@ -1,6 +1,7 @@
 #include "recon/recon.h"
 
 #include <sys/wait.h>
+#include <sysexits.h>
 
 #include "tests/unit/recon/rig.h"
 
@@ -225,6 +226,56 @@ Test(recon, a_scan_finds_what_is_missing_altered_and_not_published) {
     rig_pass(r, 13);
     rig_says(r, WINDOW, "3|19|19|0|1|1");
     rig_says(r, "SELECT kind, \"offset\" FROM record ORDER BY \"offset\"", "0|4\n6|9\n2|12");
+    rig_drop(r);
+}
+
+/* Its sequence numbers begin again, and the first of them would be taken for counted. */
+Test(recon, another_log_in_the_place_of_the_one_that_was_counted_is_refused) {
+    struct rig *r = rig_make(EVIDENCE_SCAN);
+    struct err err = {0};
+    char aside[128];
+    for (int i = 0; i < 40; i++) rig_publish(r, 0, RIG_START + i);
+    log_range(r, 0, 20);
+    rig_pass(r, 1);
+    recon_close(r->recon);
+    log_writer_close(&r->b->writer);
+    snprintf(aside, sizeof aside, "%s.aside", r->b->log);
+    cr_assert_eq(rename(r->b->log, aside), 0);
+    for (int entries = 0; entries < 30; entries += 10) { /* none, fewer, as many */
+        r->recon = recon_open(&r->worker, &r->port, &err);
+        cr_assert_null(r->recon);
+        cr_assert_eq(err.code, EX_DATAERR);
+        cr_assert_not_null(strstr(err.text, "not the one that was counted"), "%s", err.text);
+        if (entries == 0) cr_assert_eq(bench_open(r->b), 0, "%s", r->b->err.text);
+        for (int64_t o = 20 + entries; o < 30 + entries && o < 40; o++) rig_log(r, o);
+        rig_commit(r);
+    }
+    log_writer_close(&r->b->writer);
+    folder_remove(r->b->log);
+    cr_assert_eq(rename(aside, r->b->log), 0);
+    cr_assert_eq(bench_open(r->b), 0, "%s", r->b->err.text);
+    r->recon = recon_open(&r->worker, &r->port, &err);
+    cr_assert_not_null(r->recon, "%s", err.text);
+    rig_drop(r);
+}
+
+Test(recon, retention_does_not_make_it_another_log) {
+    struct rig *r = rig_make(EVIDENCE_SCAN);
+    struct err err = {0};
+    r->b->config.recon.segment_bytes = 1;
+    for (int i = 0; i < 6; i++) rig_publish(r, 0, RIG_START + i);
+    for (int64_t o = 0; o < 5; o++) {
+        rig_log(r, o);
+        rig_pass(r, 1);
+    }
+    recon_close(r->recon);
+    rig_log(r, 5);
+    rig_commit(r);
+    while (r->b->writer.closed_count > 0) cr_assert_eq(log_writer_remove(&r->b->writer, &r->b->err), 0);
+    r->recon = recon_open(&r->worker, &r->port, &err);
+    cr_assert_not_null(r->recon, "%s", err.text);
+    rig_pass(r, 1);
+    rig_says(r, "SELECT total(seen) FROM tally", "6.0");
     rig_drop(r);
 }
 
