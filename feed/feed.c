@@ -30,6 +30,7 @@ struct taken { /* a record of the batch; its key and value are in the arena */
 struct feed {
     struct feed_settings set;
     struct outbox_load *load;
+    char load_id[37];
     struct manifest_load names;
     struct uuid7 uuid;
     /* The batch. */
@@ -145,10 +146,9 @@ static int sweep_now(struct feed *f, struct err *err) {
 
 static enum kafka_out_result record_send(struct feed *f, const struct outbox_record *r, struct err *err) {
     static const char *const algorithms[] = {[DIGEST_NONE] = "", [DIGEST_HMAC] = "hmac:", [DIGEST_XXH3] = "xxh3:"};
-    char id[37], load[37], digest[DIGEST_TEXT_BYTES], created[CREATED_BYTES], sequence[CREATED_BYTES];
+    char id[37], digest[DIGEST_TEXT_BYTES], created[CREATED_BYTES], sequence[CREATED_BYTES];
     size_t lead = strlen(algorithms[f->set.algorithm]);
     record_id_format(r->id, id);
-    record_id_format(f->load->id, load);
     memcpy(digest, algorithms[f->set.algorithm], lead);
     digest_hex(r->digest, digest + lead);
     int created_len = snprintf(created, sizeof created, "%lld", (long long)r->created_ms);
@@ -164,7 +164,7 @@ static enum kafka_out_result record_send(struct feed *f, const struct outbox_rec
                                   .header = {{HEADER_ID, id, 36},
                                              {HEADER_DIGEST, digest, lead + 32},
                                              {HEADER_CREATED, created, (size_t)created_len},
-                                             {HEADER_LOAD, load, 36},
+                                             {HEADER_LOAD, f->load_id, 36},
                                              {HEADER_PRODUCER, f->load->producer, strlen(f->load->producer)},
                                              {HEADER_SEQUENCE, sequence, (size_t)sequence_len},
                                              {f->set.operation_header, word, strlen(word)}},
@@ -344,6 +344,7 @@ int feed_begin(struct feed *f, struct outbox_load *load, struct err *err) {
                                       .created_ms = load->created_ms,
                                       .snapshot = load->snapshot};
     memcpy(f->names.id, load->id, sizeof load->id);
+    record_id_format(load->id, f->load_id);
     f->created_ms = load->created_ms;
     if (outbox_manifest_first(f->set.outbox, load->number, false, &f->window, err) < 0) return -1;
     enum kafka_out_result r = connect_once(f, &why);

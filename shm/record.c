@@ -1,6 +1,5 @@
 #include "shm/record.h"
 
-#include <stdio.h>
 #include <string.h>
 
 uint32_t record_fields_count(const uint8_t *value) {
@@ -116,12 +115,13 @@ int record_id_parse(uint8_t id[16], const void *text, size_t len) {
 }
 
 void record_id_format(const uint8_t id[16], char out[37]) {
-    char *at = out;
+    static const char digits[] = "0123456789abcdef";
     for (int i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) *at++ = '-';
-        snprintf(at, 3, "%02x", id[i]);
-        at += 2;
+        if (i == 4 || i == 6 || i == 8 || i == 10) *out++ = '-';
+        *out++ = digits[id[i] >> 4];
+        *out++ = digits[id[i] & 15];
     }
+    *out = 0;
 }
 
 /* -- headers ----------------------------------------------------------------------------------- */
