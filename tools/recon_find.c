@@ -172,6 +172,31 @@ static void live_catch_up(struct live *l, const struct config *c) {
     log_reader_close(r);
 }
 
+/* Before the table has been written for the first time, all there is of a key is in the log: what the table's rules
+ * (recon/live.h) make of that. */
+static void live_from_entries(struct find *f) {
+    const struct find_entry *last = NULL;
+    for (size_t i = 0; i < f->entries; i++) {
+        const struct find_entry *e = &f->entry[i];
+        bool same = last != NULL && last->e.partition == e->e.partition && strcmp(last->topic, e->topic) == 0;
+        bool counts = e->e.outcome == ENTRY_APPLIED || e->e.outcome == ENTRY_SUPERSEDED ||
+                      e->e.outcome == ENTRY_DELETED || e->e.outcome == ENTRY_EXPIRED;
+        if (counts && !(same && e->e.offset < last->e.offset)) last = e;
+    }
+    f->live_known = true;
+    f->live_there = last != NULL && memcmp(last->e.digest_key, f->key, sizeof last->e.digest_key) == 0 &&
+                    (last->e.outcome == ENTRY_APPLIED || last->e.outcome == ENTRY_SUPERSEDED);
+    if (!f->live_there) return;
+    f->live = (struct live_row){.offset = last->e.offset,
+                                .event_ms = last->e.created_ms,
+                                .expire_at_ms = last->e.expire_at_ms,
+                                .partition = last->e.partition,
+                                .algorithm = last->e.digest_algorithm,
+                                .flags = last->e.flags & ENTRY_HASH ? LIVE_HASH : 0};
+    memcpy(f->live.value, last->e.digest_stored, sizeof f->live.value);
+    snprintf(f->live_topic, sizeof f->live_topic, "%s", last->topic);
+}
+
 static void live_look(struct find *f, const struct config *c) {
     char dir[PATH_BYTES + 16];
     struct err ignored;
@@ -181,6 +206,7 @@ static void live_look(struct find *f, const struct config *c) {
     if (key == NULL) return;
     live_dir(c, dir);
     struct live *l = live_open_reader(dir, &ignored);
+    if (l == NULL && ignored.code == EX_NOINPUT && f->key != NULL && f->more == 0) live_from_entries(f);
     if (l == NULL) return;
     live_catch_up(l, c);
     int r = live_find(l, key, &f->live, &ignored);

@@ -31,9 +31,18 @@ static const char help[] =
     "Exit status: 0 found, 66 nothing is known of it, 69 Redis was not reached, 65 the log is damaged, 78 "
     "configuration.\n";
 
-enum held { HELD_NOT_ASKED, HELD_NOTHING, HELD_SAME, HELD_OTHER, HELD_TYPE, HELD_UNREADABLE, HELD_COUNT };
-static const char *const held_names[] = {"not asked",      "nothing",      "what it should",
-                                         "something else", "another type", "undecodable"};
+enum held {
+    HELD_NOT_ASKED,
+    HELD_NOTHING,
+    HELD_SAME,
+    HELD_OTHER,
+    HELD_TYPE,
+    HELD_UNREADABLE,
+    HELD_UNKNOWN, /* a value, and it is not known what it should be */
+    HELD_COUNT
+};
+static const char *const held_names[] = {"not asked",    "nothing",     "what it should", "something else",
+                                         "another type", "undecodable", "a value"};
 static_assert(sizeof held_names / sizeof held_names[0] == HELD_COUNT, "a name each");
 
 struct request {
@@ -285,6 +294,7 @@ static void json(const struct request *r) {
 /* -- Redis ------------------------------------------------------------------------------------- */
 
 static enum held compare(const struct request *r, const uint8_t digest[DIGEST_BYTES]) {
+    if (!r->find.live_known) return HELD_UNKNOWN;
     return r->find.live_there && memcmp(digest, r->find.live.value, DIGEST_BYTES) == 0 ? HELD_SAME : HELD_OTHER;
 }
 

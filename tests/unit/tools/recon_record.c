@@ -194,6 +194,20 @@ Test(recon_record, tells_what_its_key_should_hold) {
     cr_assert_eq(RUN(command_recon_record, "--key", "card:1", "--redis", "-c", file()), EX_UNAVAILABLE, "%s", done.out);
 }
 
+Test(recon_record, knows_what_a_key_should_hold_before_there_is_a_table) {
+    struct entry gone = entry_of(1002, 9, "card:1"), late = entry_of(1001, 8, "card:1");
+    put(entry_of(1000, 7, "card:1"));
+    cr_assert_eq(RUN(command_recon_record, "--key", "card:1", "-c", file()), EX_OK, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "its key: should hold the value of cards.change/3/1000, hmac:2222"), "%s",
+                       done.out);
+    gone.op = RECORD_DELETE;
+    gone.outcome = ENTRY_DELETED;
+    put(gone);
+    put(late); /* delivered again */
+    cr_assert_eq(RUN(command_recon_record, "--key", "card:1", "-c", file()), EX_OK);
+    cr_assert_not_null(strstr(done.out, "its key: should not be in Redis\n"), "%s", done.out);
+}
+
 Test(recon_record, shows_findings_also_of_what_is_not_in_the_log) {
     char path[PATH_BYTES + 32];
     db_path(&config, path);
