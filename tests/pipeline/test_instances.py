@@ -2,10 +2,13 @@
 after one disk is lost."""
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
 import time
+
+from confluent_kafka import KafkaError, TopicPartition
 
 from harness.generator import change_topic
 from harness.process import wait_until
@@ -37,6 +40,41 @@ def both_say(pair, timeout=90):
 def lost(m):
     with sqlite3.connect(f"file:{m.data_dir}/recon/recon.db?mode=ro", uri=True) as db:
         return sorted(db.execute("SELECT kind, subject, text FROM exception WHERE cleared_ms = 0"))
+
+
+def anchors_told(broker, topic, instance):
+    """The lines of an instance's anchors, as anybody can read them from the topic."""
+    consumer = broker.consumer("auditor", **{"enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    lines = []
+    try:
+        while True:
+            m = consumer.poll(10)
+            assert m is not None
+            if m.error():
+                assert m.error().code() == KafkaError._PARTITION_EOF, m.error()
+                return lines
+            told = json.loads(m.value())
+            if told["type"] == "anchor" and told["instance"] == instance:
+                lines.append(m.value())
+    finally:
+        consumer.close()
+
+
+def check_anchors(space, m, topic):
+    """Who has the disk can cut the end off his log and the anchors beside it; those in the topic tell."""
+    told, copy = space.folder / "anchors", space.folder / "copy"
+    lines = anchors_told(space.broker, topic, "node1")
+    assert b"\n".join(lines) + b"\n" == (m.data_dir / "audit/anchors").read_bytes() and len(lines) >= 2
+    told.write_bytes(b"\n".join(lines) + b"\n")
+    done = m.run_command("audit", "verify", "--anchors", told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(m.data_dir / "audit", copy)
+    (copy / "anchors").unlink()
+    last = max(copy.glob("*.log"))
+    os.truncate(last, last.stat().st_size // 2)
+    done = m.run_command("audit", "verify", copy, "--anchors", told)
+    assert done.returncode == 1, done.stdout + done.stderr
 
 
 class Publisher(threading.Thread):
@@ -83,11 +121,11 @@ def prepare(space):
     second = space.millrace("second", group=f"pair{space.number}", instance="node2", audit="on", recon=recon_keys,
                             kafka={"session.timeout.ms": 6000})
     till = Till(space.broker, topic.name, digest_key(first.folder / "audit.keys"), WINDOW_MS, manifests)
-    return first, second, till
+    return first, second, till, anchors
 
 
 def test_both_answer_alike_whatever_moves_and_whatever_is_lost(space):
-    first, second, till = prepare(space)
+    first, second, till, anchors = prepare(space)
     first.start_ready()
     assigned(first, PARTITIONS)
     load = Publisher(till)
@@ -129,3 +167,4 @@ def test_both_answer_alike_whatever_moves_and_whatever_is_lost(space):
     for kind, subject, text in lost(first):
         assert kind == "evidence_lost" and subject.startswith("node2/") and "offsets [" in text, text
     assert first.drain() == 0 and second.drain() == 0
+    check_anchors(space, first, anchors)
