@@ -254,11 +254,12 @@ struct settling {
     uint64_t progress_ns, said_ns;
 };
 
-/* Records that were read and are not logged. */
-static uint64_t unlogged(const struct settling *s) {
+/* Records that were read and are not logged. Rings that were made anew count from 1 again. */
+static uint64_t unlogged(struct settling *s) {
     uint64_t left = 0;
-    for (uint32_t i = 0; i < view_lane_count(&s->stats); i++) {
+    for (uint32_t i = 0; i < view_lane_count(&s->stats) && i < LANES_MAX; i++) {
         struct lane_numbers n = view_lane(&s->stats, i);
+        if (n.ingest < s->number[i]) s->number[i] = n.ingest;
         if (n.audit < s->number[i]) left += s->number[i] - n.audit;
     }
     return left;
@@ -278,13 +279,23 @@ static uint64_t repeated(const struct settling *s, const struct live *live) {
     return left;
 }
 
+/* A reload has put another segment in this one's place. False: there is none any more. */
+static bool current(struct known *k, struct settling *s) {
+    struct err none;
+    if (atomic_load_explicit(&s->stats.header->superseded, memory_order_relaxed) == 0) return true;
+    stats_close(&s->stats);
+    if (stats_open(&s->stats, k->config->run_dir, k->config->name, &none) == 0) return true;
+    return false;
+}
+
 static int wait_on(struct known *k, struct settling *s, struct err *err) {
     enum { STEP_NS = STEP_MS * 1000000 };
     for (;;) {
         char number[GROUPED_BYTES];
+        if (!current(k, s) || !view_supervisor_alive(&s->stats)) return known_follow(k, err) < 0 ? -1 : 0;
         uint64_t now = clock_ns(&clock_real), again = repeated(s, k->live);
         s->left = unlogged(s) + again;
-        if (s->left == 0 || !view_supervisor_alive(&s->stats)) return known_follow(k, err) < 0 ? -1 : 0;
+        if (s->left == 0) return known_follow(k, err) < 0 ? -1 : 0;
         if (s->progress_ns == 0 || s->left != s->left_before) s->progress_ns = now;
         s->left_before = s->left;
         if (now - s->progress_ns > KNOWN_PATIENCE_MS * NS_PER_MS)
@@ -305,7 +316,8 @@ int known_settle(struct known *k, struct err *err) {
     struct err none;
     if (known_follow(k, err) < 0) return -1;
     if (stats_open(&s.stats, k->config->run_dir, k->config->name, &none) != 0) return 0;
-    for (uint32_t i = 0; i < view_lane_count(&s.stats); i++) s.number[i] = view_lane(&s.stats, i).ingest;
+    for (uint32_t i = 0; i < view_lane_count(&s.stats) && i < LANES_MAX; i++)
+        s.number[i] = view_lane(&s.stats, i).ingest;
     int r = wait_on(k, &s, err);
     stats_close(&s.stats);
     return r;

@@ -205,7 +205,7 @@ def test_no_false_alarm_and_a_repair_under_live_traffic(space):
     with redis.client() as c:
         keys = picked.sample(sorted(k for k in c.keys("card:*")), 200)
         for i, key in enumerate(keys):
-            c.delete(key) if i % 2 else c.set(key, b"spoilt")
+            c.delete(key) if i % 2 else c.set(key, b"spoilt", xx=True)  # it may be deleted by now
     m.kill_worker("audit")
     m.kill_worker("recon")
     report, found = verify(m, "--repair", status=0)
