@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "shm/record.h"
 
-enum { QUEUE_ITEMS = 1024, CALL_MS = 2000, ROUND_MS = 1000, ROUND_MS_MAX = 10000, POLL_MS = 50, LAYOUT_MS = 30000 };
+enum { QUEUE_ITEMS = 2048, CALL_MS = 2000, ROUND_MS = 1000, ROUND_MS_MAX = 10000, POLL_MS = 50, LAYOUT_MS = 30000 };
 
 static const char *const defaults[][2] = {
     {"queued.max.messages.kbytes", "16384"}, {"queued.min.messages", "100000"}, {"fetch.error.backoff.ms", "50"},

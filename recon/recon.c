@@ -25,7 +25,7 @@
 #include "recon/scan.h"
 
 enum {
-    TAKEN_MAX = 256,
+    TAKEN_MAX = 2048,
     ENTRIES_MAX = 1 << 15,
     BATCH_MS = 100,
     JUDGE_MS = 1000,
