@@ -228,7 +228,7 @@ int known_open_for_keys(struct known *k, const struct config *config, struct err
     return 0;
 }
 
-void known_forget(struct known *k) { k->kept = false; }
+void known_discard(struct known *k) { k->kept = false; }
 
 void known_close(struct known *k) {
     live_close(k->live);

@@ -30,8 +30,8 @@ struct known {
  * 0, or -1 with err: EX_NOINPUT neither table nor log, EX_DATAERR, EX_IOERR, EX_CANTCREAT. */
 int known_open(struct known *k, const struct config *config, const char *folder, struct err *err);
 int known_open_for_keys(struct known *k, const struct config *config, struct err *err);
-void known_close(struct known *k);  /* removes the folder unless it is kept */
-void known_forget(struct known *k); /* the folder is not needed any more: known_close removes it */
+void known_close(struct known *k);   /* removes the folder unless it is kept */
+void known_discard(struct known *k); /* the folder is not needed any more: known_close removes it */
 
 void known_remove(const char *folder); /* a folder that known_open has made */
 

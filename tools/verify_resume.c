@@ -134,5 +134,5 @@ void verify_resume_done(struct verify *v) {
     if (v->options.resume == NULL) return;
     path_of(v, "", path);
     unlink(path);
-    known_forget(&v->known);
+    known_discard(&v->known);
 }

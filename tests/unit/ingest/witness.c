@@ -57,7 +57,8 @@ static void expect_all_again(struct bench *b, int64_t from) {
 }
 
 static void accept_loss(struct bench *b) {
-    atomic_store(&b->control->accept_what, control_accept_what(UINT32_MAX, -1));
+    atomic_store(&b->control->accept[(b->control->accept_loss + 1) % CONTROL_ACCEPTS].what,
+                 control_accept_what(UINT32_MAX, -1));
     atomic_fetch_add(&b->control->accept_loss, 1);
 }
 
