@@ -136,21 +136,32 @@ static int failed(struct err *err, const char *doing) {
     return err_set(err, code, "%s: %s", doing, strerror(code));
 }
 
+/* The last line, at the end of the file, is written once more. */
+static int line_settle(struct anchors *s, const char *line, size_t len, struct err *err) {
+    const struct log_files *f = s->files;
+    const struct iovec part = {(void *)(uintptr_t)line, len};
+    ssize_t n = f->write(f->context, s->fd, &part, 1, (off_t)(s->end - len));
+    if (n >= 0 && n < (ssize_t)len) errno = ENOSPC;
+    if (n != (ssize_t)len) return failed(err, ANCHORS_NAME);
+    return f->sync(f->context, s->fd) == 0 ? 0 : failed(err, ANCHORS_NAME);
+}
+
 /* The signature of the last whole line, where it ends, and the last anchor among the last lines. */
 static int end_find(struct anchors *s, uint64_t size, struct err *err) {
     char tail[4 * ANCHOR_LINE_BYTES];
     size_t len = size < sizeof tail ? (size_t)size : sizeof tail;
     struct anchor a;
     if (pread(s->fd, tail, len, (off_t)(size - len)) != (ssize_t)len) return failed(err, ANCHORS_NAME);
-    const char *line = tail, *newline;
+    const char *line = tail, *newline, *last = NULL;
     s->end = 0;
     for (; (newline = memchr(line, '\n', len - (size_t)(line - tail))) != NULL; line = newline + 1) {
         s->end = size - len + (size_t)(newline + 1 - tail);
         if (anchor_parse(&a, line, (size_t)(newline - line)) != 0) continue; /* the first may not be whole */
+        last = line;
         memcpy(s->previous, a.signature, sizeof s->previous);
         if (!a.removed) s->sequence = a.sequence;
     }
-    return 0;
+    return last == NULL ? 0 : line_settle(s, last, (size_t)(line - last), err);
 }
 
 int anchors_open(struct anchors *s, int folder_fd, const struct log_files *files, struct err *err) {
@@ -183,16 +194,19 @@ int anchors_append(struct anchors *s, struct anchor *a, const struct config *c, 
     memcpy(a->previous, s->previous, sizeof a->previous);
     size_t len = anchor_line(a, c, key, line, err);
     if (len == 0) return -1;
+    if (s->dirty && f->truncate(f->context, s->fd, (off_t)s->end) != 0)
+        return failed(err, "writing an anchor of the audit log");
     const struct iovec part = {line, len};
     ssize_t n = f->write(f->context, s->fd, &part, 1, (off_t)s->end);
     if (n == (ssize_t)len && f->sync(f->context, s->fd) == 0) {
         s->end += len;
+        s->dirty = false;
         memcpy(s->previous, a->signature, sizeof s->previous);
         if (!a->removed) s->sequence = a->sequence;
         return 0;
     }
     if (n >= 0 && n < (ssize_t)len) errno = ENOSPC;
     failed(err, "writing an anchor of the audit log");
-    (void)f->truncate(f->context, s->fd, (off_t)s->end);
+    s->dirty = f->truncate(f->context, s->fd, (off_t)s->end) != 0;
     return -1;
 }

@@ -56,11 +56,13 @@ struct anchors {
     const struct log_files *files;
     int folder_fd, fd;
     uint64_t end;      /* bytes that are durable */
+    bool dirty;        /* there may be more behind it, of an attempt that failed */
     uint64_t sequence; /* of the last anchor, those of removed segments aside */
     uint8_t previous[ANCHOR_SIGNATURE_BYTES];
 };
 
-/* anchors_open opens the file, makes it when it is missing, and cuts off a last line that is not whole. 0, or -1 with
+/* anchors_open opens the file, makes it when it is missing, cuts off a last line that is not whole, and writes the last
+ * whole one again: it may stand in the system's memory alone, after a sync that failed. 0, or -1 with
  * err (an errno). */
 int anchors_open(struct anchors *s, int folder_fd, const struct log_files *files, struct err *err);
 void anchors_close(struct anchors *s);

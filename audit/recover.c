@@ -215,8 +215,9 @@ static int last_batch_settle(struct log_writer *w, struct segment *s, uint64_t l
     if (last != 0 && mark_end(w, s->first) < w->end) {
         if (segment_batch_at(s, last, &b, err) != SEGMENT_BATCH) return changed(s, last, err);
         const struct iovec part = {(void *)(uintptr_t)b.bytes, b.head.bytes};
-        if (f->write(f->context, w->fd, &part, 1, (off_t)last) != (ssize_t)b.head.bytes)
-            return failed(err, "writing the audit log");
+        ssize_t n = f->write(f->context, w->fd, &part, 1, (off_t)last);
+        if (n >= 0 && n < (ssize_t)b.head.bytes) errno = ENOSPC;
+        if (n != (ssize_t)b.head.bytes) return failed(err, "writing the audit log");
     }
     return f->sync(f->context, w->fd) == 0 ? 0 : failed(err, "fdatasync of the audit log");
 }

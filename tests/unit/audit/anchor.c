@@ -94,6 +94,36 @@ static int sync_fails(void *c, int fd) {
     return -1;
 }
 
+static int truncate_fails(void *c, int fd, off_t bytes) {
+    (void)c, (void)fd, (void)bytes;
+    errno = EIO;
+    return -1;
+}
+
+Test(anchor, what_a_failed_attempt_left_and_could_not_take_back_is_never_part_of_the_file) {
+    struct bench *b = bench_make();
+    struct anchors file;
+    struct anchor longer = sample(1234567890), shorter = sample(5);
+    char line[ANCHOR_LINE_BYTES];
+    struct stat st;
+    EVP_PKEY *key = key_of(1);
+    int folder = open(b->dir, O_RDONLY | O_DIRECTORY);
+    b->files.sync = sync_fails;
+    b->files.truncate = truncate_fails;
+    cr_assert_eq(anchors_open(&file, folder, &b->files, &b->err), 0);
+    cr_assert_neq(anchors_append(&file, &longer, &b->config, key, line, &b->err), 0);
+    b->files.sync = log_files_real.sync;
+    cr_assert_neq(anchors_append(&file, &shorter, &b->config, key, line, &b->err), 0);
+    b->files.truncate = log_files_real.truncate;
+    cr_assert_eq(anchors_append(&file, &shorter, &b->config, key, line, &b->err), 0);
+    cr_assert_eq(fstat(file.fd, &st), 0);
+    cr_assert_eq(st.st_size, (off_t)strlen(line));
+    anchors_close(&file);
+    close(folder);
+    EVP_PKEY_free(key);
+    bench_drop(b);
+}
+
 Test(anchor, one_that_is_not_durable_counts_as_not_written) {
     struct bench *b = bench_make();
     struct anchors file;
