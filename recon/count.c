@@ -699,14 +699,14 @@ void count_retracted(struct count_partition *p, int64_t first, int64_t last) {
 
 /* -- entries ----------------------------------------------------------------------------------- */
 
-/* Notes the offset. Returns whether it is new. */
+/* Notes the offset. Returns whether it is new. One that was refed stands alone: what is around it need not be there. */
 static bool place_note(struct count *c, struct count_partition *p, const struct entry *e) {
     if (e->offset > p->next && e->epoch != p->epoch && c->shared)
         spans_add(&p->range[DB_RANGE_ELSEWHERE], p->next, e->offset - 1);
     p->dirty |= e->epoch != p->epoch || e->offset >= p->next;
     p->epoch = e->epoch;
     if (e->offset >= p->next) p->next = e->offset + 1;
-    if (e->offset < p->first) p->first = e->offset;
+    if (e->offset < p->first && (e->flags & ENTRY_REFED) == 0) p->first = e->offset;
     return spans_add(&p->range[DB_RANGE_LOGGED], e->offset, e->offset);
 }
 
@@ -719,7 +719,7 @@ int count_entry(struct count *c, const struct log_item *item, struct count_resul
     if (p == NULL)
         p = partition_add(c, &(struct count_partition){.topic = t->id,
                                                        .partition = e->partition,
-                                                       .first = e->offset,
+                                                       .first = (e->flags & ENTRY_REFED) != 0 ? INT64_MAX : e->offset,
                                                        .next = e->offset,
                                                        .epoch = e->epoch,
                                                        .dirty = true});

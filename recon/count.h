@@ -37,7 +37,7 @@ struct count_partition {
     int64_t topic; /* number in the database */
     int32_t partition;
     int config;          /* index of the topic in the configuration; -1: it is not there any more */
-    int64_t first, next; /* first offset ever logged, and the highest + 1 */
+    int64_t first, next; /* first offset ever logged (INT64_MAX: only refed ones), and the highest + 1 */
     uint32_t epoch;      /* of the last entry */
     uint64_t scan_sequence;
     struct spans range[DB_RANGE_COUNT];

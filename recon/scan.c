@@ -113,7 +113,7 @@ static uint32_t evidence_of(const struct scan *s, const struct count_partition *
 void scan_logged(struct scan *s, struct count_partition *p, int64_t start_ms, const struct log_item *item) {
     const struct entry *e = item->entry;
     if (s->evidence == NULL || evidence_of(s, p) != EVIDENCE_SCAN) return;
-    if (spans_has(&p->range[DB_RANGE_SCANNED], e->offset)) return;
+    if (e->offset < p->first || spans_has(&p->range[DB_RANGE_SCANNED], e->offset)) return; /* it is not asked for */
     CHECK(s->used < SCAN_ENTRIES);
     struct logged *l = find(s, p, e->offset);
     if (l->partition != NULL) return;

@@ -198,9 +198,17 @@ int32_t origin_partitions(struct origin *o, const char *topic, struct err *err) 
     return n;
 }
 
+static int ends(struct origin *o, const char *topic, int32_t partition, int64_t *low, int64_t *high, struct err *err) {
+    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(o->rk, topic, partition, low, high, ORIGIN_PATIENCE_MS);
+    return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : err_set(err, EX_UNAVAILABLE, "Kafka: %s", rd_kafka_err2str(e));
+}
+
 int64_t origin_end(struct origin *o, const char *topic, int32_t partition, struct err *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(o->rk, topic, partition, &low, &high, ORIGIN_PATIENCE_MS);
-    if (e != RD_KAFKA_RESP_ERR_NO_ERROR) return err_set(err, EX_UNAVAILABLE, "Kafka: %s", rd_kafka_err2str(e));
-    return high;
+    return ends(o, topic, partition, &low, &high, err) == 0 ? high : -1;
+}
+
+int64_t origin_begin(struct origin *o, const char *topic, int32_t partition, struct err *err) {
+    int64_t low, high;
+    return ends(o, topic, partition, &low, &high, err) == 0 ? low : -1;
 }

@@ -34,4 +34,7 @@ int32_t origin_partitions(struct origin *o, const char *topic, struct err *err);
 /* origin_end: the offset behind the last record of a partition, 0 it never had any; -1 with err. */
 int64_t origin_end(struct origin *o, const char *topic, int32_t partition, struct err *err);
 
+/* origin_begin: the offset at which Kafka's records of a partition begin; -1 with err. */
+int64_t origin_begin(struct origin *o, const char *topic, int32_t partition, struct err *err);
+
 #endif

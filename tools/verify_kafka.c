@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "recon/db.h"
 #include "tools/origin.h"
 #include "tools/verify_others.h"
 #include "tools/verify_walk.h"
@@ -154,4 +155,45 @@ void verify_elsewhere(struct verify *v, struct verify_notes *notes) {
         set_aside(v, "*");
     }
     origin_close(o);
+}
+
+/* What came before the first record that was logged, and is not in Kafka any more, may have been written all the same.
+ */
+static int begins_late(const struct verify *v, struct origin **o, sqlite3_stmt *s, struct verify_notes *notes,
+                       struct err *err) {
+    int r;
+    while ((r = db_step(s, err)) == 1) {
+        const char *topic = (const char *)sqlite3_column_text(s, 0);
+        int32_t partition = sqlite3_column_int(s, 1);
+        int64_t first = sqlite3_column_int64(s, 2);
+        if (config_topic_index(v->config, topic) < 0) continue;
+        if (*o == NULL && (*o = origin_open(v->config, err)) == NULL) return -1;
+        int64_t low = origin_begin(*o, topic, partition, err);
+        if (low < 0) return -1;
+        if (low == first) continue;
+        verify_note(notes,
+                    "the log has %s/%d from offset %" PRId64 " on, and Kafka from %" PRId64
+                    ": keys without a row may have been written before, and are not deleted",
+                    topic, partition, first, low);
+        return 1;
+    }
+    return r;
+}
+
+int verify_begins_late(struct verify *v, struct verify_notes *notes, struct err *err) {
+    char path[PATH_BYTES + 32];
+    sqlite3_stmt *s = NULL;
+    struct origin *o = NULL;
+    db_path(v->config, path);
+    sqlite3 *db = db_open_read(path, err);
+    if (db == NULL) return -1;
+    int r = db_prepare(db,
+                       "SELECT t.name, p.partition, p.first FROM place p JOIN topic t ON t.id = p.topic "
+                       "WHERE p.first > 0 ORDER BY t.name, p.partition",
+                       &s, err);
+    if (r == 0) r = begins_late(v, &o, s, notes, err);
+    sqlite3_finalize(s);
+    sqlite3_close(db);
+    origin_close(o);
+    return r;
 }

@@ -17,4 +17,8 @@ int verify_any_unseen(struct verify *v, struct err *err); /* whether there are a
  * not in this log, or where the table does not go back to the beginning. */
 void verify_elsewhere(struct verify *v, struct verify_notes *notes);
 
+/* verify_begins_late: whether the log may begin behind what a partition had: audit was switched on later, or a log was
+ * lost. Then keys without a row may be of records from before; notes names the partition. 1, 0 no, -1 with err. */
+int verify_begins_late(struct verify *v, struct verify_notes *notes, struct err *err);
+
 #endif

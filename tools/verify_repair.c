@@ -148,10 +148,12 @@ static int delete_one(struct verify *v, const struct candidate *c, struct err *e
 
 /* The log is read to its end before each few of them. A record that comes for such a key in the very moment is found
  * missing when everything is looked at again, and is written again. */
-static int delete_orphans(struct verify *v, struct err *err) {
+static int delete_orphans(struct verify *v, struct verify_notes *notes, struct err *err) {
     enum { AT_ONCE = 100 };
     struct live_row row;
     uint64_t index, n = 0;
+    int late = verify_begins_late(v, notes, err);
+    if (late != 0) return late < 0 ? -1 : 0;
     for (uint64_t i = 0; i < v->count; i++) {
         const struct candidate *c = &v->candidate[i];
         if (c->class != VERIFY_ORPHAN) continue;
@@ -182,7 +184,7 @@ int64_t verify_repair(struct verify *v, struct verify_notes *notes, uint64_t *re
             "is not known, and might be overwritten");
     for (int round = 0; left > 0 && (round < ROUNDS || more); round++) {
         int64_t was = left;
-        if (v->options.repair_orphans && delete_orphans(v, err) != 0) return -1;
+        if (v->options.repair_orphans && delete_orphans(v, round == 0 ? notes : NULL, err) != 0) return -1;
         int64_t fed = feed_once(v, notes, &more, err);
         if (fed < 0 || look_again(v, notes, err) != 0 || (left = verify_count(v, err)) < 0) return -1;
         if (left == was) break;

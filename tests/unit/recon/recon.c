@@ -279,6 +279,25 @@ Test(recon, retention_does_not_make_it_another_log) {
     rig_drop(r);
 }
 
+static void refed(struct entry *e) { e->flags |= ENTRY_REFED; }
+
+/* What was applied before the log began is not missing because one of it is written again. */
+Test(recon, a_record_refed_from_before_the_log_began_says_nothing_of_those_around_it) {
+    static const enum config_evidence kinds[] = {EVIDENCE_SCAN, EVIDENCE_OFFSETS};
+    for (size_t k = 0; k < 2; k++) {
+        struct rig *r = rig_make(kinds[k]);
+        for (int i = 0; i < 40; i++) rig_publish(r, 0, RIG_START + i);
+        rig_log_as(r, 15, refed);
+        rig_pass(r, 1);
+        log_range(r, 20, 40);
+        rig_log_as(r, 3, refed);
+        rig_pass(r, 13);
+        rig_says(r, "SELECT count(*) FROM record", "0");
+        rig_says(r, "SELECT first, scan_sequence FROM place WHERE topic > 0", "20|0");
+        rig_drop(r);
+    }
+}
+
 Test(recon, a_scan_goes_on_where_it_was_after_a_restart) {
     struct rig *r = rig_make(EVIDENCE_SCAN);
     for (int i = 0; i < 40; i++) rig_publish(r, 0, RIG_START + i);

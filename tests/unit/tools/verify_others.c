@@ -113,6 +113,17 @@ Test(verify_others, what_may_be_anothers_is_no_orphan) {
     free(c);
 }
 
+Test(verify_others, a_log_that_begins_behind_its_topic_deletes_nothing) {
+    struct err err = {0};
+    config.topic_count = 1;
+    snprintf(config.topic[0].name, sizeof config.topic[0].name, "cards");
+    rows("INSERT INTO place(topic, partition, first, next, epoch, scan_sequence) VALUES(1, 0, 0, 100, 1, 0),"
+         " (2, 0, 7, 9, 1, 0)");
+    cr_assert_eq(verify_begins_late(&v, NULL, &err), 0, "from its first record on, and a topic of old: %s", err.text);
+    rows("UPDATE place SET first = 50 WHERE topic = 1");
+    cr_assert_eq(verify_begins_late(&v, NULL, &err), -1, "what Kafka had before has to be known");
+}
+
 Test(verify_others, without_a_database_there_is_nobody_else) {
     struct err err = {0};
     char path[PATH_BYTES + 32];
