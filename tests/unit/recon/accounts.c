@@ -233,6 +233,25 @@ Test(accounts, records_that_both_have_logged_count_once) {
     }
 }
 
+Test(accounts, nothing_is_judged_while_records_count_twice) {
+    make_both(EVIDENCE_MANIFEST);
+    publish(1, 60);
+    log_at(0, 0, 35);
+    log_at(1, 25, 60);
+    manifest(1, 60);
+    tap[1].deaf = true; /* it tells, and does not hear that it would have to retract ten */
+    rig[0]->b->config.recon.late_after_ms = 3000;
+    pass(18);
+    rig_says(rig[0], "SELECT total(seen) FROM tally", "70.0");
+    rig_says(rig[0], "SELECT count(*) FROM exception", "0");
+    rig_says(rig[0], "SELECT count(*) FROM window WHERE state <> 0", "0");
+    rig[0]->b->config.recon.late_after_ms = 3600000;
+    tap[1].deaf = false;
+    pass(10);
+    both_say(WINDOW, "1|60|60|0|0|0");
+    drop_both();
+}
+
 Test(accounts, restarts_change_nothing) {
     make_both(EVIDENCE_MANIFEST);
     publish(1, 60);
