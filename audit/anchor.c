@@ -148,8 +148,8 @@ static int line_settle(struct anchors *s, const char *line, size_t len, struct e
 
 /* The signature of the last whole line, where it ends, and the last anchor among the last lines. */
 static int end_find(struct anchors *s, uint64_t size, struct err *err) {
-    char tail[4 * ANCHOR_LINE_BYTES];
-    size_t len = size < sizeof tail ? (size_t)size : sizeof tail;
+    char tail[4 * ANCHOR_LINE_BYTES + 1];
+    size_t len = size < sizeof tail - 1 ? (size_t)size : sizeof tail - 1;
     struct anchor a;
     if (pread(s->fd, tail, len, (off_t)(size - len)) != (ssize_t)len) return failed(err, ANCHORS_NAME);
     const char *line = tail, *newline, *last = NULL;
@@ -160,6 +160,14 @@ static int end_find(struct anchors *s, uint64_t size, struct err *err) {
         last = line;
         memcpy(s->previous, a.signature, sizeof s->previous);
         if (!a.removed) s->sequence = a.sequence;
+    }
+    if (anchor_parse(&a, line, len - (size_t)(line - tail)) == 0) { /* all but its newline: see anchors_append */
+        last = line;
+        memcpy(s->previous, a.signature, sizeof s->previous);
+        if (!a.removed) s->sequence = a.sequence;
+        tail[len] = '\n';
+        line = tail + len + 1;
+        s->end = size + 1;
     }
     return last == NULL ? 0 : line_settle(s, last, (size_t)(line - last), err);
 }
@@ -188,6 +196,8 @@ void anchors_close(struct anchors *s) {
     s->fd = -1;
 }
 
+/* The newline comes last, when the line is durable: who copies whole lines from the file copies none that the disk may
+ * not have. A start that finds a line without it puts it there. */
 int anchors_append(struct anchors *s, struct anchor *a, const struct config *c, EVP_PKEY *key,
                    char line[ANCHOR_LINE_BYTES], struct err *err) {
     const struct log_files *f = s->files;
@@ -196,16 +206,20 @@ int anchors_append(struct anchors *s, struct anchor *a, const struct config *c, 
     if (len == 0) return -1;
     if (s->dirty && f->truncate(f->context, s->fd, (off_t)s->end) != 0)
         return failed(err, "writing an anchor of the audit log");
-    const struct iovec part = {line, len};
-    ssize_t n = f->write(f->context, s->fd, &part, 1, (off_t)s->end);
-    if (n == (ssize_t)len && f->sync(f->context, s->fd) == 0) {
+    /* From the newline before it on: that may have been lost by a sync that failed. */
+    const struct iovec part[] = {{line + len - 1, 1}, {line, len - 1}};
+    int skip = s->end == 0;
+    ssize_t n = f->write(f->context, s->fd, part + skip, 2 - skip, (off_t)s->end - !skip) + skip;
+    if (n == (ssize_t)len && f->sync(f->context, s->fd) != 0) n = -1;
+    if (n == (ssize_t)len && f->write(f->context, s->fd, part, 1, (off_t)(s->end + len - 1)) != 1) n = -1;
+    if (n == (ssize_t)len) {
         s->end += len;
         s->dirty = false;
         memcpy(s->previous, a->signature, sizeof s->previous);
         if (!a->removed) s->sequence = a->sequence;
         return 0;
     }
-    if (n >= 0 && n < (ssize_t)len) errno = ENOSPC;
+    if (n > 0 && n < (ssize_t)len) errno = ENOSPC;
     failed(err, "writing an anchor of the audit log");
     s->dirty = f->truncate(f->context, s->fd, (off_t)s->end) != 0;
     return -1;

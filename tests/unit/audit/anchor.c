@@ -146,6 +146,30 @@ Test(anchor, one_that_is_not_durable_counts_as_not_written) {
     bench_drop(b);
 }
 
+Test(anchor, a_line_gets_its_newline_when_it_is_durable_or_by_the_next_start) {
+    struct bench *b = bench_make();
+    struct anchors file;
+    struct anchor a = sample(5), next = sample(6);
+    char line[ANCHOR_LINE_BYTES];
+    struct stat st;
+    EVP_PKEY *key = key_of(1);
+    int folder = open(b->dir, O_RDONLY | O_DIRECTORY);
+    cr_assert_eq(anchors_open(&file, folder, &log_files_real, &b->err), 0);
+    cr_assert_eq(anchors_append(&file, &a, &b->config, key, line, &b->err), 0);
+    cr_assert_eq(ftruncate(file.fd, (off_t)file.end - 1), 0); /* the power was lost in between */
+    anchors_close(&file);
+    cr_assert_eq(anchors_open(&file, folder, &log_files_real, &b->err), 0, "%s", b->err.text);
+    cr_assert_eq(file.sequence, 5);
+    cr_assert_eq(fstat(file.fd, &st), 0);
+    cr_assert(st.st_size == (off_t)file.end && file.end == strlen(line));
+    cr_assert_eq(anchors_append(&file, &next, &b->config, key, line, &b->err), 0);
+    cr_assert_eq(memcmp(next.previous, a.signature, sizeof a.signature), 0);
+    anchors_close(&file);
+    close(folder);
+    EVP_PKEY_free(key);
+    bench_drop(b);
+}
+
 /* -- lists ------------------------------------------------------------------------------------- */
 
 static int faults[3];
