@@ -91,8 +91,10 @@ static const char *const sql[STATEMENT_COUNT] = {
                      "WHERE topic = ?1 AND start_ms = ?2",
     [S_CHANGE_PUT] = "INSERT INTO window_change(topic, start_ms, at_ms, before, after, reason) VALUES(?,?,?,?,?,?)",
     [S_SETTLED] = "UPDATE window SET dirty = 1 WHERE topic = ?1 AND state IN (0, 2) AND evidence <> 2",
-    [S_LOADS] = "SELECT id, topic, producer, state, changed_ms, ended_ms, aborted, count, digest_sum, first_sequence, "
-                "last_sequence, unexplained FROM load WHERE state IN (0, 1, 3)",
+    [S_LOADS] =
+        "SELECT id, topic, producer, state, changed_ms, ended_ms, aborted, count, digest_sum, first_sequence, "
+        "last_sequence, unexplained FROM load WHERE state IN (0, 1, 3) AND (id > ?1 OR (id = ?1 AND topic > ?2)) "
+        "ORDER BY id, topic LIMIT ?3",
     [S_LOAD_TALLY] = "SELECT seen - duplicate, digested, digest_sum FROM load_tally WHERE load = ?1 AND topic = ?2",
     [S_LOAD_PUT] = "UPDATE load SET state = ?3, unexplained = ?4, reason = ?5 WHERE id = ?1 AND topic = ?2",
     [S_TOTAL] = "SELECT state, count(*), total(unexplained) FROM window GROUP BY state",
@@ -130,6 +132,8 @@ struct judge {
     struct front front[TOPICS_MAX];
     struct accounts *accounts; /* NULL: there are none */
     bool shared;
+    uint8_t load_id[16]; /* of the load that was judged last: the next ones have their turn */
+    int64_t load_topic;
 };
 
 static sqlite3_stmt *use(struct judge *j, enum statement s, int64_t a, int64_t b) {
@@ -317,6 +321,9 @@ struct claims {
     size_t count;
 };
 
+/* Of what others declare; neither is negative. Beyond all measure it stays there. */
+static int64_t plus(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
+
 static struct claim *claim_of(struct claims *c, int64_t producer) {
     for (size_t i = 0; i < c->count; i++)
         if (c->at[i].producer == producer) return &c->at[i];
@@ -337,8 +344,8 @@ static void claim_manifest(struct claims *all, sqlite3_stmt *s) {
     c->range = realloc(c->range, (c->ranges + 1) * sizeof *c->range);
     CHECK(c->range != NULL);
     c->range[c->ranges++] = (struct span){sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2)};
-    c->declared += sqlite3_column_int64(s, 3);
-    c->bytes += sqlite3_column_int64(s, 4);
+    c->declared = plus(c->declared, sqlite3_column_int64(s, 3));
+    c->bytes = plus(c->bytes, sqlite3_column_int64(s, 4));
     c->summed &= sqlite3_column_type(s, 5) == SQLITE_BLOB;
     blob(s, 5, sum);
     digest_sum_add(c->digest_sum, sum);
@@ -393,9 +400,27 @@ static int64_t missing_list(struct judge *j, const struct verdict *v, const stru
     return found;
 }
 
+/* How many of the sequence numbers that a producer has declared nobody has seen, when the manifests name each of them;
+ * else 0: the numbers between are of other windows. */
+static int64_t missing_by_number(struct judge *j, const struct verdict *v, const struct claim *c) {
+    static const struct spans none;
+    const struct spans *seen = count_sequences(j->count, v->topic, (uint64_t)c->producer);
+    int64_t named = 0, missing = 0;
+    for (size_t i = 0; i < c->ranges; i++) {
+        named = plus(named, c->range[i].last - c->range[i].first + 1);
+        missing = plus(missing, spans_missing(seen != NULL ? seen : &none, c->range[i].first, c->range[i].last));
+    }
+    return named == c->declared ? missing : 0;
+}
+
+/* A record that nobody has declared does not make up for one that is missing. */
 static int claim_judge(struct judge *j, struct verdict *v, const struct claim *c, struct err *err) {
-    int64_t missing = c->declared - c->seen;
-    v->published += c->declared;
+    int64_t missing = c->declared - c->seen, numbers = missing_by_number(j, v, c);
+    v->published = plus(v->published, c->declared);
+    if (numbers > 0 && numbers > missing) {
+        v->unpublished += numbers - missing;
+        missing = numbers;
+    }
     if (missing < 0) v->unpublished -= missing;
     if (missing == 0 && c->declared > 0) {
         v->bytes_differ |= c->bytes != c->seen_bytes;
@@ -408,7 +433,8 @@ static int claim_judge(struct judge *j, struct verdict *v, const struct claim *c
         return 0;
     }
     bool settled = v->config >= 0 && c->noted_ms <= j->front[v->config].settled_ms;
-    *(settled ? &v->unexplained : &v->in_flight) += missing;
+    int64_t *class = settled ? &v->unexplained : &v->in_flight;
+    *class = plus(*class, missing);
     return missing_list(j, v, c, settled ? FOUND_UNEXPLAINED : FOUND_IN_FLIGHT, missing, err) < 0 ? -1 : 0;
 }
 
@@ -653,16 +679,29 @@ static int load_judge(struct judge *j, struct load *l, int64_t now_ms, struct er
     return load_put(j, l, LOAD_MATCHED, 0, "", now_ms, err);
 }
 
-static int loads_judge(struct judge *j, int64_t now_ms, struct err *err) {
+/* The next few that are not matched. 1 there may be more, 0 these were the last, -1 with err. */
+static int loads_some(struct judge *j, int64_t now_ms, struct err *err) {
     struct load batch[64];
-    size_t n = 0;
-    int r;
-    sqlite3_stmt *s = use(j, S_LOADS, 0, 0);
-    while (n < sizeof batch / sizeof batch[0] && (r = db_step(s, err)) == 1) load_take(s, &batch[n++]);
+    const int max = sizeof batch / sizeof batch[0];
+    int n = 0, r = 0;
+    sqlite3_stmt *s = use(j, S_LOADS, 0, j->load_topic);
+    sqlite3_bind_blob(s, 1, j->load_id, sizeof j->load_id, SQLITE_STATIC);
+    sqlite3_bind_int(s, 3, max);
+    while (n < max && (r = db_step(s, err)) == 1) load_take(s, &batch[n++]);
     sqlite3_reset(s);
-    for (size_t i = 0; i < n; i++)
+    for (int i = 0; r >= 0 && i < n; i++)
         if (load_judge(j, &batch[i], now_ms, err) != 0) return -1;
-    return 0;
+    memset(j->load_id, 0, sizeof j->load_id);
+    if (n == max) memcpy(j->load_id, batch[n - 1].id, sizeof j->load_id);
+    j->load_topic = n == max ? batch[n - 1].topic : 0;
+    return r < 0 ? -1 : n == max;
+}
+
+/* Some of them, and the next time others; or all. */
+static int loads_judge(struct judge *j, int64_t now_ms, bool all, struct err *err) {
+    int r = loads_some(j, now_ms, err);
+    while (all && r == 1) r = loads_some(j, now_ms, err);
+    return r < 0 ? -1 : 0;
 }
 
 /* -- all of them ------------------------------------------------------------------------------- */
@@ -682,7 +721,7 @@ int judge_windows(struct judge *j, int64_t now_ms, bool all, struct err *err) {
     if (r < 0) return -1;
     for (int i = 0; i < n; i++)
         if (window_judge(j, due[i].topic, due[i].start_ms, now_ms, err) != 0) return -1;
-    return loads_judge(j, now_ms, err) != 0 || db_meta_set(j->db, "checked_ms", now_ms, err) != 0 ? -1 : n;
+    return loads_judge(j, now_ms, all, err) != 0 || db_meta_set(j->db, "checked_ms", now_ms, err) != 0 ? -1 : n;
 }
 
 int judge_total(struct judge *j, struct judge_counts *out, struct err *err) {

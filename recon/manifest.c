@@ -24,11 +24,12 @@ static int text_get(yajl_val o, const char *name, char *out, size_t room, struct
     return 0;
 }
 
+/* Beyond 2^62 nobody counts, and sums and ends of ranges would not fit. */
 static int number_get(yajl_val o, const char *name, int64_t min, int64_t *out, struct err *err) {
     yajl_val v = member(o, name, yajl_t_number);
     if (v == NULL || !YAJL_IS_INTEGER(v)) return err_set(err, EX_DATAERR, "%s is missing or not an integer", name);
     *out = YAJL_GET_INTEGER(v);
-    return *out >= min ? 0 : err_set(err, EX_DATAERR, "%s is out of range", name);
+    return *out >= min && *out <= INT64_C(1) << 62 ? 0 : err_set(err, EX_DATAERR, "%s is out of range", name);
 }
 
 static int load_get(yajl_val o, struct manifest *m, struct err *err) {

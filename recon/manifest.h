@@ -20,7 +20,7 @@ struct manifest {
     char topic[TOPIC_BYTES];
     int64_t from_ms, to_ms;                              /* of a window: [from_ms, to_ms) */
     int64_t created_ms;                                  /* of a load's begin */
-    int64_t first_sequence, last_sequence, count, bytes; /* [1, 2^63), 0 and 0 of a load without records */
+    int64_t first_sequence, last_sequence, count, bytes; /* [1, 2^62], 0 and 0 of a load without records */
     bool summed;                                         /* digest_sum is there */
     uint8_t digest_sum[DIGEST_BYTES];
     uint8_t load[16];

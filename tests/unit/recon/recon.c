@@ -66,6 +66,30 @@ Test(recon, a_record_that_never_reached_the_topic_is_named_by_its_sequence_numbe
     rig_drop(r);
 }
 
+Test(recon, a_record_that_nobody_declared_does_not_make_up_for_one_that_is_missing) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    publish(r, 1, 10, RIG_START);
+    rig_publish(r, 99, RIG_START + 20);
+    for (int64_t o = 0; o < 11; o++)
+        if (o != 4) rig_log(r, o);
+    rig_manifest(r, 1, 10, RIG_START);
+    rig_pass(r, 13);
+    rig_says(r, WINDOW, "3|10|10|0|1|1");
+    rig_says(r, "SELECT kind, sequence FROM record", "0|5");
+    rig_drop(r);
+}
+
+/* Numbers between those of a manifest may be of other windows: they are not missing. */
+Test(recon, numbers_that_a_manifest_leaves_out_are_not_missing) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    for (int i = 0; i < 10; i++) rig_publish(r, 1 + 2 * (uint64_t)i, RIG_START + i);
+    log_range(r, 0, 10);
+    rig_manifest(r, 1, 19, RIG_START);
+    rig_pass(r, 13);
+    rig_says(r, WINDOW, "1|10|10|0|0|0");
+    rig_drop(r);
+}
+
 static void twice(struct entry *e) { e->sequence = 3; }
 static void elsewhere(struct entry *e) {
     int64_t same = 4; /* the id of the record at offset 4 */
@@ -469,6 +493,27 @@ Test(recon, a_load_is_matched_when_all_that_it_declares_is_in_the_log) {
     rig_log_as(r, 9, of_load);
     rig_pass(r, 2);
     rig_says(r, "SELECT state, unexplained FROM load", "4|0");
+    rig_drop(r);
+}
+
+Test(recon, loads_that_nobody_ends_keep_no_other_from_being_judged) {
+    struct rig *r = rig_make(EVIDENCE_OFFSETS);
+    for (int i = 0; i < 200; i++) {
+        struct evidence *e = rig_answer(r, EVIDENCE_MESSAGE);
+        e->manifest = true;
+        e->text_bytes = (uint32_t)snprintf(e->text, sizeof e->text,
+                                           "{\"type\":\"load_begin\",\"load\":\"0092a0b0-0000-7000-8000-%012d\","
+                                           "\"producer\":\"till\",\"topic\":\"cards\",\"created_ms\":1}",
+                                           i);
+    }
+    publish(r, 1, 10, RIG_START);
+    load_begin(r);
+    for (int64_t o = 0; o < 10; o++) rig_log_as(r, o, of_load);
+    load_end(r, 10);
+    rig_pass(r, 6);
+    rig_says(r, "SELECT count(*) FROM load WHERE state = 4", "1");
+    rig_pass(r, RIG_LATE_MS / 1000 + 6);
+    rig_says(r, "SELECT count(*) FROM load WHERE state = 3", "200");
     rig_drop(r);
 }
 
