@@ -116,6 +116,18 @@ static int piece_send(struct replay_feed *f, struct replay_set *s, const struct 
     return again;
 }
 
+/* All waves of a piece, one after the other, whoever wants it stopped: a key must not be left at an older value. As
+ * piece_send. */
+static int waves_send(struct replay_feed *f, struct replay_set *s, const struct replay_record *r, size_t count,
+                      const struct position *at, int n, struct err *err) {
+    int outcome = 0;
+    for (size_t from = 0, to; outcome == 0 && from < count; from = to) {
+        for (to = from; to < count && r[to].wave == r[from].wave;) to++;
+        outcome = piece_send(f, s, r + from, to - from, at, n, err);
+    }
+    return outcome;
+}
+
 /* What was committed is looked at first, then the log is read to its end: so it has all of that. What it finds may
  * belong to the piece, which is taken only then. Returns the number of records sent, 0: there is nothing more. */
 static int64_t piece(struct replay_feed *f, struct replay_set *s, size_t max, struct err *err) {
@@ -133,7 +145,7 @@ static int64_t piece(struct replay_feed *f, struct replay_set *s, size_t max, st
         int n = positions_read(f, at, err);
         if (n < 0 || replay_set_follow(s, f->dir, err) != 0) outcome = -1;
         if (outcome == 1 && (count = replay_set_group(s, max, &r)) == 0) return 0;
-        if (outcome == 1) outcome = piece_send(f, s, r, count, at, n, err);
+        if (outcome == 1) outcome = waves_send(f, s, r, count, at, n, err);
     }
     free(r);
     if (outcome < 0) return -1;

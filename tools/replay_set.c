@@ -370,6 +370,34 @@ static size_t heads_list(struct replay_set *s, struct head **out) {
     return n;
 }
 
+static int by_log(const void *a, const void *b) {
+    const struct replay_record *x = a, *y = b;
+    if (x->sequence != y->sequence) return x->sequence < y->sequence ? -1 : 1;
+    return by_place(a, b);
+}
+
+static int by_wave(const void *a, const void *b) {
+    const struct replay_record *x = a, *y = b;
+    if (x->wave != y->wave) return x->wave < y->wave ? -1 : 1;
+    return by_place(a, b);
+}
+
+/* Of one partition ingest keeps the order, of several it does not: where a group goes on in another partition, it goes
+ * on in another wave. */
+static void waves_give(struct replay_set *s, struct replay_record *r, size_t n) {
+    const struct replay_record **last = calloc(s->keys, sizeof *last); /* of a group */
+    CHECK(last != NULL);
+    qsort(r, n, sizeof *r, by_log);
+    for (size_t i = 0; i < n; i++) {
+        const struct replay_record **own = &last[group_of(s, r[i].key)], *before = *own;
+        bool same = before != NULL && before->topic == r[i].topic && before->partition == r[i].partition;
+        r[i].wave = before == NULL ? 0 : before->wave + !same;
+        *own = &r[i];
+    }
+    free(last);
+    qsort(r, n, sizeof *r, by_wave);
+}
+
 size_t replay_set_group(struct replay_set *s, size_t max, struct replay_record **records) {
     struct head *h;
     size_t heads = heads_list(s, &h), all = 0, n = 0, taken = 0;
@@ -388,7 +416,7 @@ size_t replay_set_group(struct replay_set *s, size_t max, struct replay_record *
         for (size_t i = 0; i < s->records; i++)
             if (s->record[i].key != UINT32_MAX && wanted[group_of(s, s->record[i].key)]) (*records)[n++] = s->record[i];
         CHECK(n == all);
-        qsort(*records, n, sizeof **records, by_place);
+        waves_give(s, *records, n);
         free(wanted);
     }
     free(h);

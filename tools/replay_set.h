@@ -21,6 +21,7 @@ struct replay_record {
     uint32_t key; /* number of its key in the set */
     int64_t offset, created_ms;
     uint64_t sequence; /* in the audit log, of the first entry that was met */
+    uint32_t wave;     /* in a group that was given: those of an earlier wave have to be in Redis first */
     uint8_t id[16];
 };
 
@@ -51,7 +52,8 @@ int64_t replay_set_until(const struct replay_set *s, const char *topic, int32_t 
 
 /* replay_set_group gives the groups that have not been given yet, each with all its records, in the order of their
  * first records, as long as they are at most max together (the first one always). *records (to be freed) are sorted by
- * topic, partition and offset. Returns how many; 0 there is no more. */
+ * wave, topic, partition and offset: where the records of a group go on in another partition, by the order of the log,
+ * another wave begins. Returns how many; 0 there is no more. */
 size_t replay_set_group(struct replay_set *s, size_t max, struct replay_record **records);
 
 /* replay_set_again: what replay_set_group gave last is to be given again, with what follows by then. */
