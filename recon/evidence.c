@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "shm/record.h"
+#include "transform/trace.h"
 
 enum { QUEUE_ITEMS = 2048, CALL_MS = 2000, ROUND_MS = 1000, ROUND_MS_MAX = 10000, POLL_MS = 50, LAYOUT_MS = 30000 };
 
@@ -233,13 +234,14 @@ static void reading_passes(struct asker *a, struct reading *r, int64_t offset) {
     r->at = offset;
 }
 
-static bool decimal(const uint8_t *text, size_t len, int64_t *out) {
-    *out = 0;
-    if (len == 0 || len > 18) return false;
+static bool decimal(const uint8_t *text, size_t len, int64_t max, int64_t *out) {
+    int64_t n = 0;
+    if (len == 0 || len > 20) return false;
     for (size_t i = 0; i < len; i++) {
-        if (text[i] < '0' || text[i] > '9') return false;
-        *out = *out * 10 + (text[i] - '0');
+        if (text[i] < '0' || text[i] > '9' || n > (max - (text[i] - '0')) / 10) return false;
+        n = n * 10 + (text[i] - '0');
     }
+    *out = n;
     return true;
 }
 
@@ -258,10 +260,11 @@ static void headers_take(struct asker *a, const struct reading *r, rd_kafka_mess
     rd_kafka_message_headers(m, &headers);
     e->created_ms = rd_kafka_message_timestamp(m, &type);
     if (type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE) e->created_ms = -1;
-    if (header(headers, HEADER_CREATED, &value, &len) && decimal(value, len, &number)) e->created_ms = number;
+    if (header(headers, HEADER_CREATED, &value, &len) && decimal(value, len, CREATED_MS_MAX, &number))
+        e->created_ms = number;
     if (header(headers, HEADER_PRODUCER, &value, &len) && len > 0 && len < NAME_BYTES)
         e->producer = record_producer_hash(value, len);
-    if (header(headers, HEADER_SEQUENCE, &value, &len) && decimal(value, len, &number)) e->sequence = number;
+    if (header(headers, HEADER_SEQUENCE, &value, &len) && decimal(value, len, INT64_MAX, &number)) e->sequence = number;
     if (!header(headers, HEADER_ID, &value, &len) || record_id_parse(e->id, value, len) != 0)
         record_id_derive(e->id, a->config->topic[r->topic].name, m->partition, m->offset);
 }
@@ -320,7 +323,9 @@ static int32_t partition_count(struct asker *a, rd_kafka_topic_t *topic) {
         trouble(a, rd_kafka_topic_name(topic), rd_kafka_err2str(e));
         return 0;
     }
-    if (found->topic_cnt == 1 && found->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR) n = found->topics[0].partition_cnt;
+    if (found->topic_cnt == 1) e = found->topics[0].err;
+    if (found->topic_cnt == 1 && e == RD_KAFKA_RESP_ERR_NO_ERROR) n = found->topics[0].partition_cnt;
+    if (e != RD_KAFKA_RESP_ERR_NO_ERROR) trouble(a, rd_kafka_topic_name(topic), rd_kafka_err2str(e));
     rd_kafka_metadata_destroy(found);
     return n;
 }

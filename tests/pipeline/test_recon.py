@@ -142,6 +142,22 @@ def test_what_goes_wrong_is_found_and_named(space):
     assert report.records("unexplained") == []
 
 
+def test_a_manifest_topic_that_is_not_there_is_told_and_no_alarm(space):
+    space.start_redis()
+    declared = space.topic(bulk_topic, "declared", evidence="manifest")
+    told = f"t{space.number}.later"
+    m = instance(space, told, late_after="1s").start_ready()
+    till = Till(space.broker, declared.name, digest_key(m.folder / "audit.keys"), WINDOW_MS, told)
+    till.publish(100).flush()
+    wait_until(lambda: told in m.worker("recon")["reason"], 30, "recon to say what it cannot ask")
+    time.sleep(3.5)  # the window and its second are over
+    assert {w["state"] for w in Report(m).all["windows"]} == {"pending"}
+    space.broker.create_topics([told], 1)
+    till.declare()
+    report = wait_report(m, lambda r: r.total(declared.name, "published") == 100 and r.status == OK)
+    assert report.total(declared.name, "unexplained") == 0
+
+
 def test_a_topic_of_others_is_scanned_and_what_was_passed_over_is_found(space):
     """The group's offsets are set forward behind the pipeline's back: 100 records are never read."""
     space.start_redis()
