@@ -8,6 +8,7 @@ from confluent_kafka import Producer
 
 from harness.generator import bulk_topic
 from harness.oracle import read_log
+from harness.process import wait_until
 from harness.reference import Topic
 from test_refeed import Tracker, published, spoil
 
@@ -190,9 +191,12 @@ def test_a_load_is_replayed_and_the_identity_still_closes(space):
     assert (told["chosen"], told["following"], told["fed"]) == (500, 0, 500), told
     with space.redis.client() as client:
         assert client.mget(mine) == before
-    done = m.run_command("recon", "--check", "--all", "--format", "json", timeout=60)
-    assert done.returncode == 75, "the hour is not over"
-    windows = [w for w in json.loads(done.stdout)["windows"] if w["topic"] == t.name]
+    def counted():
+        done = m.run_command("recon", "--check", "--all", "--format", "json", timeout=60)
+        assert done.returncode == 75, "the hour is not over"
+        windows = [w for w in json.loads(done.stdout)["windows"] if w["topic"] == t.name]
+        return windows if sum(w["published"] or 0 for w in windows) == 2000 else None
+    windows = wait_until(counted, 40, lambda: "the scan of the topic", 0.5)
     assert all(w["unexplained"] == w["unpublished"] == w["duplicate"] == w["in_flight"] == 0 for w in windows), windows
     assert sum(w["published"] for w in windows) == sum(w["applied"] for w in windows) == 2000
     assert sum(w["repeat"] for w in windows) == 500, windows
