@@ -106,7 +106,7 @@ int anchor_parse(struct anchor *a, const char *line, size_t len) {
     if (sscanf(head,
                "{\"type\":\"%7[a-z]\",\"segment\":\"%16" SCNx64 "\",\"sequence\":%20" SCNu64
                ",\"written_us\":%20" SCNd64
-               ",\"mac\":\"%n%*64[0-9a-f]\",\"previous\":\"%n%*128[0-9a-f]\",\"key_id\":%10" SCNu32,
+               ",\"mac\":\"%n%*128[0-9a-f]\",\"previous\":\"%n%*128[0-9a-f]\",\"key_id\":%10" SCNu32,
                type, &a->segment, &a->sequence, &a->written_us, &mac, &previous, &a->key_id) != 5)
         return -1;
     a->removed = strcmp(type, "removed") == 0;

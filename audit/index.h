@@ -44,7 +44,7 @@ struct index_block {    /* batches that begin within INDEX_BLOCK_BYTES of the se
     int64_t created_min_ms, created_max_ms;
     int64_t written_us; /* of the first */
 };
-static_assert(sizeof(struct index_head) == 128 && sizeof(struct index_slot) == 8 && sizeof(struct index_block) == 40,
+static_assert(sizeof(struct index_head) == 160 && sizeof(struct index_slot) == 8 && sizeof(struct index_block) == 40,
               "format of the index");
 
 /* What entries are found by. place: topic's name, partition, offset. */

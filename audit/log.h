@@ -4,13 +4,14 @@
  * entry. Sequence numbers have no gaps. All numbers are little-endian.
  *
  *   segment   struct log_head | topics, char[LOG_TOPIC_BYTES] each | struct log_place … | struct log_lane … |
- *             mac[32] | batch | batch | …
- *   batch     struct log_batch | struct log_lane … | entries (shm/entry.h, padded to 8) | mac[32]
+ *             mac[64] | batch | batch | …
+ *   batch     struct log_batch | struct log_lane … | entries (shm/entry.h, padded to 8) | mac[64]
  *
- * A batch is what one write and one fdatasync made durable. Each mac is HMAC-SHA-256 under the chain key over the mac
- * before it and the bytes since then; the head's covers the last mac of the segment before (log_head.previous). So
- * nothing before the end of the log can be changed, left out or put in without breaking the chain; that its end was not
- * cut off is what anchors are for (audit/anchor.h).
+ * A batch is what one write and one fdatasync made durable. A mac is the SHA-256 over the hash before it and the bytes
+ * since then, and the HMAC of that hash under the chain key; the head's follows the last mac of the segment before
+ * (log_head.previous). So nothing before the end of the log can be changed, left out or put in without breaking the
+ * chain; that its end was not cut off, and without the key that it is the chain that was written, is what anchors are
+ * for (audit/anchor.h).
  *
  * Every segment holds at least one entry, but for the last one, which may be about to get its first. What stands behind
  * the last whole batch is a torn tail: it was being written when the machine went down, and audit cuts it off.
@@ -36,7 +37,8 @@
 #define LOG_MARK_NAME "durable"
 enum {
     LOG_VERSION = 1,
-    LOG_MAC_BYTES = 32,
+    LOG_HASH_BYTES = 32,
+    LOG_MAC_BYTES = LOG_HASH_BYTES + 32, /* audit/mac.h */
     LOG_TOPIC_BYTES = 256,
     LOG_NAME_BYTES = 16 + 4 + 1,
     LOG_ALIGN = 8,
@@ -87,7 +89,7 @@ struct log_mark { /* mapped by its writer and by readers; goes stale, never wron
     struct twin end; /* {first sequence number of the last segment, bytes of it that are durable} */
 };
 static_assert(sizeof(struct log_batch) == 40 && sizeof(struct log_lane) == 24 && sizeof(struct log_place) == 16 &&
-                  sizeof(struct log_head) == 464 && sizeof(struct log_mark) == 64,
+                  sizeof(struct log_head) == 496 && sizeof(struct log_mark) == 64,
               "format of the log");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the log is written as it is in memory");
 

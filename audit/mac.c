@@ -18,17 +18,21 @@ void log_mac_key_init(struct log_mac_key *k, const uint8_t key[AUDIT_KEY_BYTES])
     state_init(&k->outer, key, 0x5c);
 }
 
-void log_mac_begin(struct log_mac *m, const struct log_mac_key *k, const uint8_t previous[LOG_MAC_BYTES]) {
-    m->inner = k->inner;
-    SHA256_Update(&m->inner, previous, LOG_MAC_BYTES);
+void log_mac_begin(struct log_mac *m, const uint8_t previous[LOG_MAC_BYTES]) {
+    SHA256_Init(&m->hash);
+    SHA256_Update(&m->hash, previous, LOG_HASH_BYTES);
 }
 
-void log_mac_add(struct log_mac *m, const void *bytes, size_t len) { SHA256_Update(&m->inner, bytes, len); }
+void log_mac_add(struct log_mac *m, const void *bytes, size_t len) { SHA256_Update(&m->hash, bytes, len); }
 
 void log_mac_end(struct log_mac *m, const struct log_mac_key *k, uint8_t out[LOG_MAC_BYTES]) {
     uint8_t hash[SHA256_DIGEST_LENGTH];
-    SHA256_CTX outer = k->outer;
-    SHA256_Final(hash, &m->inner);
+    SHA256_Final(out, &m->hash);
+    memset(out + LOG_HASH_BYTES, 0, LOG_MAC_BYTES - LOG_HASH_BYTES);
+    if (k == NULL) return;
+    SHA256_CTX inner = k->inner, outer = k->outer;
+    SHA256_Update(&inner, out, LOG_HASH_BYTES);
+    SHA256_Final(hash, &inner);
     SHA256_Update(&outer, hash, sizeof hash);
-    SHA256_Final(out, &outer);
+    SHA256_Final(out + LOG_HASH_BYTES, &outer);
 }

@@ -129,7 +129,7 @@ static bool mac_is(const struct log_writer *w, const uint8_t previous[LOG_MAC_BY
                    const uint8_t mac[LOG_MAC_BYTES]) {
     struct log_mac m;
     uint8_t made[LOG_MAC_BYTES];
-    log_mac_begin(&m, &w->key, previous);
+    log_mac_begin(&m, previous);
     log_mac_add(&m, bytes, len);
     log_mac_end(&m, &w->key, made);
     return memcmp(made, mac, sizeof made) == 0;

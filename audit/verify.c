@@ -57,9 +57,14 @@ __attribute__((format(printf, 5, 6))) static void found(struct verifying *v, enu
 static void mac_make(const struct verifying *v, const uint8_t previous[LOG_MAC_BYTES], const void *bytes, size_t len,
                      uint8_t out[LOG_MAC_BYTES]) {
     struct log_mac m;
-    log_mac_begin(&m, v->plan->key, previous);
+    log_mac_begin(&m, previous);
     log_mac_add(&m, bytes, len);
     log_mac_end(&m, v->plan->key, out);
+}
+
+/* Without the key, of two macs only the hashes can be compared. */
+static bool mac_same(const struct verifying *v, const uint8_t a[LOG_MAC_BYTES], const uint8_t b[LOG_MAC_BYTES]) {
+    return memcmp(a, b, v->plan->key != NULL ? LOG_MAC_BYTES : LOG_HASH_BYTES) == 0;
 }
 
 /* Whether the mac of bytes[0, len) is right. Where the mac before it was changed, what it should have been counts as
@@ -68,12 +73,12 @@ static bool mac_right(struct verifying *v, const void *bytes, size_t len, const 
     uint8_t made[LOG_MAC_BYTES];
     bool right = true;
     memcpy(made, mac, sizeof made);
-    if (v->plan->key != NULL && v->mac_known) {
+    if (v->mac_known) {
         mac_make(v, v->mac, bytes, len, made);
-        right = memcmp(made, mac, sizeof made) == 0;
-        if (!right && memcmp(v->mac, v->made, sizeof v->mac) != 0) {
+        right = mac_same(v, made, mac);
+        if (!right && !mac_same(v, v->mac, v->made)) {
             mac_make(v, v->made, bytes, len, made);
-            right = memcmp(made, mac, sizeof made) == 0;
+            right = mac_same(v, made, mac);
         }
     }
     memcpy(v->mac, mac, sizeof v->mac);
@@ -271,8 +276,7 @@ static void head_verify(struct verifying *v) {
     } else if (h->first < v->next) {
         found(v, VERIFY_MOVED, 0, (struct range){h->first, v->next - 1},
               "this segment begins with entry %" PRIu64 ", where entry %" PRIu64 " belongs", h->first, v->next);
-    } else if (v->mac_known && memcmp(h->previous, v->mac, sizeof v->mac) != 0 &&
-               memcmp(h->previous, v->made, sizeof v->mac) != 0) {
+    } else if (v->mac_known && memcmp(h->previous, v->mac, sizeof v->mac) != 0 && !mac_same(v, h->previous, v->made)) {
         found(v, VERIFY_CHANGED, 0, (struct range){0, 0}, "this segment does not follow what stands before it");
     }
     v->next = h->first;

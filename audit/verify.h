@@ -31,7 +31,7 @@ struct verify_finding {
 
 struct verify_plan {
     const char *dir;
-    const struct log_mac_key *key; /* NULL: macs are only held against anchors and against the next segment */
+    const struct log_mac_key *key; /* NULL: of each mac only the hash can be checked */
     uint32_t key_id;               /* of key */
     const char *anchors;           /* file; NULL: that in dir */
     EVP_PKEY *anchor_key;          /* the public key suffices; NULL: signatures are not checked */

@@ -119,7 +119,7 @@ static uint8_t *head_build(const struct log_writer *w, size_t *len, uint8_t mac[
         h.lane_count++;
     }
     memcpy(out, &h, sizeof h);
-    log_mac_begin(&m, &w->key, h.previous);
+    log_mac_begin(&m, h.previous);
     log_mac_add(&m, out, (size_t)(p - out));
     log_mac_end(&m, &w->key, mac);
     memcpy(p, mac, LOG_MAC_BYTES);
@@ -234,7 +234,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
                              .first = w->sequence,
                              .written_us = w->written_us,
                              .lane_count = lanes};
-    log_mac_begin(&m, &w->key, w->mac);
+    log_mac_begin(&m, w->mac);
     log_mac_add(&m, &head, sizeof head);
     log_mac_add(&m, lane, lanes * sizeof *lane);
     log_mac_add(&m, w->buffer, w->used);

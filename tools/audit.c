@@ -142,14 +142,18 @@ static void result_print(const struct report *report, const struct verify_plan *
     }
     printf("%s: %" PRIu64 " segments, %" PRIu64 " batches, %" PRIu64 " entries (%" PRIu64 " to %" PRIu64 ")\n",
            plan->dir, r->segments, r->batches, r->entries, r->first, r->last);
-    printf("macs %s; %" PRIu64 " anchors, signatures %s, %" PRIu64 " confirmed, up to entry %" PRIu64 "\n",
-           plan->key != NULL ? "checked" : "not checked (without the audit key)", r->anchors,
-           plan->anchor_key != NULL ? "checked" : "not checked", r->anchors_confirmed, r->anchored);
+    printf("%s checked; %" PRIu64 " anchors, signatures %s, %" PRIu64 " confirmed, up to entry %" PRIu64 "\n",
+           plan->key != NULL ? "macs" : "hashes", r->anchors, plan->anchor_key != NULL ? "checked" : "not checked",
+           r->anchors_confirmed, r->anchored);
     if (r->unfinished_bytes > 0) printf("%" PRIu64 " bytes behind the end are being written\n", r->unfinished_bytes);
-    if (r->findings == 0)
-        puts(plan->key != NULL
-                 ? "nothing was found: every entry is as it was written"
-                 : "nothing was found; whether the entries are as they were written, only the audit key shows");
+    if (r->findings == 0 && plan->key != NULL)
+        puts("nothing was found: every entry is as it was written");
+    else if (r->findings == 0 && plan->anchor_key != NULL)
+        printf("nothing was found: up to entry %" PRIu64 " all is as it was signed; what follows, only the audit key "
+               "shows\n",
+               r->anchored);
+    else if (r->findings == 0)
+        puts("nothing was found; but without a key, somebody may have made all of it anew");
     else
         printf("%" PRIu64 " findings\n", r->findings);
 }

@@ -17,13 +17,13 @@ import lz4.block  # noqa: E402
 import millrace_value  # noqa: E402
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
-HEAD = struct.Struct("<QIIQqIIII32s64s64s256s")
+HEAD = struct.Struct("<QIIQqIIII64s64s64s256s")
 BATCH = struct.Struct("<QIIQqII")
 ENTRY = struct.Struct("<IHHiIqqqqIIIBBBBII16s16s16s16s16s16sQQqII")
 ENTRY_NAMES = ("bytes topic lane partition epoch offset timestamp_ms created_ms ingested_us transformed_us sent_us answered_us "
                "op outcome reason algorithm flags content_bytes id digest_key digest_old_key digest_published "
                "digest_stored load producer sequence expire_at_ms published_bytes stored_bytes").split()
-TOPIC_BYTES, PLACE_BYTES, LANE_BYTES, MAC_BYTES = 256, 16, 24, 32
+TOPIC_BYTES, PLACE_BYTES, LANE_BYTES, MAC_BYTES = 256, 16, 24, 64
 OUTCOMES = "nothing skipped applied superseded deleted expired filtered rejected".split()
 OPS = "raw add update delete skip reject".split()
 NONE, HMAC, XXH3 = range(3)
