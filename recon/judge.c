@@ -22,6 +22,7 @@ enum finding {
     FINDING_UNPROVEN,
     FINDING_GONE,
     FINDING_ELSEWHERE,
+    FINDING_BEFORE,
     FINDING_IN_FLIGHT,
     FINDING_UNDECLARED,
     FINDING_WAITING,
@@ -46,6 +47,7 @@ static const struct {
                       "Kafka no longer keeps some of the records: they cannot be compared"},
     [FINDING_ELSEWHERE] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT,
                            "the rest may be in the logs of other instances; recon.anchor_topic lets them tell"},
+    [FINDING_BEFORE] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "from before this instance began to count"},
     [FINDING_IN_FLIGHT] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "records are on their way"},
     [FINDING_UNDECLARED] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "manifests are still to come"},
     [FINDING_WAITING] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT, "not all of the topic has been looked at yet"},
@@ -91,10 +93,10 @@ static const char *const sql[STATEMENT_COUNT] = {
                      "WHERE topic = ?1 AND start_ms = ?2",
     [S_CHANGE_PUT] = "INSERT INTO window_change(topic, start_ms, at_ms, before, after, reason) VALUES(?,?,?,?,?,?)",
     [S_SETTLED] = "UPDATE window SET dirty = 1 WHERE topic = ?1 AND state IN (0, 2) AND evidence <> 2",
-    [S_LOADS] =
-        "SELECT id, topic, producer, state, changed_ms, ended_ms, aborted, count, digest_sum, first_sequence, "
-        "last_sequence, unexplained FROM load WHERE state IN (0, 1, 3) AND (id > ?1 OR (id = ?1 AND topic > ?2)) "
-        "ORDER BY id, topic LIMIT ?3",
+    [S_LOADS] = "SELECT id, topic, producer, state, changed_ms, ended_ms, aborted, count, digest_sum, first_sequence, "
+                "last_sequence, unexplained, created_ms FROM load WHERE state IN (0, 1, 3) AND (id > ?1 OR (id = ?1 "
+                "AND topic > ?2)) "
+                "ORDER BY id, topic LIMIT ?3",
     [S_LOAD_TALLY] = "SELECT seen - duplicate, digested, digest_sum FROM load_tally WHERE load = ?1 AND topic = ?2",
     [S_LOAD_PUT] = "UPDATE load SET state = ?3, unexplained = ?4, reason = ?5 WHERE id = ?1 AND topic = ?2",
     [S_TOTAL] = "SELECT state, count(*), total(unexplained) FROM window GROUP BY state",
@@ -132,6 +134,7 @@ struct judge {
     struct front front[TOPICS_MAX];
     struct accounts *accounts; /* NULL: there are none */
     bool shared;
+    int64_t begun_ms;    /* when the database was made: what is older may never have been counted */
     uint8_t load_id[16]; /* of the load that was judged last: the next ones have their turn */
     int64_t load_topic;
 };
@@ -150,6 +153,7 @@ struct judge *judge_open(sqlite3 *db, struct count *count, const struct config *
     j->db = db;
     j->count = count;
     j->config = config;
+    j->begun_ms = db_meta_get(db, "begun_ms", 0);
     for (int i = 0; i < STATEMENT_COUNT; i++)
         if (db_prepare(db, sql[i], &j->statement[i], err) != 0) {
             judge_close(j);
@@ -290,7 +294,7 @@ struct verdict {
     int64_t now_ms;
     int64_t published, seen, duplicate, in_flight, unexplained, unpublished, altered;
     int64_t scanned_more; /* records that the scan has found here, less those in this instance's log */
-    bool digest_differs, bytes_differ, waiting, elsewhere, gone;
+    bool digest_differs, bytes_differ, waiting, elsewhere, before, gone;
     bool asked;     /* Kafka was asked when the window was due already: all that was declared until then is known */
     bool unsettled; /* what was published until its end may still be on its way */
 };
@@ -432,6 +436,10 @@ static int claim_judge(struct judge *j, struct verdict *v, const struct claim *c
         v->elsewhere = true;
         return 0;
     }
+    if (c->seen == 0 && v->end_ms <= j->begun_ms) { /* its manifests are still there to be read, and that is all */
+        v->before = true;
+        return 0;
+    }
     bool settled = v->config >= 0 && c->noted_ms <= j->front[v->config].settled_ms;
     int64_t *class = settled ? &v->unexplained : &v->in_flight;
     *class = plus(*class, missing);
@@ -480,6 +488,7 @@ static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
     if (v->now_ms < v->end_ms) return FINDING_OPEN;
     if (evidence == EVIDENCE_OFFSETS) return FINDING_UNPROVEN;
     if (v->elsewhere) return FINDING_ELSEWHERE;
+    if (v->before) return FINDING_BEFORE;
     if (late && (v->in_flight > 0 || v->unsettled)) return FINDING_LATE;
     if (v->in_flight > 0) return FINDING_IN_FLIGHT;
     if (v->gone) return FINDING_GONE;
@@ -602,7 +611,7 @@ static int window_judge(struct judge *j, int64_t topic, int64_t start_ms, int64_
 
 struct load {
     uint8_t id[16], digest_sum[DIGEST_BYTES];
-    int64_t topic, producer, state, changed_ms, ended_ms, count, first, last, unexplained;
+    int64_t topic, producer, state, created_ms, changed_ms, ended_ms, count, first, last, unexplained;
     bool ended, aborted, summed, counted;
     int64_t seen, digested;
     uint8_t seen_sum[DIGEST_BYTES];
@@ -620,7 +629,8 @@ static void load_take(sqlite3_stmt *s, struct load *l) {
                        .summed = sqlite3_column_type(s, 8) == SQLITE_BLOB,
                        .first = sqlite3_column_int64(s, 9),
                        .last = sqlite3_column_int64(s, 10),
-                       .unexplained = sqlite3_column_int64(s, 11)};
+                       .unexplained = sqlite3_column_int64(s, 11),
+                       .created_ms = sqlite3_column_int64(s, 12)};
     if (sqlite3_column_bytes(s, 0) == 16) memcpy(l->id, sqlite3_column_blob(s, 0), 16);
     blob(s, 8, l->digest_sum);
 }
@@ -668,6 +678,8 @@ static int load_judge(struct judge *j, struct load *l, int64_t now_ms, struct er
         return load_put(j, l, abandoned ? LOAD_INCOMPLETE : LOAD_RUNNING, 0,
                         abandoned ? "it was begun and not ended" : "it is running", now_ms, err);
     }
+    if (l->seen == 0 && l->count > 0 && l->created_ms < j->begun_ms)
+        return load_put(j, l, LOAD_COMPLETE, 0, rules[FINDING_BEFORE].reason, now_ms, err);
     if (l->seen < l->count) {
         bool settled = l->ended_ms <= j->front[config].settled_ms;
         return load_put(j, l, LOAD_COMPLETE, settled ? l->count - l->seen : 0,

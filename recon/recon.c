@@ -159,6 +159,9 @@ static int core_open(struct recon *r, struct err *err) {
     int64_t sequence = db_meta_get(r->db, "sequence", 0);
     if (log_check(r, err) != 0) return -1;
     r->counted = (uint64_t)sequence;
+    if (sequence == 0 && db_meta_get(r->db, "begun_ms", 0) == 0 &&
+        db_meta_set(r->db, "begun_ms", clock_wall_ms(r->worker->clock), err) != 0)
+        return -1;
     r->shared = db_meta_get(r->db, "shared", 0) != 0;
     r->count = count_open(r->db, r->dir, r->config, err);
     if (r->count == NULL) return -1;

@@ -66,6 +66,24 @@ Test(recon, a_record_that_never_reached_the_topic_is_named_by_its_sequence_numbe
     rig_drop(r);
 }
 
+/* Whoever switches reconciliation on finds the manifests of before in their topic. */
+Test(recon, what_was_declared_before_it_began_to_count_is_no_mismatch) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    publish(r, 1, 10, RIG_START - 5 * RIG_WINDOW_MS);
+    publish(r, 11, 10, RIG_START);
+    publish(r, 21, 10, RIG_START - 3 * RIG_WINDOW_MS);
+    log_range(r, 10, 20);
+    for (int64_t o = 20; o < 30; o++)
+        if (o != 25) rig_log(r, o); /* this window was read from Kafka after all, but for one */
+    rig_manifest(r, 1, 10, RIG_START - 5 * RIG_WINDOW_MS);
+    rig_manifest(r, 11, 20, RIG_START);
+    rig_manifest(r, 21, 30, RIG_START - 3 * RIG_WINDOW_MS);
+    rig_pass(r, 13);
+    rig_says(r, WINDOW, "0|10|0|0|0|0\n3|10|9|0|1|0\n1|10|10|0|0|0");
+    rig_says(r, "SELECT reason FROM window ORDER BY start_ms LIMIT 1", "from before this instance began to count");
+    rig_drop(r);
+}
+
 Test(recon, a_record_that_nobody_declared_does_not_make_up_for_one_that_is_missing) {
     struct rig *r = rig_make(EVIDENCE_MANIFEST);
     publish(r, 1, 10, RIG_START);
