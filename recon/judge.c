@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "recon/exception.h"
@@ -530,13 +531,17 @@ static int change_note(struct judge *j, const struct verdict *v, int before, enu
     sqlite3_bind_int64(s, 5, rules[finding].state);
     sqlite3_bind_text(s, 6, rules[finding].reason, -1, SQLITE_STATIC);
     if (db_step(s, err) != 0) return -1;
+    char window[32] = "?";
+    time_t start = (time_t)(v->start_ms / 1000);
+    struct tm utc;
+    if (gmtime_r(&start, &utc) != NULL) strftime(window, sizeof window, "%Y-%m-%dT%H:%M:%SZ", &utc);
     if (rules[finding].state == WINDOW_MISMATCH)
         log_warn("recon.window_mismatch",
-                 "%s, window %" PRId64 ": %s: published %" PRId64 ", logged %" PRId64 ", unexplained %" PRId64,
-                 topic_name(j, v->config), v->start_ms, rules[finding].reason, v->published, v->seen, v->unexplained);
+                 "%s window %s: %s: published %" PRId64 ", logged %" PRId64 ", unexplained %" PRId64,
+                 topic_name(j, v->config), window, rules[finding].reason, v->published, v->seen, v->unexplained);
     else if (rules[finding].state == WINDOW_LATE)
-        log_warn("recon.window_late", "%s, window %" PRId64 ": published %" PRId64 ", logged %" PRId64,
-                 topic_name(j, v->config), v->start_ms, v->published, v->seen);
+        log_warn("recon.window_late", "%s window %s: published %" PRId64 ", logged %" PRId64, topic_name(j, v->config),
+                 window, v->published, v->seen);
     return tell(j, v, finding, err);
 }
 
@@ -674,7 +679,8 @@ static int load_judge(struct judge *j, struct load *l, int64_t now_ms, struct er
     if (config < 0) return 0;
     if (load_tally(j, l, err) != 0) return -1;
     if (!l->ended) {
-        bool abandoned = now_ms - l->changed_ms > (int64_t)j->config->recon.late_after_ms;
+        /* By the time the topic is settled to: after an outage manifests and records are still to be read. */
+        bool abandoned = j->front[config].settled_ms - l->changed_ms > (int64_t)j->config->recon.late_after_ms;
         return load_put(j, l, abandoned ? LOAD_INCOMPLETE : LOAD_RUNNING, 0,
                         abandoned ? "it was begun and not ended" : "it is running", now_ms, err);
     }

@@ -552,6 +552,24 @@ Test(recon, a_load_that_is_not_ended_is_incomplete_and_one_that_lost_records_say
     rig_drop(r);
 }
 
+Test(recon, a_load_is_not_given_up_while_kafka_was_not_asked_whether_it_went_on) {
+    struct rig *r = rig_make(EVIDENCE_OFFSETS);
+    publish(r, 1, 10, RIG_START);
+    load_begin(r);
+    rig_pass(r, 2);
+    r->silent = true; /* as after an outage: its end may have been in the topic for long */
+    rig_pass(r, 30);
+    rig_says(r, "SELECT state FROM load", "0");
+    rig_says(r, "SELECT count(*) FROM exception", "0");
+    r->silent = false;
+    for (int64_t o = 0; o < 10; o++) rig_log_as(r, o, of_load);
+    load_end(r, 10);
+    rig_pass(r, 6);
+    rig_says(r, "SELECT state FROM load", "4");
+    rig_says(r, "SELECT count(*) FROM exception WHERE kind LIKE 'load%'", "0");
+    rig_drop(r);
+}
+
 /* -- deaths ------------------------------------------------------------------------------------ */
 
 static int left; /* statements until the death; negative: it does not come */
