@@ -215,7 +215,7 @@ static int prepare(struct verify *v, struct err *err) {
         if (this) glob_of_template(&c->topic[i], v->topic[i].wanted);
         if (c->topic[i].reconcile == RECONCILE_OFF) glob_of_template(&c->topic[i], v->topic[i].unlogged);
     }
-    if (!found) return err_set(err, EX_CONFIG, "the configuration has no topic %s", v->options.topic);
+    if (!found) return err_set(err, EX_USAGE, "the configuration has no topic %s", v->options.topic);
     return load_keys(v, err) == 0 && reach_redis(v, err) == 0 ? 0 : -1;
 }
 

@@ -288,11 +288,24 @@ static bool current(struct known *k, struct settling *s) {
     return false;
 }
 
+/* Nobody runs. What was read and not logged may be in Redis or not, and no entry tells which: nothing can be
+ * called wrong before an instance has read it again. */
+static int dead(struct known *k, struct settling *s, struct err *err) {
+    char number[GROUPED_BYTES];
+    uint64_t left = unlogged(s);
+    if (left > 0)
+        return err_set(err, EX_TEMPFAIL,
+                       "the instance ended before %s records that it had read were in the log: start it first",
+                       grouped(left, number));
+    return known_follow(k, err) < 0 ? -1 : 0;
+}
+
 static int wait_on(struct known *k, struct settling *s, struct err *err) {
     enum { STEP_NS = STEP_MS * 1000000 };
     for (;;) {
         char number[GROUPED_BYTES];
-        if (!current(k, s) || !view_supervisor_alive(&s->stats)) return known_follow(k, err) < 0 ? -1 : 0;
+        if (!current(k, s)) return known_follow(k, err) < 0 ? -1 : 0;
+        if (!view_supervisor_alive(&s->stats)) return dead(k, s, err);
         uint64_t now = clock_ns(&clock_real), again = repeated(s, k->live);
         s->left = unlogged(s) + again;
         if (s->left == 0) return known_follow(k, err) < 0 ? -1 : 0;

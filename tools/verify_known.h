@@ -41,7 +41,7 @@ int64_t known_follow(struct known *k, struct err *err);
 /* known_settle waits until everything that ingest has read by now is logged, and until nothing that is in the log
  * already is being written again (Redis forgot, a worker began again), and reads the log to its end. When no instance
  * runs there is nothing to wait for. Says what it waits for on standard error. 0, or -1 with err: EX_TEMPFAIL the
- * pipeline gets nowhere for KNOWN_PATIENCE_MS; or as known_follow. */
+ * pipeline gets nowhere for KNOWN_PATIENCE_MS, or has ended with records read and not logged; or as known_follow. */
 enum { KNOWN_PATIENCE_MS = 60000 };
 int known_settle(struct known *k, struct err *err);
 

@@ -217,6 +217,31 @@ def test_no_false_alarm_and_a_repair_under_live_traffic(space):
     assert m.drain() == 0
 
 
+def test_an_instance_that_died_before_it_could_log_what_it_had_written(space):
+    """Those keys are in Redis and in no entry: that is not a finding, and nothing may be repaired because of it."""
+    redis = space.start_redis()
+    plain = space.topic(lambda name: Topic(name, key="plain:{$key}", operation={"header": "op"}, format="raw"),
+                        partitions=2)
+    m = space.millrace(audit="on").start_ready()
+    ends = produce(space, plain, [(str(i), b"one") for i in range(100)])
+    m.wait_drained(ends)
+    m.kill_worker("audit", number=signal.SIGSTOP)
+    ends += produce(space, plain, [(str(i), b"two") for i in range(200)])
+    with redis.client() as c:
+        wait_until(lambda: c.get("plain:199") == b"two" and c.get("plain:198") == b"two", 8, "the writes")
+    m.kill_supervisor()
+    m.wait_workers_gone(10)
+    done = m.run_command("verify", "--repair=orphans", "--format", "json", timeout=30)
+    assert done.returncode == 75 and "start it first" in done.stderr and done.stdout == "", done
+    with redis.client() as c:
+        assert c.get("plain:199") == b"two"
+    m.start_ready()
+    m.wait_drained(ends)
+    assert verify(m, status=0)[1] == {}
+    assert m.drain() == 0
+    assert verify(m, status=0)[1] == {}  # drained, everything that was read is logged: no instance is needed
+
+
 def test_a_flushed_redis_and_a_log_that_is_gone(space):
     """Verify waits for the rebuild. Without an instance and without any segment the table of live keys is enough."""
     redis = space.start_redis()
