@@ -30,6 +30,30 @@ static void size_put(uint64_t bytes, FILE *out) {
     fprintf(out, "%llu %s", (unsigned long long)bytes, units[u]);
 }
 
+/* What will be claimed of a topic, and by what right. */
+static void reconcile_put(const struct config_topic *t, FILE *out) {
+    static const char *const kept[] = {[RECONCILE_OFF] = "off: not in the audit log, nothing is claimed of it",
+                                       [RECONCILE_COUNTS] = "counts: values are not compared",
+                                       [RECONCILE_CHECKSUM] = "checksum: accidents are seen, forgery is not",
+                                       [RECONCILE_DIGEST] = "digest",
+                                       [RECONCILE_FULL] = "full: with the sealed record"};
+    static const char *const by[] = {[EVIDENCE_MANIFEST] = "manifest: the producers say what they published",
+                                     [EVIDENCE_SCAN] = "scan: the topic is read a second time",
+                                     [EVIDENCE_OFFSETS] = "offsets: its windows never read `matched`"};
+    fprintf(out, "#              reconcile %s", kept[t->reconcile]);
+    if (t->reconcile != RECONCILE_OFF) fprintf(out, "; evidence %s", by[t->evidence]);
+    fputc('\n', out);
+}
+
+static void audit_put(const struct config *c, FILE *out) {
+    fprintf(out, "#   audit      log in %s/audit, at most ", c->data_dir);
+    size_put(c->recon.retention_bytes, out);
+    fprintf(out, "; windows and live keys in %s/recon\n", c->data_dir);
+    fprintf(out, "#   evidence   manifests %s, anchors and accounts %s\n",
+            c->recon.manifest_topic[0] != '\0' ? c->recon.manifest_topic : "from nowhere",
+            c->recon.anchor_topic[0] != '\0' ? c->recon.anchor_topic : "stay here (no recon.anchor_topic)");
+}
+
 static void topics_put(const struct config *c, FILE *out) {
     for (uint32_t i = 0; i < c->topic_count; i++) {
         const struct config_topic *t = &c->topic[i];
@@ -42,6 +66,7 @@ static void topics_put(const struct config *c, FILE *out) {
         if (t->partition_count != 0)
             fprintf(out, ", %u fixed partition%s", t->partition_count, t->partition_count == 1 ? "" : "s");
         fputc('\n', out);
+        if (c->audit) reconcile_put(t, out);
     }
 }
 
@@ -62,6 +87,7 @@ static void plan_put(const struct config *c, FILE *out) {
     else
         fprintf(out, "#   kafka      group %s, static member %s-%s\n", c->kafka.group_id, c->name, c->instance);
     fprintf(out, "#   redis      %s, %u connection%s\n", url, c->lanes, c->lanes == 1 ? "" : "s");
+    if (c->audit) audit_put(c, out);
     topics_put(c, out);
 }
 

@@ -23,6 +23,7 @@ static const char help[] =
     "       millrace keygen --add FILE     add a key, which becomes the current one; old ones still decrypt\n"
     "       millrace keygen --list FILE    show ids and dates, never keys  [--json]\n"
     "\n"
+    "FILE is for crypto.keys, or for recon.keys, which takes one key and is the same for all instances of a group.\n"
     "A running instance uses a new key after its next restart. Keep a copy of the file in a safe place: values that\n"
     "were encrypted with a lost key are lost.\n";
 

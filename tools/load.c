@@ -120,7 +120,7 @@ static int format_read(struct arguments *a, const char *word) {
     a->format_said = true;
     a->request.format = strcmp(word, "csv") == 0 ? ROWS_CSV : ROWS_JSONL;
     if (strcmp(word, "csv") == 0 || strcmp(word, "jsonl") == 0) return EX_OK;
-    return command_misuse("load", "unknown format %s: csv or jsonl", word);
+    return command_misuse("load", "unknown format %s: csv or jsonl (of the result: --format-output json)", word);
 }
 
 static int operation_read(struct arguments *a, const char *word) {

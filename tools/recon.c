@@ -30,6 +30,8 @@ static const char help[] =
     "1970) its partitions and every change of its state; with --records the records that are missing, rejected,\n"
     "duplicate, delayed, altered or late, and those that nobody says he has published.\n"
     "\n"
+    "A table leaves out counts of what did not happen at all (superseded, expired, late …); JSON has all of them.\n"
+    "\n"
     "  --check    first lets recon ask Kafka, read the log to its end, and judge all windows anew\n"
     "  --load     a load, with what of it is in the log; --wait until it is accounted for, or cannot be any more\n"
     "             (600 seconds); --left: of a load marked as snapshot, the keys it no longer contains\n"
@@ -61,8 +63,8 @@ static_assert(WINDOW_PENDING == 0 && WINDOW_MATCHED == 1 && WINDOW_LATE == 2 && 
 /* … and shown, when not all of them are: what does not match, and the newest. */
 #define SHOWN                                                                                                          \
     ASKED                                                                                                              \
-        " AND (?3 OR w.state <> 1 OR w.start_ms >= (SELECT min(start_ms) FROM (SELECT DISTINCT start_ms FROM window "  \
-        "ORDER BY start_ms DESC LIMIT 20)))"
+    " AND (?3 OR w.state <> 1 OR w.start_ms >= (SELECT min(start_ms) FROM (SELECT DISTINCT start_ms FROM window "      \
+    "ORDER BY start_ms DESC LIMIT 20)))"
 
 static const char windows_sql[] =
     "SELECT p.name topic, w.start_ms window, " WINDOW_STATE
@@ -121,10 +123,11 @@ static int windows_show(const struct view *v, const struct options *o, int64_t t
     const int64_t shown[3] = {topic, o->window, o->all || o->window >= 0};
     view_head(v);
     int64_t n = view_rows(v, "windows", view_prepare(v, v->json ? windows_sql : short_sql, shown, 3));
-    bool deep = n >= 0 && (o->window >= 0 || o->partition >= 0);
+    bool any = n > 0 || (n == 0 && v->json), deep = any && (o->window >= 0 || o->partition >= 0);
+    if (n == 0 && o->window >= 0) fputs("millrace recon: no window is known that begins at this time\n", stderr);
     if (deep) n = view_rows(v, "partitions", view_prepare(v, partitions_sql, asked, 3));
     if (deep && n >= 0) n = view_rows(v, "changes", view_prepare(v, changes_sql, asked, 2));
-    if (n >= 0 && o->records) n = view_rows(v, "records", view_prepare(v, records_sql, asked, 3));
+    if (any && n >= 0 && o->records) n = view_rows(v, "records", view_prepare(v, records_sql, asked, 3));
     if (v->json) fputs("}\n", stdout);
     return n < 0 ? EX_IOERR : windows_status(v, asked);
 }
@@ -211,7 +214,8 @@ static int load_show(const struct view *v, const struct options *o) {
     }
     view_head(v);
     int64_t n = view_rows(v, "loads", load_prepare(v, load_sql, id));
-    if (n >= 0 && status != EX_OK) n = view_rows(v, "missing", load_prepare(v, missing_sql, id));
+    bool any = n > 0 || (n == 0 && v->json);
+    if (any && status != EX_OK) n = view_rows(v, "missing", load_prepare(v, missing_sql, id));
     if (n >= 0 && o->left && recon_left(v, id) != 0) n = -1;
     if (v->json) fputs("}\n", stdout);
     return n < 0 ? EX_IOERR : status;
@@ -282,6 +286,16 @@ static int option_take(int which, struct options *o) {
     }
 }
 
+/* What is wrong with an argument. */
+static const char *wrong(int which) {
+    switch (which) {
+    case OPTION_WINDOW: return "window takes the beginning of a window: 2026-03-14T22:20:00Z, or milliseconds";
+    case OPTION_PARTITION: return "partition takes a number";
+    case OPTION_WAIT: return "wait takes seconds: --wait=60";
+    default: return "format is table or json";
+    }
+}
+
 int command_recon(int argc, char **argv) {
     struct options wanted = {.window = -1, .partition = -1, .wait_ms = -1};
     int o, status = EX_OK;
@@ -296,7 +310,7 @@ int command_recon(int argc, char **argv) {
             return EX_OK;
         }
         if (o == '?') return command_misuse("recon", "unknown option or missing argument: %s", argv[optind - 1]);
-        if (option_take(o, &wanted) != 0) return command_misuse("recon", "%s is not what it should be", optarg);
+        if (option_take(o, &wanted) != 0) return command_misuse("recon", "--%s", wrong(o));
     }
     if (optind < argc) return command_misuse("recon", "unexpected argument %s", argv[optind]);
     if (wanted.load == NULL && (wanted.wait_ms >= 0 || wanted.left))

@@ -1,5 +1,6 @@
 #include "tools/recon_find.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,19 @@ static int window_state(sqlite3 *db, int64_t topic, int64_t start_ms) {
     return state;
 }
 
+/* db may be NULL. */
+static void producer_name(sqlite3 *db, uint64_t hash, char out[FIND_PRODUCER_BYTES]) {
+    sqlite3_stmt *s;
+    out[0] = 0;
+    if (hash == 0) return;
+    snprintf(out, FIND_PRODUCER_BYTES, "%016" PRIx64, hash);
+    if (db == NULL || db_prepare(db, "SELECT name FROM producer WHERE hash = ?", &s, NULL) != 0) return;
+    sqlite3_bind_int64(s, 1, (int64_t)hash);
+    if (sqlite3_step(s) == SQLITE_ROW)
+        snprintf(out, FIND_PRODUCER_BYTES, "%s", (const char *)sqlite3_column_text(s, 0));
+    sqlite3_finalize(s);
+}
+
 static bool note_known(const struct find *f, const struct find_note *n) {
     for (size_t i = 0; i < f->notes; i++)
         if (f->note[i].kind == n->kind && f->note[i].partition == n->partition && f->note[i].offset == n->offset &&
@@ -118,8 +132,8 @@ static void notes_take(struct find *f, sqlite3 *db, sqlite3_stmt *s) {
                                 .partition = sqlite3_column_int(s, 2),
                                 .offset = sqlite3_column_int64(s, 3),
                                 .start_ms = sqlite3_column_int64(s, 4),
-                                .producer = (uint64_t)sqlite3_column_int64(s, 5),
                                 .sequence = sqlite3_column_int64(s, 6)};
+        producer_name(db, (uint64_t)sqlite3_column_int64(s, 5), n->producer);
         snprintf(n->topic, sizeof n->topic, "%s", (const char *)sqlite3_column_text(s, 0));
         n->window = window_state(db, sqlite3_column_int64(s, 7), n->start_ms);
         if (!note_known(f, n)) f->notes++;
@@ -146,6 +160,7 @@ static void notes_look(struct find *f, const struct config *c) {
     sqlite3_stmt *s;
     db_path(c, path);
     sqlite3 *db = db_open_read(path, &ignored);
+    for (size_t i = 0; i < f->entries; i++) producer_name(db, f->entry[i].e.producer, f->entry[i].producer);
     if (db == NULL) return;
     if (f->topic != NULL) notes_at(f, db, f->topic, f->partition, f->offset);
     if (f->id != NULL && db_prepare(db, NOTE_COLUMNS "r.id = ?", &s, NULL) == 0) {

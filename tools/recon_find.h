@@ -12,14 +12,15 @@
 #include "recon/live.h"
 #include "shm/entry.h"
 
-enum { FIND_ENTRIES_MAX = 1000, FIND_NOTES_MAX = 200 };
+enum { FIND_ENTRIES_MAX = 1000, FIND_NOTES_MAX = 200, FIND_PRODUCER_BYTES = 64 };
 
 struct find_entry {
     struct entry e;
     uint64_t sequence;
     int64_t written_us;
     char topic[TOPIC_BYTES];
-    int64_t committed; /* the group's next offset as the running instance knows it; -1 unknown */
+    char producer[FIND_PRODUCER_BYTES]; /* its name; its hash in hexadecimal when no database knows it */
+    int64_t committed;                  /* the group's next offset as the running instance knows it; -1 unknown */
 };
 
 struct find_note { /* a row of table record */
@@ -27,7 +28,7 @@ struct find_note { /* a row of table record */
     char topic[TOPIC_BYTES];
     int32_t partition; /* -1 unknown, as the offset */
     int64_t offset, start_ms;
-    uint64_t producer;
+    char producer[FIND_PRODUCER_BYTES]; /* empty: none */
     int64_t sequence;
     int window; /* enum db_window of its window; -1 unknown */
 };

@@ -59,7 +59,7 @@ int recon_left(const struct view *v, const uint8_t id[16]) {
     char dir[PATH_BYTES + 16];
     struct err err = {0};
     uint64_t load;
-    int64_t n = 0;
+    int64_t n = 0, asked = 0;
     memcpy(&load, id, sizeof load);
     live_dir(v->config, dir);
     struct live *live = live_open_reader(dir, &err);
@@ -74,6 +74,7 @@ int recon_left(const struct view *v, const uint8_t id[16]) {
     if (v->json) fputs(",\n \"left\":[", stdout);
     if (s != NULL) sqlite3_bind_blob(s, 1, id, 16, SQLITE_STATIC);
     while (live != NULL && s != NULL && n >= 0 && sqlite3_step(s) == SQLITE_ROW) {
+        asked++;
         int64_t more =
             topic_left(v, live, (const char *)sqlite3_column_text(s, 0), load, sqlite3_column_int64(s, 1), n, &err);
         n = more < 0 ? -1 : n + more;
@@ -83,6 +84,9 @@ int recon_left(const struct view *v, const uint8_t id[16]) {
     if (v->json) printf("],\n \"left_count\":%" PRId64, n);
     if (live == NULL || n < 0)
         fprintf(stderr, "millrace recon: %s\n", err.text);
+    else if (asked == 0)
+        fputs("millrace recon: --left: the load is not marked as snapshot: nothing says which keys it should have\n",
+              stderr);
     else if (!v->json)
         printf("%" PRId64 " keys are left that the load does not contain\n", n);
     return live == NULL || s == NULL || n < 0 ? -1 : 0;

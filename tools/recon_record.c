@@ -123,11 +123,12 @@ static void value_row(const char *name, uint32_t bytes, enum digest_algorithm al
                more[0] != '\0' ? "  " : "", more);
 }
 
-static void origin_row(const struct entry *e) {
+static void origin_row(const struct find_entry *f) {
+    const struct entry *e = &f->e;
     char load[37];
     if (e->producer == 0 && !given(e->load)) return;
     printf("  %-12s", "producer");
-    if (e->producer != 0) printf(" %016" PRIx64 " number %" PRIu64, e->producer, e->sequence);
+    if (e->producer != 0) printf(" %s number %" PRIu64, f->producer, e->sequence);
     record_id_format(e->load, load);
     if (given(e->load)) printf("%s load %s", e->producer != 0 ? " " : "", load);
     putchar('\n');
@@ -143,7 +144,7 @@ static void entry_table(const struct find_entry *f) {
            e->flags & ENTRY_REPEAT ? ", delivered again" : "", e->flags & ENTRY_REFED ? ", asked for again" : "");
     stages(f);
     printf("  %-12s entry %" PRIu64 "%s\n", "log", f->sequence, e->content_bytes > 0 ? ", with its content" : "");
-    origin_row(e);
+    origin_row(f);
     value_row("published", e->published_bytes, e->digest_algorithm, e->digest_published, declared_text(e));
     if (e->outcome == ENTRY_APPLIED || e->outcome == ENTRY_SUPERSEDED)
         value_row("stored", e->stored_bytes, e->digest_algorithm, e->digest_stored,
@@ -160,7 +161,7 @@ static void notes_table(const struct find *f) {
         char start[40];
         printf("finding: %s", db_record_name(n->kind));
         if (n->offset >= 0) printf(", %s/%" PRId32 "/%" PRId64, n->topic, n->partition, n->offset);
-        if (n->producer != 0) printf(", producer %016" PRIx64 " number %" PRId64, n->producer, n->sequence);
+        if (n->producer[0] != 0) printf(", producer %s number %" PRId64, n->producer, n->sequence);
         printf(", window %s", time_text(n->start_ms * 1000, start));
         printf("%s%s\n", n->window >= 0 ? " " : "", n->window >= 0 ? db_window_name((enum db_window)n->window) : "");
     }
@@ -248,7 +249,10 @@ static void entry_json(const struct find_entry *f) {
     json_digest("old_key_digest", DIGEST_HMAC, e->digest_old_key);
     record_id_format(e->load, id);
     if (given(e->load)) json_text("load", id);
-    if (e->producer != 0) printf(",\"producer\":\"%016" PRIx64 "\",\"sequence\":%" PRIu64, e->producer, e->sequence);
+    if (e->producer != 0) {
+        json_text("producer", f->producer);
+        printf(",\"sequence\":%" PRIu64, e->sequence);
+    }
     putchar('}');
 }
 
@@ -256,7 +260,10 @@ static void note_json(const struct find_note *n) {
     printf("{\"finding\":\"%s\"", db_record_name(n->kind));
     json_text("topic", n->topic);
     if (n->offset >= 0) printf(",\"partition\":%" PRId32 ",\"offset\":%" PRId64, n->partition, n->offset);
-    if (n->producer != 0) printf(",\"producer\":\"%016" PRIx64 "\",\"sequence\":%" PRId64, n->producer, n->sequence);
+    if (n->producer[0] != 0) {
+        json_text("producer", n->producer);
+        printf(",\"sequence\":%" PRId64, n->sequence);
+    }
     json_time("window", n->start_ms * 1000);
     if (n->window >= 0) json_text("window_state", db_window_name((enum db_window)n->window));
     putchar('}');
@@ -395,13 +402,14 @@ static int run(struct request *r, const struct config *c) {
 /* TOPIC/PARTITION/OFFSET */
 static int place_parse(struct request *r, const char *text) {
     char end;
-    const char *offset = strrchr(text, '/');
+    const char *offset = strrchr(text, '@'); /* as places are printed, too */
+    if (offset == NULL) offset = strrchr(text, '/');
     const char *partition = offset == NULL ? NULL : memrchr(text, '/', (size_t)(offset - text));
     if (partition == NULL || partition == text || (size_t)(partition - text) >= sizeof r->topic) return -1;
     memcpy(r->topic, text, (size_t)(partition - text));
     r->topic[partition - text] = '\0';
     r->find.topic = r->topic;
-    return sscanf(partition, "/%" SCNd32 "/%" SCNd64 "%c", &r->find.partition, &r->find.offset, &end) == 2 &&
+    return sscanf(partition, "/%" SCNd32 "%*1[/@]%" SCNd64 "%c", &r->find.partition, &r->find.offset, &end) == 2 &&
                    r->find.partition >= 0 && r->find.offset >= 0
                ? 0
                : -1;

@@ -181,23 +181,39 @@ static void table_add(struct table *t, sqlite3_stmt *s) {
     t->rows++;
 }
 
+/* Counts of what seldom happens: left out of a table in which all of them are 0. */
+static bool left_out(const struct table *t, size_t column, const char *name) {
+    static const char *const seldom[] = {"superseded", "deleted", "expired", "filtered", "in_retry", "dead_lettered",
+                                         "duplicate",  "delayed", "altered", "late",     "repeat",   "snapshot"};
+    bool is = false;
+    for (size_t i = 0; i < sizeof seldom / sizeof seldom[0]; i++) is = is || strcmp(seldom[i], name) == 0;
+    for (size_t row = 0; is && row < t->rows; row++)
+        is = strcmp(t->cell + (row * t->columns + column) * CELL_BYTES, "0") == 0;
+    return is;
+}
+
 static void table_print(const struct table *t, sqlite3_stmt *s) {
     int width[COLUMNS_MAX];
+    char head[COLUMNS_MAX][CELL_BYTES];
+    bool hidden[COLUMNS_MAX];
     for (size_t i = 0; i < t->columns; i++) {
-        width[i] = (int)strlen(sqlite3_column_name(s, (int)i));
+        snprintf(head[i], CELL_BYTES, "%s", sqlite3_column_name(s, (int)i));
+        if (ends_in(head[i], "_ms")) head[i][strlen(head[i]) - 3] = 0; /* in a table they are times */
+        hidden[i] = left_out(t, i, head[i]);
+        width[i] = (int)strlen(head[i]);
         for (size_t row = 0; row < t->rows; row++) {
             int w = (int)strlen(t->cell + (row * t->columns + i) * CELL_BYTES);
             if (w > width[i]) width[i] = w;
         }
     }
     for (size_t i = 0; i < t->columns; i++)
-        printf("%s%*s", i > 0 ? "  " : "", t->rows > 0 && t->number[i] ? width[i] : -width[i],
-               sqlite3_column_name(s, (int)i));
+        if (!hidden[i]) printf("%s%*s", i > 0 ? "  " : "", t->rows > 0 && t->number[i] ? width[i] : -width[i], head[i]);
     putchar('\n');
     for (size_t row = 0; row < t->rows; row++) {
         for (size_t i = 0; i < t->columns; i++) {
             size_t at = row * t->columns + i;
             bool last = i + 1 == t->columns && !t->number[at];
+            if (hidden[i]) continue;
             printf("%s%*s", i > 0 ? "  " : "",
                    last            ? 0
                    : t->number[at] ? width[i]

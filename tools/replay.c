@@ -121,7 +121,7 @@ static int offsets_read(struct arguments *a) {
     const char *slash = strchr(a->offsets, '/'), *at = slash != NULL ? slash + 1 : "";
     size_t len = slash != NULL ? (size_t)(slash - a->offsets) : 0;
     int64_t partition = number_take(&at), from = -1, to = -1;
-    if (partition >= 0 && *at == '/') {
+    if (partition >= 0 && (*at == '/' || *at == '@')) { /* @: as places are printed */
         at++;
         to = from = number_take(&at);
     }
@@ -232,7 +232,7 @@ static int dry_run(struct replay_set *s, bool json) {
 }
 
 struct screen {
-    bool terminal, shown;
+    bool terminal, shown, from_log;
     uint64_t next_ns;
 };
 
@@ -253,12 +253,13 @@ static void screen_clear(struct screen *s) {
 /* -- doing it ---------------------------------------------------------------------------------- */
 
 static void missing_told(void *context, const char *topic, int32_t partition, int64_t offset) {
-    (void)context;
-    fprintf(stderr, "millrace replay: %s/%" PRId32 "@%" PRId64 " is not there any more\n", topic, partition, offset);
+    const struct screen *s = context;
+    fprintf(stderr, "millrace replay: %s/%" PRId32 "@%" PRId64 " is not %s\n", topic, partition, offset,
+            s->from_log ? "in the log with its content (reconcile: full)" : "in Kafka any more");
 }
 
 static int copy(const struct arguments *a, const struct config *c, const char *dir, struct replay_set *s) {
-    struct screen screen = {.terminal = isatty(STDERR_FILENO) == 1};
+    struct screen screen = {.terminal = isatty(STDERR_FILENO) == 1, .from_log = a->from_log};
     struct err err = {0};
     struct replay_copy copy = {.config = c,
                                .topic = a->to_topic,

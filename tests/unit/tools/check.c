@@ -23,6 +23,27 @@ Test(check, valid_file_is_printed_with_defaults_and_what_would_run, .init = fold
     cr_assert(contains(done.out, "#   topic      t: inserts, raw\n"), "%s", done.out);
 }
 
+Test(check, says_what_audit_will_claim_of_each_topic_and_by_what_right, .init = folder_make, .fini = folder_remove) {
+    char text[1024];
+    snprintf(text, sizeof text,
+             "config_version: 1\nname: cards\ndata_dir: %s\nkafka: {bootstrap.servers: a}\nredis: {url: 'redis://h'}\n"
+             "audit: on\nrecon: {keys: /nonexistent/keys, retention_bytes: 8GiB, manifest_topic: m}\n"
+             "topics: [{name: t, mode: bulk, key: x, evidence: manifest}, {name: u, mode: bulk, key: x},"
+             " {name: v, mode: bulk, key: x, reconcile: off}]\n",
+             folder);
+    file_put("m.yaml", text);
+    cr_assert_eq(RUN(command_check, "-c", (char *)in_folder("m.yaml")), EX_OK, "%s", done.err);
+    snprintf(text, sizeof text, "#   audit      log in %s/audit, at most 8 GiB", folder);
+    cr_assert(contains(done.out, text), "%s", done.out);
+    cr_assert(contains(done.out, "#   evidence   manifests m, anchors and accounts stay here"), "%s", done.out);
+    cr_assert(contains(done.out, "reconcile digest; evidence manifest: the producers say what they published\n") &&
+                  contains(done.out, "reconcile digest; evidence offsets: its windows never read `matched`\n") &&
+                  contains(done.out, "reconcile off: not in the audit log, nothing is claimed of it\n"),
+              "%s", done.out);
+    cr_assert_eq(RUN(command_check, "-c", (char *)good()), EX_OK);
+    cr_assert(!contains(done.out, "reconcile digest;") && !contains(done.out, "#   audit"));
+}
+
 Test(check, secrets_are_warned_about_and_not_shown, .init = folder_make, .fini = folder_remove) {
     cr_assert_eq(RUN(command_check, "-c", (char *)good()), EX_OK);
     cr_assert(contains(done.err, "m.yaml:6:14: warning: the password of Redis stands in the file"), "%s", done.err);

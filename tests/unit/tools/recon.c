@@ -119,6 +119,29 @@ Test(recon_command, tells_what_of_a_load_is_missing, .init = begin, .fini = end)
     cr_assert_eq(done.status, VIEW_MISMATCH, "an incomplete one is not waited for");
 }
 
+Test(recon_command, a_table_has_what_happened_and_json_has_everything, .init = begin, .fini = end) {
+    window_put(1, 1773526800000, WINDOW_MATCHED, 0); /* with deletions, and nothing else that is seldom */
+    recon("--window", "1773526800000", NULL, NULL, NULL);
+    shows("partition  published  seen  applied  deleted  first_offset  last_offset\n");
+    recon("--window", "1773526800000", "--format", "json", NULL);
+    shows("\"superseded\":0");
+    shows("\"late\":0");
+    recon("--window", "1773526800001", NULL, NULL, NULL);
+    cr_assert_eq(done.status, EX_NOINPUT);
+    cr_assert_not_null(strstr(done.err, "no window is known that begins at this time"), "%s", done.err);
+    cr_assert_null(strstr(done.out, "no partitions"));
+}
+
+Test(recon_command, says_what_an_option_takes, .init = begin, .fini = end) {
+    recon("--window", "yesterday", NULL, NULL, NULL);
+    cr_assert_not_null(strstr(done.err, "--window takes the beginning of a window: 2026-03-14T22:20:00Z"), "%s",
+                       done.err);
+    recon("--partition", "x", NULL, NULL, NULL);
+    cr_assert_not_null(strstr(done.err, "--partition takes a number"), "%s", done.err);
+    recon("--format", "xml", NULL, NULL, NULL);
+    cr_assert_not_null(strstr(done.err, "--format is table or json"), "%s", done.err);
+}
+
 Test(recon_command, explains_what_it_cannot_do, .init = begin, .fini = end) {
     recon("--window", "yesterday", NULL, NULL, NULL);
     cr_assert_eq(done.status, EX_USAGE);

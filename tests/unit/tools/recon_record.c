@@ -229,6 +229,28 @@ Test(recon_record, shows_findings_also_of_what_is_not_in_the_log) {
                        "%s", done.out);
 }
 
+Test(recon_record, calls_producers_by_their_names_and_takes_places_as_they_are_printed) {
+    char path[PATH_BYTES + 32];
+    put(entry_of(1000, 7, "card:1"));
+    db_path(&config, path);
+    sqlite3 *db = db_open(path, &err);
+    cr_assert_not_null(db, "%s", err.text);
+    int64_t topic = db_topic(db, "cards.change", true, &err);
+    char sql[1024];
+    snprintf(sql, sizeof sql,
+             "INSERT INTO producer VALUES(2748, 'till-7'); INSERT INTO record(topic, start_ms, kind, partition, "
+             "\"offset\", producer, sequence, log_sequence, other, outcome, reason, created_ms, noted_ms) VALUES(%lld, "
+             "1773526800000, %d, 3, 1000, 2748, 1000, 0, 0, 0, 0, 0, 0)",
+             (long long)topic, FOUND_DELAYED);
+    cr_assert_eq(db_run(db, sql, &err), 0, "%s", err.text);
+    sqlite3_close(db);
+    cr_assert_eq(RUN(command_recon_record, "--at", "cards.change/3@1000", "-c", file()), EX_OK, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "  producer     till-7 number 1000\n"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, ", producer till-7 number 1000, window"), "%s", done.out);
+    cr_assert_eq(RUN(command_recon_record, "--at", AT, "--format", "json", "-c", file()), EX_OK);
+    cr_assert_eq(count(done.out, "\"producer\":\"till-7\",\"sequence\":1000"), 2, "%s", done.out);
+}
+
 Test(recon_record, refuses_what_cannot_be_meant) {
     static const char *const bad[] = {"cards.change", "cards.change/3", "/3/4",  "a/b/x/4",
                                       "a/3/-1",       "a/-1/3",         "a/3/4x"};
