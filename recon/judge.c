@@ -754,17 +754,30 @@ int judge_total(struct judge *j, struct judge_counts *out, struct err *err) {
     return r;
 }
 
+/* Records may be logged before the manifest of their load is read. What nobody has declared for as long as anything is
+ * kept goes as well. */
+static int loads_forget(struct judge *j, int64_t before_ms, int64_t now_ms, struct err *err) {
+    static const char forget[] =
+        "DELETE FROM load WHERE changed_ms < %" PRId64 ";"
+        "INSERT OR IGNORE INTO load_undeclared SELECT DISTINCT load, %" PRId64
+        " FROM load_tally WHERE load NOT IN (SELECT id FROM load);"
+        "DELETE FROM load_undeclared WHERE load IN (SELECT id FROM load);"
+        "DELETE FROM load_tally WHERE load IN (SELECT load FROM load_undeclared WHERE noted_ms < %" PRId64 ");"
+        "DELETE FROM load_undeclared WHERE load NOT IN (SELECT load FROM load_tally);"
+        "DELETE FROM load_place WHERE load NOT IN (SELECT id FROM load)";
+    char text[sizeof forget + 64];
+    snprintf(text, sizeof text, forget, before_ms, now_ms, before_ms);
+    return db_run(j->db, text, err);
+}
+
 int judge_forget(struct judge *j, int64_t before_ms, struct err *err) {
     static const char *const tables[] = {"tally", "origin", "manifest", "record", "window_change", "window"};
-    char text[96];
+    char text[128];
+    int64_t now_ms = before_ms + (int64_t)j->config->recon.retention_ms;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
-        snprintf(text, sizeof text, "DELETE FROM %s WHERE start_ms < %" PRId64, tables[i], before_ms);
+        snprintf(text, sizeof text, "DELETE FROM %s WHERE start_ms < %" PRId64 " OR start_ms > %" PRId64, tables[i],
+                 before_ms, now_ms + (int64_t)j->config->recon.retention_ms);
         if (db_run(j->db, text, err) != 0) return -1;
     }
-    snprintf(text, sizeof text, "DELETE FROM load WHERE changed_ms < %" PRId64, before_ms);
-    if (db_run(j->db, text, err) != 0) return -1;
-    return db_run(j->db,
-                  "DELETE FROM load_tally WHERE load NOT IN (SELECT id FROM load);"
-                  "DELETE FROM load_place WHERE load NOT IN (SELECT id FROM load)",
-                  err);
+    return loads_forget(j, before_ms, now_ms, err);
 }

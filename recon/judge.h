@@ -59,7 +59,8 @@ int judge_windows(struct judge *j, int64_t now_ms, bool all, struct err *err);
 /* judge_total counts the windows. 0, or -1 with err. */
 int judge_total(struct judge *j, struct judge_counts *out, struct err *err);
 
-/* judge_forget removes windows that began before before_ms, with all that belongs to them. 0, or -1 with err. */
+/* judge_forget removes windows that began before before_ms (now less recon.retention), or that begin as far in the
+ * future, by a clock that is wrong, with all that belongs to them. 0, or -1 with err. */
 int judge_forget(struct judge *j, int64_t before_ms, struct err *err);
 
 #endif

@@ -457,7 +457,8 @@ static int transaction(struct recon *r, struct err *err) {
         judge_some(r, now_ms, now, err) != 0 || forget_old(r, now_ms, now, err) != 0 || finish(r, now_ms, err) != 0)
         return -1;
     if (r->ended && r->accounts != NULL) accounts_log_end(r->accounts);
-    if (r->ended || r->full) scan_ask(r->scan, r->judge, r->shared, now);
+    /* Beyond what was counted it may look only when all that is committed was: else that would be missing. */
+    if (r->ended || r->full) scan_ask(r->scan, r->judge, r->shared || !r->ended, now);
     return live_commit(r->live, now_ms, err);
 }
 

@@ -214,7 +214,7 @@ def test_nothing_is_found_where_nothing_is_wrong(space):
         till.publish(RECORDS // 20)
     till.declare()
     killer.join()
-    assert m.metric("supervisor_child_died") == 5
+    m.wait_for(lambda s: m.metric("supervisor_child_died", s) == 5, 10, "all five deaths to be noticed")
     quiet(m)
     status, report = settled(m, 180)
     assert status == 0 and report["records"] == [], report["records"][:5]

@@ -514,6 +514,45 @@ Test(recon, a_load_is_matched_when_all_that_it_declares_is_in_the_log) {
     rig_drop(r);
 }
 
+/* Kafka may be away when the records of a load are logged. */
+Test(recon, a_load_that_is_declared_after_a_restart_is_matched) {
+    struct rig *r = rig_make(EVIDENCE_OFFSETS);
+    publish(r, 1, 10, RIG_START);
+    for (int64_t o = 0; o < 10; o++) rig_log_as(r, o, of_load);
+    for (int i = 0; i < 3; i++) {
+        rig_pass(r, 2);
+        recon_close(r->recon);
+        rig_open(r);
+    }
+    rig_pass(r, 1);
+    load_begin(r);
+    load_end(r, 10);
+    rig_pass(r, 3);
+    rig_says(r, "SELECT state, unexplained, reason FROM load", "4|0|");
+    rig_drop(r);
+}
+
+Test(recon, what_nobody_can_ever_come_to_is_forgotten) {
+    struct rig *r = rig_make(EVIDENCE_OFFSETS);
+    rig_publish(r, 1, RIG_START + (int64_t)r->b->config.recon.retention_ms * 3);
+    rig_publish(r, 2, RIG_START);
+    rig_log_as(r, 0, of_load);
+    rig_log(r, 1);
+    rig_pass(r, 1);
+    recon_close(r->recon);
+    rig_open(r);
+    rig_pass(r, 1);
+    rig_says(r, "SELECT count(*) FROM window", "1");
+    rig_says(r, "SELECT count(*) FROM load_tally", "1");
+    recon_close(r->recon);
+    r->b->wall_ms += (int64_t)r->b->config.recon.retention_ms + 1000;
+    rig_open(r);
+    rig_pass(r, 1);
+    rig_says(r, "SELECT count(*) FROM window", "0");
+    rig_says(r, "SELECT (SELECT count(*) FROM load_tally) + (SELECT count(*) FROM load_undeclared)", "0");
+    rig_drop(r);
+}
+
 Test(recon, loads_that_nobody_ends_keep_no_other_from_being_judged) {
     struct rig *r = rig_make(EVIDENCE_OFFSETS);
     for (int i = 0; i < 200; i++) {
