@@ -47,7 +47,7 @@ LIBS_recon      := -lrdkafka -lyajl -lsqlite3 -lcurl -llz4 -lcrypto
 LIBS_demo       := -lrdkafka -lhiredis -llz4 -lcrypto
 LIBS_ALL        := -lrdkafka -lhiredis -lyajl -lssl -llz4 -lsqlite3 -lcurl -lcrypto -lyaml -lncurses -ltinfo -lm
 
-FOLDERS  := base shm supervisor ingest transform sink audit recon feed tools
+FOLDERS  := base shm kafka supervisor ingest transform sink audit recon feed tools
 PROGRAMS := millrace millrace-supervisor millrace-ingest millrace-transform millrace-sink millrace-audit millrace-recon \
             millrace-demo
 BIN      := $(PROGRAMS:%=$(BUILD)/%)
@@ -83,7 +83,7 @@ $(BUILD)/version.h: FORCE
 $(BUILD)/obj/shm/stats.o $(BUILD)/obj/tools/main.o: $(BUILD)/version.h
 .PHONY: FORCE
 
-COMMON := $(BUILD)/libshm.a $(BUILD)/libbase.a
+COMMON := $(BUILD)/libkafka.a $(BUILD)/libshm.a $(BUILD)/libbase.a
 
 $(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libfeed.a $(BUILD)/librecon.a \
                    $(BUILD)/libaudit.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)

@@ -6,15 +6,17 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "kafka/settings.h"
+
 enum { MESSAGE_BYTES_MIN = 1000000, HEADERS_ROOM = 1024, BATCH_BYTES = 1000000, BATCH_SHARE = 8 };
 
-static const char *const defaults[][2] = {
+static const struct kafka_setting defaults[] = {
     {"client.id", "millrace-load"},       {"socket.nagle.disable", "true"},         {"reconnect.backoff.ms", "100"},
-    {"reconnect.backoff.max.ms", "2000"}, {"queue.buffering.max.kbytes", "131072"},
+    {"reconnect.backoff.max.ms", "2000"}, {"queue.buffering.max.kbytes", "131072"}, {NULL, NULL},
 };
 
 /* What delivery and order rest on. The library's own limit on time is off: see kafka_out.h. */
-static const char *const fixed[][2] = {
+static const struct kafka_setting fixed[] = {
     {"enable.idempotence", "true"},
     {"acks", "all"},
     {"partitioner", "murmur2_random"},
@@ -22,19 +24,7 @@ static const char *const fixed[][2] = {
     {"linger.ms", "10"},
     {"batch.num.messages", "10000"},
     {"queue.buffering.max.messages", "200000"},
-};
-
-/* The configuration's properties are those of a consumer; these mean nothing to a producer. */
-static const char *const consumer_only[] = {
-    "group.id",
-    "session.timeout.ms",
-    "heartbeat.interval.ms",
-    "max.poll.interval.ms",
-    "coordinator.query.interval.ms",
-    "fetch.",
-    "queued.",
-    "isolation.level",
-    "partition.assignment.strategy",
+    {NULL, NULL},
 };
 
 struct client {
@@ -118,33 +108,14 @@ static void on_log(const rd_kafka_t *rk, int level, const char *facility, const 
 
 /* -- opening ----------------------------------------------------------------------------------- */
 
-static bool consumers(const char *name) {
-    for (size_t i = 0; i < sizeof consumer_only / sizeof consumer_only[0]; i++)
-        if (strncmp(name, consumer_only[i], strlen(consumer_only[i])) == 0) return true;
-    return false;
-}
-
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, bool secret, struct err *err) {
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
-    return err_set(err, EX_CONFIG, "kafka.%s: %s", name, secret ? "not accepted" : text);
-}
-
 static int set_all(struct client *c, rd_kafka_conf_t *conf, struct err *err) {
     char bytes[24];
     size_t largest = c->message_bytes_max + HEADERS_ROOM;
-    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
-        if (set(conf, defaults[i][0], defaults[i][1], false, err) != 0) return -1;
-    for (uint32_t i = 0; i < c->config->kafka.property_count; i++) {
-        const struct config_property *p = &c->config->kafka.property[i];
-        if (!consumers(p->name) && set(conf, p->name, p->value, p->secret, err) != 0) return -1;
-    }
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
-        if (set(conf, fixed[i][0], fixed[i][1], false, err) != 0) return -1;
+    if (kafka_settings_fill(conf, RD_KAFKA_PRODUCER, c->config, defaults, fixed, err) != 0) return -1;
     snprintf(bytes, sizeof bytes, "%zu", largest > MESSAGE_BYTES_MIN ? largest : MESSAGE_BYTES_MIN);
-    if (set(conf, "message.max.bytes", bytes, false, err) != 0) return -1;
+    if (kafka_settings_set(conf, "message.max.bytes", bytes, err) != 0) return -1;
     snprintf(bytes, sizeof bytes, "%zu", c->batch_bytes);
-    return set(conf, "batch.size", bytes, false, err);
+    return kafka_settings_set(conf, "batch.size", bytes, err);
 }
 
 /* A topic that is being made has no leader yet; that one passes. */

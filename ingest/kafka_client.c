@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "base/clock.h"
+#include "kafka/settings.h"
 #include "base/log.h"
 #include "ingest/subscription.h"
 #include "shm/record.h"
@@ -18,7 +20,7 @@
  * it is what ingest's memory consists of. A few milliseconds of the stream are enough, because refill() sees to it that
  * the library goes on fetching as soon as there is room; a queue that is small is also one whose memory is used again
  * while it is in the processor's cache. */
-static const char *const defaults[][2] = {
+static const struct kafka_setting defaults[] = {
     {"queued.max.messages.kbytes", "4096"},
     {"queued.min.messages", "10000000"},
     {"fetch.error.backoff.ms", "50"},
@@ -28,10 +30,11 @@ static const char *const defaults[][2] = {
     {"partition.assignment.strategy", "range,roundrobin"},
     {"fetch.wait.max.ms", "100"},
     {"client.id", "millrace"},
+    {NULL, NULL},
 };
 
 /* What the product's promises rest on; the configuration cannot change these. */
-static const char *const fixed[][2] = {
+static const struct kafka_setting fixed[] = {
     {"enable.auto.commit", "false"},
     {"enable.auto.offset.store", "false"},
     {"auto.offset.reset", "error"},
@@ -39,6 +42,7 @@ static const char *const fixed[][2] = {
     {"check.crcs", "true"},
     {"allow.auto.create.topics", "false"},
     {"log.connection.close", "false"},
+    {NULL, NULL},
 };
 
 struct handle { /* one assigned partition */
@@ -59,7 +63,7 @@ struct client {
     int doorbell;
     enum { SUBSCRIBED, REJOIN_WANTED, REJOIN_LEAVING } rejoin;
     uint64_t rejoin_due_ns;
-    bool noted; /* the group knows the topics, and that is on the disk */
+    bool noted;              /* the group knows the topics, and that is on the disk */
     bool scram;              /* the mechanism is one of SCRAM */
     _Atomic int certificate; /* why a broker's certificate was refused last; by librdkafka's threads */
 };
@@ -69,32 +73,19 @@ enum { QUEUE_PARTS = 2 }; /* a queue is told to fill up again each time that suc
 
 /* -- configuration ----------------------------------------------------------------------------- */
 
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err) {
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
-    return err_set(err, 1, "kafka.%s: %s", name, text);
-}
-
 static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *err) {
     char member[2 * NAME_BYTES + 2], session[16];
-    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
-        if (set(conf, defaults[i][0], defaults[i][1], err) != 0) return -1;
-    for (uint32_t i = 0; i < c->kafka.property_count; i++)
-        if (set(conf, c->kafka.property[i].name, c->kafka.property[i].value, err) != 0) {
-            if (c->kafka.property[i].secret) err_set(err, 1, "kafka.%s: not accepted", c->kafka.property[i].name);
-            return -1;
-        }
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, fixed, err) != 0) return -1;
     /* Only librdkafka from 2.2 on knows it, and waits for so long instead of a second. */
     if (rd_kafka_conf_set(conf, "fetch.queue.backoff.ms", "1", NULL, 0) == RD_KAFKA_CONF_INVALID)
-        return err_set(err, 1, "fetch.queue.backoff.ms is not accepted");
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
-        if (set(conf, fixed[i][0], fixed[i][1], err) != 0) return -1;
+        return err_set(err, EX_CONFIG, "fetch.queue.backoff.ms is not accepted");
     snprintf(session, sizeof session, "%u", c->kafka.session_timeout_ms);
-    if (set(conf, "group.id", c->kafka.group_id, err) != 0 || set(conf, "session.timeout.ms", session, err) != 0)
+    if (kafka_settings_set(conf, "group.id", c->kafka.group_id, err) != 0 ||
+        kafka_settings_set(conf, "session.timeout.ms", session, err) != 0)
         return -1;
     if (c->topic[0].partition_count > 0) return 0; /* a fixed list: no membership */
     snprintf(member, sizeof member, "%s-%s", c->name, c->instance);
-    return set(conf, "group.instance.id", member, err);
+    return kafka_settings_set(conf, "group.instance.id", member, err);
 }
 
 static uint64_t number(const rd_kafka_conf_t *conf, const char *name) {
@@ -492,7 +483,6 @@ static int client_commit(void *self, const struct kafka_partition *list, uint32_
 /* -- opening ----------------------------------------------------------------------------------- */
 
 int kafka_client_open(struct kafka_port *port, const struct config *config, int doorbell, struct err *err) {
-    char text[256];
     struct client *c = calloc(1, sizeof *c);
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     CHECK(c != NULL && conf != NULL);
@@ -514,11 +504,10 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     }
     c->refill_bytes = number(conf, "queued.max.messages.kbytes") * 1000 / QUEUE_PARTS;
     c->refill_after = number(conf, "queued.min.messages") / QUEUE_PARTS;
-    c->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    c->rk = kafka_settings_open(conf, RD_KAFKA_CONSUMER, err);
     if (c->rk == NULL) {
-        rd_kafka_conf_destroy(conf);
         free(c);
-        return err_set(err, 1, "Kafka client: %s", text);
+        return -1;
     }
     rd_kafka_poll_set_consumer(c->rk);
     c->events = rd_kafka_queue_get_consumer(c->rk);

@@ -10,37 +10,45 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "kafka/settings.h"
 #include "base/log.h"
 
 enum { PARTITIONS = 256, CALL_MS = 2000, LAYOUT_S = 5, LAYOUT_KNOWN_S = 60 };
 
-static const char *const defaults[][2] = {
-    {"client.id", "millrace-recon"},      {"socket.nagle.disable", "true"},        {"reconnect.backoff.ms", "100"},
-    {"reconnect.backoff.max.ms", "2000"}, {"queued.max.messages.kbytes", "16384"}, {"fetch.error.backoff.ms", "50"},
+static const struct kafka_setting consumer_defaults[] = {
+    {"client.id", "millrace-recon"},
+    {"socket.nagle.disable", "true"},
+    {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "2000"},
+    {"queued.max.messages.kbytes", "16384"},
+    {"fetch.error.backoff.ms", "50"},
+    {NULL, NULL},
 };
 
-static const char *const consumer_fixed[][2] = {
-    {"enable.auto.commit", "false"}, {"enable.auto.offset.store", "false"}, {"auto.offset.reset", "earliest"},
-    {"check.crcs", "true"},          {"allow.auto.create.topics", "false"}, {"log.connection.close", "false"},
+static const struct kafka_setting producer_defaults[] = {
+    {"client.id", "millrace-recon"},
+    {"socket.nagle.disable", "true"},
+    {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "2000"},
+    {NULL, NULL},
 };
 
-static const char *const producer_fixed[][2] = {
+static const struct kafka_setting consumer_fixed[] = {
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"auto.offset.reset", "earliest"},
+    {"check.crcs", "true"},
+    {"allow.auto.create.topics", "false"},
+    {"log.connection.close", "false"},
+    {NULL, NULL},
+};
+
+static const struct kafka_setting producer_fixed[] = {
     {"enable.idempotence", "true"},    {"acks", "all"},
     {"partitioner", "murmur2_random"}, {"linger.ms", "5"},
     {"message.timeout.ms", "300000"},  {"queue.buffering.max.messages", "10000"},
-    {"log.connection.close", "false"},
+    {"log.connection.close", "false"}, {NULL, NULL},
 };
-
-/* The configuration's properties are those of a consumer; these mean nothing to a producer. */
-static const char *const consumer_only[] = {"group.id",
-                                            "session.timeout.ms",
-                                            "heartbeat.",
-                                            "max.poll.interval.ms",
-                                            "coordinator.",
-                                            "fetch.",
-                                            "queued.",
-                                            "isolation.level",
-                                            "partition.assignment.strategy"};
 
 struct link {
     const struct config *config;
@@ -163,44 +171,18 @@ static void log_from_library(const rd_kafka_t *rk, int level, const char *facili
     if (level <= 3) log_warn("recon.account_link", "%s: %s", facility, text);
 }
 
-static bool consumers(const char *name) {
-    for (size_t i = 0; i < sizeof consumer_only / sizeof consumer_only[0]; i++)
-        if (strncmp(name, consumer_only[i], strlen(consumer_only[i])) == 0) return true;
-    return false;
-}
-
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, bool secret, struct err *err) {
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
-    return err_set(err, EX_CONFIG, "kafka.%s: %s", name, secret ? "not accepted" : text);
-}
-
-static int set_all(rd_kafka_conf_t *conf, const struct config *c, bool producer, struct err *err) {
-    const char *const(*fixed)[2] = producer ? producer_fixed : consumer_fixed;
-    size_t n =
-        producer ? sizeof producer_fixed / sizeof producer_fixed[0] : sizeof consumer_fixed / sizeof consumer_fixed[0];
-    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
-        if (!(producer && consumers(defaults[i][0])) && set(conf, defaults[i][0], defaults[i][1], false, err) != 0)
-            return -1;
-    for (uint32_t i = 0; i < c->kafka.property_count; i++) {
-        const struct config_property *p = &c->kafka.property[i];
-        if (!(producer && consumers(p->name)) && set(conf, p->name, p->value, p->secret, err) != 0) return -1;
-    }
-    for (size_t i = 0; i < n; i++)
-        if (set(conf, fixed[i][0], fixed[i][1], false, err) != 0) return -1;
-    rd_kafka_conf_set_log_cb(conf, log_from_library);
-    return 0;
-}
-
 static rd_kafka_t *client(struct link *l, bool producer, struct err *err) {
-    char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    if (set_all(conf, l->config, producer, err) != 0) return NULL;
+    rd_kafka_type_t type = producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER;
+    CHECK(conf != NULL);
+    rd_kafka_conf_set_log_cb(conf, log_from_library);
     rd_kafka_conf_set_opaque(conf, l);
     if (producer) rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
-    rd_kafka_t *rk = rd_kafka_new(producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (rk == NULL) err_set(err, EX_CONFIG, "Kafka client: %s", text);
-    return rk;
+    if (kafka_settings_fill(conf, type, l->config, producer ? producer_defaults : consumer_defaults,
+                            producer ? producer_fixed : consumer_fixed, err) == 0)
+        return kafka_settings_open(conf, type, err);
+    rd_kafka_conf_destroy(conf);
+    return NULL;
 }
 
 static int thread_start(struct link *l, struct err *err) {

@@ -12,19 +12,21 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "kafka/settings.h"
 #include "base/log.h"
 #include "shm/record.h"
 #include "transform/trace.h"
 
 enum { QUEUE_ITEMS = 2048, CALL_MS = 2000, ROUND_MS = 1000, ROUND_MS_MAX = 10000, POLL_MS = 50, LAYOUT_MS = 30000 };
 
-static const char *const defaults[][2] = {
-    {"queued.max.messages.kbytes", "16384"}, {"queued.min.messages", "100000"}, {"fetch.error.backoff.ms", "50"},
-    {"socket.nagle.disable", "true"},        {"reconnect.backoff.ms", "100"},   {"reconnect.backoff.max.ms", "2000"},
-    {"client.id", "millrace-recon"},
+static const struct kafka_setting defaults[] = {
+    {"queued.max.messages.kbytes", "16384"}, {"queued.min.messages", "100000"},
+    {"fetch.error.backoff.ms", "50"},        {"socket.nagle.disable", "true"},
+    {"reconnect.backoff.ms", "100"},         {"reconnect.backoff.max.ms", "2000"},
+    {"client.id", "millrace-recon"},         {NULL, NULL},
 };
 
-static const char *const fixed[][2] = {
+static const struct kafka_setting fixed[] = {
     {"enable.auto.commit", "false"},
     {"enable.auto.offset.store", "false"},
     {"auto.offset.reset", "error"},
@@ -32,6 +34,7 @@ static const char *const fixed[][2] = {
     {"check.crcs", "true"},
     {"allow.auto.create.topics", "false"},
     {"log.connection.close", "false"},
+    {NULL, NULL},
 };
 
 struct reading { /* one partition that is being read, or was */
@@ -476,25 +479,6 @@ static void log_from_library(const rd_kafka_t *rk, int level, const char *facili
         log_debug("recon.kafka_library", "%s: %s", facility, text);
 }
 
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err) {
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
-    return err_set(err, EX_CONFIG, "kafka.%s: %s", name, text);
-}
-
-static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *err) {
-    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++)
-        if (set(conf, defaults[i][0], defaults[i][1], err) != 0) return -1;
-    for (uint32_t i = 0; i < c->kafka.property_count; i++)
-        if (set(conf, c->kafka.property[i].name, c->kafka.property[i].value, err) != 0)
-            return c->kafka.property[i].secret
-                       ? err_set(err, EX_CONFIG, "kafka.%s: not accepted", c->kafka.property[i].name)
-                       : -1;
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
-        if (set(conf, fixed[i][0], fixed[i][1], err) != 0) return -1;
-    return set(conf, "group.id", c->kafka.group_id, err); /* to ask what it has committed; it is never joined */
-}
-
 static int thread_start(struct asker *a, struct err *err) {
     pthread_t thread;
     sigset_t all, before;
@@ -507,20 +491,15 @@ static int thread_start(struct asker *a, struct err *err) {
     return 0;
 }
 
-/* NULL with err. */
+/* NULL with err. The group is asked what it has committed; it is never joined. */
 static rd_kafka_t *client_open(const struct config *c, struct err *err) {
-    char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     CHECK(conf != NULL);
     rd_kafka_conf_set_log_cb(conf, log_from_library);
-    if (set_all(conf, c, err) != 0) {
-        rd_kafka_conf_destroy(conf);
-        return NULL;
-    }
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (rk != NULL) return rk;
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, fixed, err) == 0 &&
+        kafka_settings_set(conf, "group.id", c->kafka.group_id, err) == 0)
+        return kafka_settings_open(conf, RD_KAFKA_CONSUMER, err);
     rd_kafka_conf_destroy(conf);
-    err_set(err, EX_CONFIG, "Kafka client: %s", text);
     return NULL;
 }
 

@@ -6,6 +6,7 @@
 #include <sysexits.h>
 
 #include "base/clock.h"
+#include "kafka/settings.h"
 
 enum { JUMP = 20000, POLL_MS = 200 }; /* offsets to be left out that are worth beginning anew */
 
@@ -14,9 +15,10 @@ struct kafka_pick {
     char why[256]; /* what the library complained of last */
 };
 
-static const char *const fixed[][2] = {
+static const struct kafka_setting no_defaults[] = {{NULL, NULL}};
+static const struct kafka_setting fixed[] = {
     {"enable.auto.commit", "false"}, {"enable.partition.eof", "true"}, {"auto.offset.reset", "error"},
-    {"check.crcs", "true"},          {"client.id", "millrace-replay"},
+    {"check.crcs", "true"},          {"client.id", "millrace-replay"}, {NULL, NULL},
 };
 
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
@@ -30,34 +32,19 @@ static void on_log(const rd_kafka_t *rk, int level, const char *facility, const 
     (void)rk, (void)level, (void)facility, (void)text; /* what matters comes as an error */
 }
 
-static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *err) {
-    char text[256];
-    for (uint32_t i = 0; i < c->kafka.property_count; i++) {
-        const struct config_property *q = &c->kafka.property[i];
-        if (strcmp(q->name, "group.instance.id") == 0) continue;
-        if (rd_kafka_conf_set(conf, q->name, q->value, text, sizeof text) != RD_KAFKA_CONF_OK)
-            return err_set(err, EX_CONFIG, "kafka.%s: %s", q->name, q->secret ? "not accepted" : text);
-    }
-    if (rd_kafka_conf_set(conf, "group.id", c->kafka.group_id, text, sizeof text) != RD_KAFKA_CONF_OK)
-        return err_set(err, EX_CONFIG, "kafka.group.id: %s", text);
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
-        if (rd_kafka_conf_set(conf, fixed[i][0], fixed[i][1], text, sizeof text) != RD_KAFKA_CONF_OK)
-            return err_set(err, EX_CONFIG, "kafka.%s: %s", fixed[i][0], text);
-    return 0;
-}
-
 struct kafka_pick *kafka_pick_open(const struct config *c, struct err *err) {
-    char text[256];
     struct kafka_pick *p = calloc(1, sizeof *p);
     CHECK(p != NULL);
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_opaque(conf, p);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_log_cb(conf, on_log);
-    if (set_all(conf, c, err) == 0 && (p->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text)) == NULL)
-        err_set(err, EX_CONFIG, "Kafka client: %s", text);
-    if (p->rk == NULL) {
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, no_defaults, fixed, err) == 0 &&
+        kafka_settings_set(conf, "group.id", c->kafka.group_id, err) == 0)
+        p->rk = kafka_settings_open(conf, RD_KAFKA_CONSUMER, err);
+    else
         rd_kafka_conf_destroy(conf);
+    if (p->rk == NULL) {
         free(p);
         return NULL;
     }

@@ -6,15 +6,24 @@
 #include <sysexits.h>
 
 #include "base/clock.h"
+#include "kafka/settings.h"
 #include "transform/convert.h"
 
 /* Few records at a time are wanted, each at once. */
-static const char *const properties[][2] = {
-    {"client.id", "millrace-verify"},       {"queued.min.messages", "1000"},  {"fetch.wait.max.ms", "10"},
-    {"queued.max.messages.kbytes", "8192"}, {"enable.auto.commit", "false"},  {"enable.auto.offset.store", "false"},
-    {"auto.offset.reset", "error"},         {"enable.partition.eof", "true"}, {"allow.auto.create.topics", "false"},
+static const struct kafka_setting settings[] = {
+    {"client.id", "millrace-verify"},
+    {"queued.min.messages", "1000"},
+    {"fetch.wait.max.ms", "10"},
+    {"queued.max.messages.kbytes", "8192"},
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"auto.offset.reset", "error"},
+    {"enable.partition.eof", "true"},
+    {"allow.auto.create.topics", "false"},
     {"log.connection.close", "false"},
+    {NULL, NULL},
 };
+static const struct kafka_setting no_defaults[] = {{NULL, NULL}};
 
 enum { READ_ON = 2000, POLL_MS = 200 }; /* records that are read and dropped rather than sought past */
 
@@ -35,27 +44,16 @@ static void quiet(const rd_kafka_t *rk, int level, const char *facility, const c
     (void)rk, (void)level, (void)facility, (void)text;
 }
 
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, bool secret, struct err *err) {
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) return 0;
-    return err_set(err, EX_CONFIG, "kafka.%s: %s", name, secret ? "not accepted" : text);
-}
-
 static int make_client(struct origin *o, struct err *err) {
-    char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    int r = 0;
-    for (uint32_t i = 0; r == 0 && i < o->config->kafka.property_count; i++) {
-        const struct config_property *p = &o->config->kafka.property[i];
-        r = set(conf, p->name, p->value, p->secret != 0, err);
-    }
-    for (size_t i = 0; r == 0 && i < sizeof properties / sizeof properties[0]; i++)
-        r = set(conf, properties[i][0], properties[i][1], false, err);
+    CHECK(conf != NULL);
     rd_kafka_conf_set_log_cb(conf, quiet);
-    if (r == 0) o->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (r == 0 && o->rk == NULL) r = err_set(err, EX_CONFIG, "Kafka: %s", text);
-    if (r != 0) rd_kafka_conf_destroy(conf);
-    return r;
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, o->config, no_defaults, settings, err) != 0) {
+        rd_kafka_conf_destroy(conf);
+        return -1;
+    }
+    o->rk = kafka_settings_open(conf, RD_KAFKA_CONSUMER, err);
+    return o->rk != NULL ? 0 : -1;
 }
 
 struct origin *origin_open(const struct config *config, struct err *err) {
