@@ -82,7 +82,10 @@ Test(errand, gets_the_body_the_id_and_nothing_else_of_ours) {
     cr_assert(fd > 2 && fd < 10, "the shell has its own from 10 on");
     cr_assert_eq(strncmp(output(), "{\"a\":1}\nan-id /\n0\n1\n", 20), 0, "%s", output());
     cr_assert_null(strstr(output(), number), "%s", output());
-    cr_assert_not_null(strstr(output(), "SigIgn:\t0000000000000000"), "%s", output());
+    const char *ignored = strstr(output(), "SigIgn:\t");
+    cr_assert_not_null(ignored);
+    /* Signals from 32 on are the C library's own; who started the tests may have them ignored. */
+    cr_assert_eq(strtoull(ignored + 8, NULL, 16) & 0x7fffffff, 0, "%s", ignored);
 }
 
 Test(errand, largest_body_does_not_block) {
