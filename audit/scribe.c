@@ -42,7 +42,7 @@ static void anchor_last(struct scribe *s, const struct writer_last *last) {
 
 /* -- retention --------------------------------------------------------------------------------- */
 
-/* What is removed is signed for first: an auditor can tell it from what somebody else has removed. */
+/* What is removed is signed for first, once: an auditor can tell it from what somebody else has removed. */
 static void expire(struct scribe *s) {
     struct anchor a = {.removed = true};
     struct err err;
@@ -51,8 +51,10 @@ static void expire(struct scribe *s) {
     a.segment = old->first;
     if (log_writer_closed_end(&s->log, &a.sequence, a.mac, &err) != 0)
         log_warn("audit.retention_failed", "%s", err.text);
-    else if (!anchor_put(s, a))
+    else if (s->signed_for != a.segment && !anchor_put(s, a))
         return;
+    else
+        s->signed_for = a.segment;
     if (log_writer_remove(&s->log, &err) != 0) {
         log_warn("audit.retention_failed", "%s", err.text);
         return;

@@ -32,6 +32,7 @@ struct scribe {
     struct anchors anchors;
     EVP_PKEY *anchor_key;
     uint64_t anchored_ns;
+    uint64_t signed_for; /* the segment whose removal was signed for last; 0 none */
     bool last; /* the errand is the last one: an anchor is due whenever something was written */
     struct scribe_result result;
     bool threaded;

@@ -243,6 +243,39 @@ static void errand(struct scribe *s) {
     cr_assert_eq(r.failed, 0, "%s", r.err.text);
 }
 
+static int unlink_fails(void *c, int folder, const char *name) {
+    (void)c, (void)folder, (void)name;
+    errno = EACCES;
+    return -1;
+}
+
+Test(scribe, what_cannot_be_removed_is_signed_for_once) {
+    struct bench *b = bench_make();
+    struct scribe s;
+    b->config.recon.segment_bytes = 1;
+    b->files.unlink = unlink_fails;
+    const struct log_writer_plan plan = {
+        .dir = b->log, .config = &b->config, .clock = &b->clock, .files = &b->files, .entry_bytes_max = 4096};
+    cr_assert_eq(scribe_init(&s, &plan, &b->keys, false, &b->err), 0);
+    errand(&s);
+    for (uint64_t n = 1; n <= 2; n++) {
+        log_writer_add(&s.log, 0, 77, n, entry_make(0, 0, (int64_t)n, 0));
+        errand(&s);
+    }
+    b->wall_ms += (int64_t)b->config.recon.retention_ms + 1000;
+    b->config.recon.segment_bytes = 1 << 20;
+    uint64_t end = 0;
+    for (uint64_t n = 3; n <= 6; n++) {
+        log_writer_add(&s.log, 0, 77, n, entry_make(0, 0, (int64_t)n, 0));
+        errand(&s);
+        if (n > 3) cr_assert_eq(s.anchors.end, end, "entry %d", (int)n);
+        end = s.anchors.end;
+    }
+    cr_assert_gt(file_bytes(b, 1), 0);
+    scribe_fini(&s);
+    bench_drop(b);
+}
+
 Test(scribe, a_segment_is_signed_for_before_retention_removes_it_with_its_index) {
     struct bench *b = bench_make();
     struct scribe s;
