@@ -15,6 +15,7 @@
  * which is counted and listed and calls nobody. */
 enum finding {
     FINDING_UNEXPLAINED,
+    FINDING_OTHER_KEY,
     FINDING_ALTERED,
     FINDING_DIGEST,
     FINDING_BYTES,
@@ -38,6 +39,8 @@ static const struct {
     const char *reason;
 } rules[FINDING_COUNT] = {
     [FINDING_UNEXPLAINED] = {WINDOW_MISMATCH, EXCEPTION_UNEXPLAINED, "records are missing"},
+    [FINDING_OTHER_KEY] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH,
+                           "no digest agrees: altered, or the producers have another recon.keys"},
     [FINDING_ALTERED] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH, "records were altered on their way"},
     [FINDING_DIGEST] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH, "the sum of the digests differs"},
     [FINDING_BYTES] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH, "the number of bytes differs"},
@@ -482,6 +485,7 @@ static void judge_scan(struct judge *j, struct verdict *v) {
 static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
     bool late = v->now_ms >= v->due_ms && v->asked;
     if (v->unexplained > 0) return FINDING_UNEXPLAINED;
+    if (v->altered > 1 && v->altered == v->seen) return FINDING_OTHER_KEY;
     if (v->altered > 0) return FINDING_ALTERED;
     if (v->digest_differs) return FINDING_DIGEST;
     if (v->bytes_differ) return FINDING_BYTES;

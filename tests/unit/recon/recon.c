@@ -244,6 +244,25 @@ Test(recon, no_alarm_is_raised_while_kafka_cannot_be_asked) {
     rig_drop(r);
 }
 
+Test(recon, where_no_digest_agrees_another_key_may_be_the_reason) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    rig_pass(r, 1);
+    publish(r, 1, 10, RIG_START);
+    rig_manifest(r, 1, 10, RIG_START);
+    for (int64_t o = 0; o < 10; o++) rig_log_as(r, o, o == 0 ? NULL : altered);
+    rig_pass(r, 13);
+    rig_says(r, "SELECT reason FROM window", "records were altered on their way");
+    rig_drop(r);
+    r = rig_make(EVIDENCE_MANIFEST);
+    rig_pass(r, 1);
+    publish(r, 1, 10, RIG_START);
+    rig_manifest(r, 1, 10, RIG_START);
+    for (int64_t o = 0; o < 10; o++) rig_log_as(r, o, altered);
+    rig_pass(r, 13);
+    rig_says(r, "SELECT reason FROM window", "no digest agrees: altered, or the producers have another recon.keys");
+    rig_drop(r);
+}
+
 Test(recon, a_scan_that_agrees_offset_by_offset_matches) {
     struct rig *r = rig_make(EVIDENCE_SCAN);
     for (int i = 0; i < 100; i++) {
