@@ -273,12 +273,16 @@ BELL, RING_IN, RING_OUT = "eventfd", [READ, READ, WRITE], [READ, WRITE, READ]
 COMMON = ["null", "log", "log", READ, "stats", READ, BELL, BELL]  # 0-2, configuration, stats, control, bells
 
 
-def documented(role, lanes):
+def documented(role, lanes, audit):
     if role == "ingest":
-        return COMMON + [WRITE] + (RING_OUT + RING_IN + [READ, BELL]) * lanes
+        return COMMON + [WRITE, READ] + (RING_OUT + RING_IN + [READ, BELL]) * lanes
     if role == "transform":
-        return COMMON + [READ] + RING_IN + RING_OUT + RING_OUT + [BELL, BELL]
-    return COMMON + [READ] + RING_IN + [BELL, WRITE]
+        return COMMON + [READ, READ] + RING_IN + RING_OUT + RING_OUT + [BELL, BELL]
+    if role == "audit":
+        return COMMON + [READ, WRITE] + (RING_IN + [BELL]) * lanes
+    if role == "recon":
+        return COMMON + [READ, READ]
+    return COMMON + [READ, READ] + RING_IN + [BELL, WRITE] + (RING_OUT + [BELL] if audit else [])
 
 
 def descriptors(pid):
@@ -313,14 +317,17 @@ def descriptors(pid):
 
 # Beyond the inherited ones: what a role may have opened itself.
 OWN = {"ingest": r"socket|pipe:.*|anon_inode:.*|eventfd|.*/data(/.*)?|log",
-       "transform": r"anon_inode:\[eventpoll\]|log", "sink": r"socket|anon_inode:.*|log"}
+       "transform": r"anon_inode:\[eventpoll\]|log", "sink": r"socket|anon_inode:.*|log",
+       "audit": r"anon_inode:.*|eventfd|.*/data/audit(/.*)?|log",
+       "recon": r"socket|pipe:.*|anon_inode:.*|eventfd|.*/data/(audit|recon)(/.*)?|log"}
 
 
-def test_workers_inherit_the_documented_descriptors_and_nothing_else(space):
+@pytest.mark.parametrize("audit", ["off", "on"])
+def test_workers_inherit_the_documented_descriptors_and_nothing_else(space, audit):
     space.start_redis()
     space.topic()
     lanes = 2
-    m = space.millrace(lanes=lanes)
+    m = space.millrace(lanes=lanes, audit=audit)
     secret = open(space.folder / "not-for-workers", "w+", encoding="ascii")
     other, child = os.pipe()
     for fd in (secret.fileno(), other, child):
@@ -339,9 +346,9 @@ def test_workers_inherit_the_documented_descriptors_and_nothing_else(space):
                 found = descriptors(w["pid"])
             except PermissionError:
                 # A worker that holds keys is not dumpable: without root nobody can look, and nobody else can either.
-                assert w["role"] == "transform" and os.geteuid() != 0
+                assert w["role"] in ("transform", "audit", "recon") and os.geteuid() != 0
                 continue
-            wanted = documented(w["role"], lanes)
+            wanted = documented(w["role"], lanes, audit == "on")
             assert [found.get(i) for i in range(len(wanted))] == wanted, (w["role"], found)
             beyond = {n: k for n, k in found.items() if n >= len(wanted)}
             assert all(re.fullmatch(OWN[w["role"]], k) for k in beyond.values()), (w["role"], beyond)
