@@ -21,7 +21,7 @@ GOALS = {
     "e/c": ("rate of millrace / straightforward program", 3.0, 2.0, False),
     "e/d": ("rate of millrace / limit program", 0.95, 0.8, False),
     "f/d": ("rate of millrace with JSON key, LZ4, encryption / limit program", 0.6, 0.4, False),
-    "audited/e": ("rate of millrace with the audit log / without", 0.85, 0.7, False),
+    "audited/e": ("rate of millrace with the audit log / without", 0.85, None, False),
     "cpu": ("own CPU s per million records, plain", 1.5, None, True),
     "memory": ("resident MB of all own processes at that rate", 300, None, True),
     "small": ("the same with the small-memory setting", 80, None, True),
