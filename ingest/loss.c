@@ -2,10 +2,10 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/utc.h"
 #include "ingest/ingest.h"
 
 enum { ACCEPT_AGAIN_MS = 1000, ACCEPT_MS = 1000 };
@@ -97,11 +97,9 @@ static struct acceptance acceptance_get(const struct control *c, uint64_t asked)
 static int record_acceptance(const struct ingest *g, uint32_t slot, int64_t from, int64_t to,
                              const struct acceptance *a, struct err *err) {
     const struct partition *p = &g->partition[slot];
-    char path[PATH_BYTES + 32], line[TOPIC_BYTES + CLUSTER_BYTES + 240], cluster[CLUSTER_BYTES], when[32] = "";
+    char path[PATH_BYTES + 32], line[TOPIC_BYTES + CLUSTER_BYTES + 240], cluster[CLUSTER_BYTES], when[UTC_BYTES];
     char load[37], by[64] = "";
-    time_t now = (time_t)(clock_wall_ms(g->clock) / 1000);
-    struct tm utc;
-    if (gmtime_r(&now, &utc) != NULL) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    utc_text_ms(when, clock_wall_ms(g->clock), 0);
     memcpy(cluster, g->ledger->cluster, sizeof cluster);
     for (char *c = cluster; *c != 0; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20) *c = '?';

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "base/log.h"
+#include "base/utc.h"
 #include "recon/exception.h"
 #include "shm/record.h"
 
@@ -535,10 +535,8 @@ static int change_note(struct judge *j, const struct verdict *v, int before, enu
     sqlite3_bind_int64(s, 5, rules[finding].state);
     sqlite3_bind_text(s, 6, rules[finding].reason, -1, SQLITE_STATIC);
     if (db_step(s, err) != 0) return -1;
-    char window[32] = "?";
-    time_t start = (time_t)(v->start_ms / 1000);
-    struct tm utc;
-    if (gmtime_r(&start, &utc) != NULL) strftime(window, sizeof window, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char window[UTC_BYTES];
+    utc_text_ms(window, v->start_ms, 0);
     if (rules[finding].state == WINDOW_MISMATCH)
         log_warn("recon.window_mismatch",
                  "%s window %s: %s: published %" PRId64 ", logged %" PRId64 ", unexplained %" PRId64,

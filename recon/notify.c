@@ -10,6 +10,7 @@
 
 #include "base/json_text.h"
 #include "base/log.h"
+#include "base/utc.h"
 #include "recon/acknowledge.h"
 #include "recon/errand.h"
 #include "recon/exception.h"
@@ -104,13 +105,8 @@ static void put_text(FILE *f, const char *name, const char *text) {
 }
 
 static void put_time(FILE *f, const char *name, int64_t ms) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    if (ms < 0 || gmtime_r(&seconds, &utc) == NULL || utc.tm_year > 8099)
-        fprintf(f, ",\"%s\":null", name);
-    else
-        fprintf(f, ",\"%s\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"", name, utc.tm_year + 1900, utc.tm_mon + 1,
-                utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(ms % 1000));
+    char text[UTC_BYTES];
+    put_text(f, name, utc_text_ms(text, ms, 3) ? text : "");
 }
 
 /* One JSON object with a newline. Returns 0, -1 without memory. */
@@ -137,15 +133,12 @@ static int message(const struct notify *n, const struct job *job, char **body, s
 }
 
 static void log_job(const struct job *job) {
-    char window[64] = "";
-    time_t seconds = (time_t)(job->window_ms / 1000);
-    struct tm utc;
-    if (job->window_ms >= 0 && gmtime_r(&seconds, &utc) != NULL)
-        strftime(window, sizeof window, " window %Y-%m-%dT%H:%M:%SZ", &utc);
+    char window[UTC_BYTES] = "";
+    bool windowed = utc_text_ms(window, job->window_ms, 0);
     struct log_site site = {0}; /* of its own: no such line is ever held back */
-    log_event(&site, LOG_ERROR, "recon.exception", NULL, "%s%s%s%s%s%s: %s (exception %s)", job->kind,
-              job->topic[0] != '\0' ? " " : "", job->topic, window, job->subject[0] != '\0' ? " " : "", job->subject,
-              job->text, job->id);
+    log_event(&site, LOG_ERROR, "recon.exception", NULL, "%s%s%s%s%s%s%s: %s (exception %s)", job->kind,
+              job->topic[0] != '\0' ? " " : "", job->topic, windowed ? " window " : "", windowed ? window : "",
+              job->subject[0] != '\0' ? " " : "", job->subject, job->text, job->id);
 }
 
 /* -- one channel ------------------------------------------------------------------------------- */

@@ -2,10 +2,10 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/json_text.h"
+#include "base/utc.h"
 #include "shm/stats_render.h"
 #include "shm/stats_view.h"
 
@@ -129,10 +129,8 @@ static void json_partitions(const struct stats *s, FILE *out) {
 }
 
 static void json_started(const struct stats *s, FILE *out) {
-    time_t seconds = (time_t)(s->header->started_wall_ms / 1000);
-    struct tm utc;
-    char text[32] = "";
-    if (gmtime_r(&seconds, &utc) != NULL) strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_BYTES];
+    utc_text_ms(text, s->header->started_wall_ms, 0);
     json_member("started", text, ",\n", out);
 }
 

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "audit/anchor.h"
 #include "audit/log.h"
@@ -16,6 +15,7 @@
 #include "base/audit_keys.h"
 #include "base/digest.h"
 #include "base/json_text.h"
+#include "base/utc.h"
 #include "shm/record.h"
 #include "tools/command.h"
 
@@ -201,16 +201,6 @@ static int verify(struct options *o) {
 
 /* -- show -------------------------------------------------------------------------------------- */
 
-static void time_text(char out[32], int64_t us) {
-    time_t seconds = (time_t)(us / 1000000);
-    struct tm utc;
-    if (us < 0 || gmtime_r(&seconds, &utc) == NULL || utc.tm_year > 8099)
-        snprintf(out, 32, "-");
-    else
-        snprintf(out, 32, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
-                 utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(us / 1000 % 1000));
-}
-
 static const struct {
     uint32_t flag;
     const char *name;
@@ -280,7 +270,7 @@ static void item_row(const struct log_item *item) {
     const struct entry *e = item->entry;
     char id[37], time[32];
     record_id_format(e->id, id);
-    time_text(time, item->written_us);
+    utc_text(time, item->written_us, 3);
     printf("%10" PRIu64 "  %s  %-10s %-7s %s  %s/%" PRId32 "@%" PRId64, item->sequence, time,
            entry_outcome_name(e->outcome), record_op_name(e->op), id, item->topic, e->partition, e->offset);
     if (e->reason != REASON_NONE) printf("  %s", record_reason_name(e->reason));

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/json_text.h"
+#include "base/utc.h"
 #include "recon/acknowledge.h"
 #include "recon/db.h"
 #include "shm/record.h"
@@ -37,10 +38,8 @@ static const char *column(sqlite3_stmt *s, int i) {
     return text != NULL ? (const char *)text : "";
 }
 
-static const char *time_text(int64_t ms, char out[32]) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    if (ms < 0 || gmtime_r(&seconds, &utc) == NULL || strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) out[0] = 0;
+static const char *time_text(int64_t ms, char out[UTC_BYTES]) {
+    if (!utc_text_ms(out, ms, 0)) out[0] = 0;
     return out;
 }
 

@@ -13,6 +13,7 @@
 #include "base/digest.h"
 #include "base/json_text.h"
 #include "base/keys.h"
+#include "base/utc.h"
 #include "shm/record.h"
 #include "tools/command.h"
 #include "tools/recon_find.h"
@@ -56,14 +57,8 @@ struct request {
 
 /* -- texts ------------------------------------------------------------------------------------- */
 
-static const char *time_text(int64_t us, char out[40]) {
-    time_t seconds = (time_t)(us / 1000000);
-    struct tm utc;
-    if (us < 0 || gmtime_r(&seconds, &utc) == NULL || utc.tm_year > 8099)
-        snprintf(out, 40, "-");
-    else
-        snprintf(out, 40, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
-                 utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(us % 1000000));
+static const char *time_text(int64_t us, char out[UTC_BYTES]) {
+    utc_text(out, us, 6);
     return out;
 }
 

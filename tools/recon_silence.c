@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/utc.h"
 #include "recon/silence.h"
 #include "tools/command.h"
 
@@ -61,10 +62,8 @@ static int duration_parse(const char *text, int64_t *ms) {
 }
 
 static void time_print(int64_t ms, const char *after) {
-    char text[40] = "-";
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    if (gmtime_r(&seconds, &utc) != NULL) strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_BYTES];
+    utc_text_ms(text, ms, 0);
     printf("%s%s", text, after);
 }
 

@@ -11,20 +11,13 @@
 #include "audit/log.h"
 #include "base/digest.h"
 #include "base/json_text.h"
+#include "base/utc.h"
 #include "recon/db.h"
 #include "shm/record.h"
 
 enum { COLUMNS_MAX = 32, CELL_BYTES = 256 };
 
-void view_time(char out[VIEW_TIME_BYTES], int64_t ms) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    if (ms <= 0 || gmtime_r(&seconds, &utc) == NULL || utc.tm_year > 8099)
-        snprintf(out, VIEW_TIME_BYTES, "-");
-    else
-        snprintf(out, VIEW_TIME_BYTES, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900, utc.tm_mon + 1,
-                 utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(ms % 1000));
-}
+void view_time(char out[VIEW_TIME_BYTES], int64_t ms) { utc_text_ms(out, ms > 0 ? ms : -1, 3); }
 
 int view_time_parse(const char *text, int64_t *ms) {
     struct tm utc = {0};

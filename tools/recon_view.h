@@ -7,9 +7,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/utc.h"
+
 #include "base/config.h"
 
-enum { VIEW_MISMATCH = 1, VIEW_BEHIND_MAX = 1000000, VIEW_TIME_BYTES = 32 };
+enum { VIEW_MISMATCH = 1, VIEW_BEHIND_MAX = 1000000, VIEW_TIME_BYTES = UTC_BYTES };
 
 struct view {
     const struct config *config;

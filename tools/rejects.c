@@ -8,11 +8,11 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "base/json_text.h"
 #include "base/keys.h"
 #include "base/rejects_read.h"
+#include "base/utc.h"
 #include "shm/record.h"
 #include "tools/command.h"
 #include "transform/seal.h"
@@ -131,16 +131,6 @@ static void json_headers(const uint8_t *headers, size_t len) {
     putchar(']');
 }
 
-static void time_text(char out[32], int64_t ms) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    if (ms < 0 || gmtime_r(&seconds, &utc) == NULL || utc.tm_year > 8099)
-        snprintf(out, 32, "-");
-    else
-        snprintf(out, 32, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
-                 utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(ms % 1000));
-}
-
 static const char *content_kind(const struct rejects_entry *e) {
     return e->flags & REJECT_CONTENT_ABSENT ? "absent" : e->flags & REJECT_SEALED ? "sealed" : "plain";
 }
@@ -154,7 +144,7 @@ static size_t content_bytes(const struct rejects_entry *e) {
 static void row_print(const struct rejects_record *r) {
     char id[37], time[32];
     record_id_format(r->head.id, id);
-    time_text(time, r->head.timestamp_ms);
+    utc_text_ms(time, r->head.timestamp_ms, 3);
     printf("%s  %-13s %10zu %-6s  %-24s  %s/%" PRId32 "@%" PRId64 "\n", id, record_reason_name(r->head.reason),
            content_bytes(&r->head), content_kind(&r->head), time, r->topic, r->head.partition, r->head.offset);
 }
@@ -162,7 +152,7 @@ static void row_print(const struct rejects_record *r) {
 static void metadata_print(const struct rejects_record *r) {
     char id[37], stored[32];
     record_id_format(r->head.id, id);
-    time_text(stored, r->head.stored_ms);
+    utc_text_ms(stored, r->head.stored_ms, 3);
     printf("{\"id\":\"%s\",\"topic\":", id);
     json_text_put(r->topic, strlen(r->topic), stdout);
     printf(",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"timestamp_ms\":%" PRId64 ",\"stored\":\"%s\","

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/digest.h"
 #include "base/json_text.h"
+#include "base/utc.h"
 #include "shm/record.h"
 #include "tools/command.h"
 #include "tools/replay_copy.h"
@@ -183,10 +184,8 @@ static int query_make(struct arguments *a, const struct config *c) {
 /* -- telling ----------------------------------------------------------------------------------- */
 
 static void time_print(int64_t ms) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm utc;
-    char text[32] = "-";
-    if (ms >= 0 && gmtime_r(&seconds, &utc) != NULL) strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_BYTES];
+    utc_text_ms(text, ms, 0);
     fputs(text, stdout);
 }
 
