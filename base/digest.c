@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
 #include <xxhash.h>
 
+#include "base/hex.h"
 #include "base/sha256_pair.h"
 
 enum { BLOCK_BYTES = SHA256_BLOCK_BYTES };
@@ -238,13 +239,6 @@ void digest_hex(const uint8_t digest[DIGEST_BYTES], char out[DIGEST_HEX_BYTES]) 
         out[2 * i + 1] = digits[digest[i] & 15];
     }
     out[DIGEST_HEX_BYTES - 1] = '\0';
-}
-
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
 }
 
 int digest_parse(uint8_t out[DIGEST_BYTES], const char *text, size_t len) {

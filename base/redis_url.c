@@ -6,12 +6,9 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { PORT_DEFAULT = 6379, DB_MAX = 65535 };
+#include "base/hex.h"
 
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    return isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
-}
+enum { PORT_DEFAULT = 6379, DB_MAX = 65535 };
 
 static int percent_decode(const char *text, size_t len, char *out, size_t size, const char *what, struct err *err) {
     size_t n = 0;

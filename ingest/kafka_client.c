@@ -33,18 +33,6 @@ static const struct kafka_setting defaults[] = {
     {NULL, NULL},
 };
 
-/* What the product's promises rest on; the configuration cannot change these. */
-static const struct kafka_setting fixed[] = {
-    {"enable.auto.commit", "false"},
-    {"enable.auto.offset.store", "false"},
-    {"auto.offset.reset", "error"},
-    {"enable.partition.eof", "true"},
-    {"check.crcs", "true"},
-    {"allow.auto.create.topics", "false"},
-    {"log.connection.close", "false"},
-    {NULL, NULL},
-};
-
 struct handle { /* one assigned partition */
     rd_kafka_queue_t *queue;
     rd_kafka_topic_partition_t *at; /* in client.assigned */
@@ -75,7 +63,7 @@ enum { QUEUE_PARTS = 2 }; /* a queue is told to fill up again each time that suc
 
 static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *err) {
     char member[2 * NAME_BYTES + 2], session[16];
-    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, fixed, err) != 0) return -1;
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, kafka_settings_reader, err) != 0) return -1;
     /* Only librdkafka from 2.2 on knows it, and waits for so long instead of a second. */
     if (rd_kafka_conf_set(conf, "fetch.queue.backoff.ms", "1", NULL, 0) == RD_KAFKA_CONF_INVALID)
         return err_set(err, EX_CONFIG, "fetch.queue.backoff.ms is not accepted");

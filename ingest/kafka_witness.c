@@ -1,10 +1,9 @@
 #include "ingest/kafka_witness.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "ingest/kafka.h"
 
 /* The partitions share one queue, and the library fetches nothing for a second when it finds it full: it takes a first
@@ -39,18 +38,9 @@ static void *destroy(void *rk) {
     return NULL;
 }
 
-/* Signals are for the thread that has always been there. */
 static void consumer_end(rd_kafka_t *rk) {
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(&thread, NULL, destroy, rk);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r == 0)
-        pthread_detach(thread);
-    else
-        destroy(rk);
+    struct err ignored;
+    if (thread_start(destroy, rk, &ignored) != 0) destroy(rk);
 }
 
 static int index_of(const rd_kafka_topic_partition_list_t *at, const rd_kafka_message_t *m) {

@@ -13,6 +13,17 @@ static const char *const consumer_only[] = {
     "isolation.level", "auto.offset.reset",
 };
 
+const struct kafka_setting kafka_settings_reader[] = {
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"auto.offset.reset", "error"},
+    {"enable.partition.eof", "true"},
+    {"check.crcs", "true"},
+    {"allow.auto.create.topics", "false"},
+    {"log.connection.close", "false"},
+    {NULL, NULL},
+};
+
 static bool for_consumers(const char *name) {
     for (size_t i = 0; i < sizeof consumer_only / sizeof consumer_only[0]; i++)
         if (strncmp(name, consumer_only[i], strlen(consumer_only[i])) == 0) return true;

@@ -11,6 +11,10 @@ struct kafka_setting { /* a table of them ends with {NULL, NULL} */
     const char *name, *value;
 };
 
+/* What is fixed for a consumer that keeps its own positions: nothing is committed, left out or made by the library. The
+ * promises of the pipeline rest on it, so no configuration changes it. */
+extern const struct kafka_setting kafka_settings_reader[];
+
 /* kafka_settings_fill sets the defaults, over them what the configuration says under `kafka`, and over that what is
  * fixed: what the caller's promises rest on. type: of the client; a producer is spared what only consumers understand.
  * Neither group.id nor session.timeout.ms is set: the configuration keeps them apart. Returns 0, or -1 with err

@@ -1,8 +1,6 @@
 #include "recon/account_kafka.h"
 
 #include <librdkafka/rdkafka.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +10,7 @@
 
 #include "kafka/settings.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 enum { PARTITIONS = 256, CALL_MS = 2000, LAYOUT_S = 5, LAYOUT_KNOWN_S = 60 };
 
@@ -185,18 +184,6 @@ static rd_kafka_t *client(struct link *l, bool producer, struct err *err) {
     return NULL;
 }
 
-static int thread_start(struct link *l, struct err *err) {
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all); /* signals are for the thread that has always been there */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(&thread, NULL, layout_ask, l);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r != 0) return err_set(err, EX_OSERR, "thread: %s", strerror(r));
-    pthread_detach(thread);
-    return 0;
-}
-
 int account_kafka_open(struct account_port *port, const struct config *c, struct err *err) {
     struct link *l = calloc(1, sizeof *l);
     CHECK(l != NULL);
@@ -213,5 +200,5 @@ int account_kafka_open(struct account_port *port, const struct config *c, struct
                                   .lost = port_lost,
                                   .rewind = port_rewind,
                                   .seek = port_seek};
-    return thread_start(l, err);
+    return thread_start(layout_ask, l, err);
 }

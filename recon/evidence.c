@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "kafka/settings.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "shm/record.h"
 #include "transform/trace.h"
 
@@ -24,17 +25,6 @@ static const struct kafka_setting defaults[] = {
     {"fetch.error.backoff.ms", "50"},        {"socket.nagle.disable", "true"},
     {"reconnect.backoff.ms", "100"},         {"reconnect.backoff.max.ms", "2000"},
     {"client.id", "millrace-recon"},         {NULL, NULL},
-};
-
-static const struct kafka_setting fixed[] = {
-    {"enable.auto.commit", "false"},
-    {"enable.auto.offset.store", "false"},
-    {"auto.offset.reset", "error"},
-    {"enable.partition.eof", "true"},
-    {"check.crcs", "true"},
-    {"allow.auto.create.topics", "false"},
-    {"log.connection.close", "false"},
-    {NULL, NULL},
 };
 
 struct reading { /* one partition that is being read, or was */
@@ -479,24 +469,12 @@ static void log_from_library(const rd_kafka_t *rk, int level, const char *facili
         log_debug("recon.kafka_library", "%s: %s", facility, text);
 }
 
-static int thread_start(struct asker *a, struct err *err) {
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all); /* signals are for the thread that has always been there */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(&thread, NULL, ask, a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r != 0) return err_set(err, EX_OSERR, "thread: %s", strerror(r));
-    pthread_detach(thread);
-    return 0;
-}
-
 /* NULL with err. The group is asked what it has committed; it is never joined. */
 static rd_kafka_t *client_open(const struct config *c, struct err *err) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     CHECK(conf != NULL);
     rd_kafka_conf_set_log_cb(conf, log_from_library);
-    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, fixed, err) == 0 &&
+    if (kafka_settings_fill(conf, RD_KAFKA_CONSUMER, c, defaults, kafka_settings_reader, err) == 0 &&
         kafka_settings_set(conf, "group.id", c->kafka.group_id, err) == 0)
         return kafka_settings_open(conf, RD_KAFKA_CONSUMER, err);
     rd_kafka_conf_destroy(conf);
@@ -523,5 +501,5 @@ int evidence_open(struct evidence_port *port, const struct config *c, const uint
     for (uint32_t t = 0; t < c->topic_count; t++) a->topic[t] = rd_kafka_topic_new(a->reader, c->topic[t].name, NULL);
     if (c->recon.manifest_topic[0] != 0) a->manifests = rd_kafka_topic_new(a->reader, c->recon.manifest_topic, NULL);
     *port = (struct evidence_port){a, port_next, port_scan, port_hurry, a->wake_fd};
-    return thread_start(a, err);
+    return thread_start(ask, a, err);
 }

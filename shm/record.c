@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/hex.h"
+
 uint32_t record_fields_count(const uint8_t *value) {
     uint32_t count;
     memcpy(&count, value, sizeof count);
@@ -82,13 +84,6 @@ void record_id_derive(uint8_t id[16], const char *topic, int32_t partition, int6
         id[i] = (uint8_t)(high >> (56 - 8 * i));
         id[8 + i] = (uint8_t)(low >> (56 - 8 * i));
     }
-}
-
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
 }
 
 int record_id_parse(uint8_t id[16], const void *text, size_t len) {

@@ -53,6 +53,12 @@ int refeed_send(const struct command_place *at, const char *data_dir, struct ref
 
 /* -- telling ----------------------------------------------------------------------------------- */
 
+void refeed_missing_print(FILE *f, const struct refeed_missing *m, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++)
+        fprintf(f, "%s{\"topic\":\"%s\",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"why\":\"%s\"}",
+                i > 0 ? "," : "", m[i].topic, m[i].partition, m[i].offset, m[i].gone ? "gone" : "absent");
+}
+
 static void print_json(FILE *f, const struct refeed_result *r) {
     fputs("{\"partitions\":[", f);
     for (uint32_t i = 0; i < r->partitions; i++) {
@@ -64,10 +70,7 @@ static void print_json(FILE *f, const struct refeed_result *r) {
                 o->from);
     }
     fputs("],\"missing\":[", f);
-    for (uint32_t i = 0; i < r->missing; i++)
-        fprintf(f, "%s{\"topic\":\"%s\",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"why\":\"%s\"}",
-                i > 0 ? "," : "", r->miss[i].topic, r->miss[i].partition, r->miss[i].offset,
-                r->miss[i].gone ? "gone" : "absent");
+    refeed_missing_print(f, r->miss, r->missing);
     fputs("],\"reason\":", f);
     json_text_put(r->reason, strlen(r->reason), f);
     fputs("}", f);

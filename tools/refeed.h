@@ -11,6 +11,9 @@
 
 enum { REFEED_TIMEOUT_S = 120 };
 
+/* refeed_missing_print writes the elements of a JSON array: n records that were not passed on. */
+void refeed_missing_print(FILE *f, const struct refeed_missing *m, uint64_t n);
+
 /* refeed_send writes the request into data_dir, tells the instance, and waits for the result at most timeout_s. A
  * request that is not begun by then is withdrawn; one that is begun is carried out all the same. Its files are removed
  * when the result was read. 0 with *out (to be freed; the partitions of other instances are REFEED_ELSEWHERE), or -1

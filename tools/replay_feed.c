@@ -189,10 +189,7 @@ static void print_json(FILE *out, const struct replay_feed *f, size_t chosen, si
             "{\"chosen\":%zu,\"following\":%zu,\"requests\":%" PRIu64 ",\"fed\":%" PRIu64 ",\"covered\":%" PRIu64
             ",\"elsewhere\":%" PRIu64 ",\"ended\":%" PRIu64 ",\"left\":%" PRIu64 ",\"missing\":[",
             chosen, all - chosen, f->requests, f->fed, f->covered, f->elsewhere, f->ended, f->left);
-    for (uint64_t i = 0; i < f->gone; i++)
-        fprintf(out, "%s{\"topic\":\"%s\",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"why\":\"%s\"}",
-                i > 0 ? "," : "", f->missing[i].topic, f->missing[i].partition, f->missing[i].offset,
-                f->missing[i].gone ? "gone" : "absent");
+    refeed_missing_print(out, f->missing, f->gone);
     fputs("],\"reason\":", out);
     json_text_put(f->reason, strlen(f->reason), out);
     fputs("}\n", out);
