@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 
 enum {
@@ -81,6 +82,7 @@ static bool lane_take(struct audit *a, uint32_t lane) {
         a->broken = s == RING_BROKEN;
         if (a->broken) break;
         ring_in_hand(c, item.number);
+        FAULT("audit:take");
         entry_take(a, lane, &item);
         if (a->broken) {
             err_set(&a->err, EX_DATAERR, "lane %u: item %" PRIu64 " is of no topic or slot", lane, item.number);
@@ -105,6 +107,7 @@ static bool lanes_take(struct audit *a) {
  * again whose epoch its predecessor had gone beyond. */
 static void release(struct audit *a) {
     struct worker *w = a->port.worker;
+    FAULT("audit:release");
     for (uint32_t i = 0; i < a->touched_count; i++) {
         struct audit_slot *s = &a->slot[a->touched[i]];
         struct twin *t = &a->port.ledger->slot[a->touched[i]].released;
@@ -118,7 +121,9 @@ static void release(struct audit *a) {
     for (uint32_t i = 0; i < a->port.lanes; i++) {
         if (a->lane[i].number == 0) continue;
         atomic_store_explicit(&w->block->lane_published[i], a->lane[i].number, memory_order_release);
+        FAULT("audit:ring_release");
         ring_release(&a->port.ring[i], a->lane[i].end, a->lane[i].number);
+        FAULT("audit:released");
         a->lane[i] = (struct audit_lane){0};
     }
     a->taken = false;

@@ -5,6 +5,7 @@
 
 #include "audit/audit.h"
 #include "audit/log.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 static struct worker worker;
@@ -48,6 +49,7 @@ int main(int argc, char **argv) {
     char dir[PATH_BYTES + 16];
     struct err err = {0};
     worker_init(&worker, ROLE_AUDIT, argc, argv);
+    FAULT("audit:start");
     rings_attach();
     struct audit_ports ports = {.worker = &worker,
                                 .ring = ring,
@@ -61,6 +63,7 @@ int main(int argc, char **argv) {
     if (ports.ledger == NULL) refuse("ledger", &err, EXIT_DONT_RESTART);
     log_dir(worker.config, dir);
     body_init(&ports);
+    FAULT("audit:ready");
     worker_ready(&worker);
     const struct worker_body body = {
         .self = &audit, .step = audit_step, .arm = audit_arm, .disarm = audit_disarm, .wants = audit_wants};

@@ -9,6 +9,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 
 /* -- anchors ----------------------------------------------------------------------------------- */
@@ -37,6 +38,7 @@ static void anchor_last(struct scribe *s, const struct writer_last *last) {
     struct anchor a = {.segment = last->segment, .sequence = last->sequence};
     memcpy(a.mac, last->mac, sizeof a.mac);
     s->anchored_ns = clock_ns(s->plan.clock);
+    FAULT("audit:anchor");
     (void)anchor_put(s, a);
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "audit/segment.h"
+#include "base/fault.h"
 
 #define SEGMENT_NEW "segment.new" /* becomes the next segment once its head is durable */
 enum { US_PER_MS = 1000, PARTS_MAX = 4 };
@@ -249,6 +250,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
         return -1;
     }
     if (removed_check(w, err) != 0) return -1;
+    FAULT("audit:durable");
     committed(w, head.bytes, mac);
     if (w->end > CACHED_BYTES) w->files->forget(w->files->context, w->fd, (off_t)(w->end - CACHED_BYTES));
     return 0;

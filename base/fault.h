@@ -1,30 +1,48 @@
-/* Fault points: where a test build can be told to fail. In every other build they are nothing at all.
+/* Fault points: named places where a test build can be told to die, to wait, to fail or to damage what it has in hand.
+ * In every other build they are nothing at all: no code, no text, no test (tests/fault_code.py shows it).
  *
- * A build with -DMILLRACE_FAULT (make VARIANT=fault) reads MILLRACE_FAULT from the environment, POINT=MARKER, and dies
- * of SIGSEGV at that point when the bytes at hand contain MARKER: a record that crashes its worker, on demand.
- * Names of points are never changed: tests refer to them. */
+ * A build with -DMILLRACE_FAULT (make VARIANT=fault) reads MILLRACE_FAULT from the environment, a list with commas of
+ *
+ *     POINT=kill | delay[:MS] | fail[:ERRNO] | corrupt   and then   @N | @N+ | @N*COUNT
+ *
+ * kill is SIGKILL; MS is 20 if not given, ERRNO EIO (a name as in errno.h). @N: at the N-th passing in a process, and,
+ * where MILLRACE_FAULT_DIR names a folder, only in the first of all processes that get there; @N+: from the N-th on,
+ * always; @N*COUNT: COUNT times from the N-th on, in one process. Without any: @1+. What was done is told on stderr,
+ * and by a file of the point's name in that folder. A point that does not exist, or an action that is not of its kind,
+ * ends the program at once with EX_USAGE.
+ *
+ *     POINT=MARKER       for points of content: SIGSEGV when the bytes at hand contain MARKER
+ *
+ * Every point is a row of base/fault.def. Names are never changed: tests refer to them. */
 #ifndef MILLRACE_BASE_FAULT_H
 #define MILLRACE_BASE_FAULT_H
 
 #ifdef MILLRACE_FAULT
 
-#include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 
-static inline void fault_on_content(const char *point, const void *bytes, size_t len) {
-    const char *wanted = getenv("MILLRACE_FAULT");
-    size_t n = strlen(point);
-    if (wanted == NULL || strncmp(wanted, point, n) != 0 || wanted[n] != '=') return;
-    const char *marker = wanted + n + 1;
-    if (marker[0] == '\0' || memmem(bytes, len, marker, strlen(marker)) == NULL) return;
-    signal(SIGSEGV, SIG_DFL);
-    raise(SIGSEGV);
-}
+/* Passes the point; any thread. */
+void fault_pass(const char *point);
+
+/* Passes the point; true, with errno, when the call that follows is to fail without being made. */
+bool fault_fails(const char *point);
+
+/* Passes the point; turns a bit in the middle of bytes[0, len) when told to corrupt. */
+void fault_corrupt(const char *point, void *bytes, size_t len);
+
+/* Dies of SIGSEGV when bytes[0, len) contain the marker of the point. */
+void fault_on_content(const char *point, const void *bytes, size_t len);
+
+#define FAULT(point) fault_pass(point)
+#define FAULT_FAILS(point) fault_fails(point)
+#define FAULT_CORRUPT(point, bytes, len) fault_corrupt(point, bytes, len)
 #define FAULT_ON_CONTENT(point, bytes, len) fault_on_content(point, bytes, len)
 
 #else
+#define FAULT(point) ((void)0)
+#define FAULT_FAILS(point) 0
+#define FAULT_CORRUPT(point, bytes, len) ((void)0)
 #define FAULT_ON_CONTENT(point, bytes, len) ((void)0)
 #endif
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
 
@@ -58,6 +59,7 @@ static void epoch_raise(struct ingest *g, uint32_t slot, int64_t start) {
     p->epoch++;
     read_from(p, start);
     atomic_store_explicit(&s->start, start, memory_order_release);
+    FAULT("ingest:epoch_raise");
     atomic_store_explicit(&s->epoch, p->epoch,
                           memory_order_release); /* E1, pairs with the loads in transform and sink */
 }
@@ -171,6 +173,7 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
               LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
                   (at->note.rewound ? LEDGER_REWOUND : 0) |
                   (at->note.run != 0 && at->note.run == g->worker->control->run ? LEDGER_MARKED : 0));
+    FAULT("ingest:commit_known");
     commit_known(g, slot, at->offset, &at->note);
     p->gone = loss_stands(g, slot); /* whether more than is noted is lost is found out at once */
     struct log_at where = ingest_at(g, at->topic, at->partition, start);
@@ -262,6 +265,7 @@ static enum step assign_carry_out(struct ingest *g) {
     if (more > 0) return STEP_BUSY;
     if (g->first_assignment) others_give_up(g);
     if (!assignment_again(g, &err)) return assign_fail(g, 1, &err);
+    FAULT("ingest:assigned");
     lanes_fill(g);
     loss_show(g);
     lease_begin(g);

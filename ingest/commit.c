@@ -1,3 +1,4 @@
+#include "base/fault.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
 
@@ -133,6 +134,7 @@ void commit_step(struct ingest *g, bool at_once) {
         atomic_store_explicit(&g->ledger->slot[slot_of(g, &g->commit_list[i])].intent, g->commit_list[i].offset,
                               memory_order_release);
     struct err err = {0};
+    FAULT("ingest:commit_intent");
     if (g->kafka.commit(g->kafka.self, g->commit_list, n, clock_boot_ns(g->clock), &err) == 0) {
         g->committing = true;
         g->commit_sent_ns = now;
@@ -151,6 +153,7 @@ void commit_result(struct ingest *g, const struct kafka_event *e) {
         lease_end(g, e->text);
     else if (e->count > 0 && !g->kafka.lost(g->kafka.self))
         lease_extend(g, e->tag);
+    FAULT("ingest:commit_answer");
     for (uint32_t i = 0; i < e->count; i++) {
         uint32_t slot = slot_of(g, &e->list[i]);
         if (slot == UINT32_MAX || e->list[i].offset < 0) continue;

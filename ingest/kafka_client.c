@@ -1,3 +1,4 @@
+#include "base/fault.h"
 #include "ingest/kafka.h"
 #include "ingest/kafka_error.h"
 #include "ingest/kafka_witness.h"
@@ -268,7 +269,8 @@ static bool client_poll(void *self, struct kafka_event *out) {
 static int client_committed(void *self, struct kafka_partition *list, uint32_t n, struct err *err) {
     struct client *c = self;
     rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
-    rd_kafka_resp_err_t e = rd_kafka_committed(c->rk, l, KAFKA_CALL_MS);
+    rd_kafka_resp_err_t e =
+        FAULT_FAILS("ingest:committed_ask") ? RD_KAFKA_RESP_ERR__FAIL : rd_kafka_committed(c->rk, l, KAFKA_CALL_MS);
     for (uint32_t i = 0; i < n && e == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
         e = l->elems[i].err;
         list[i].offset = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
@@ -282,7 +284,9 @@ static int client_watermarks(void *self, const struct kafka_partition *p, int64_
                              struct err *err) {
     struct client *c = self;
     rd_kafka_resp_err_t e =
-        rd_kafka_query_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high, KAFKA_CALL_MS);
+        FAULT_FAILS("ingest:watermarks")
+            ? RD_KAFKA_RESP_ERR__FAIL
+            : rd_kafka_query_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high, KAFKA_CALL_MS);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading the ends of a partition", e);
 }
 
@@ -336,7 +340,8 @@ static int client_assign(void *self, const struct kafka_partition *list, uint32_
         handle[i] = &c->handle[i];
         c->handle_count = i + 1;
     }
-    rd_kafka_resp_err_t e = rd_kafka_assign(c->rk, c->assigned);
+    rd_kafka_resp_err_t e =
+        FAULT_FAILS("ingest:assign") ? RD_KAFKA_RESP_ERR__FAIL : rd_kafka_assign(c->rk, c->assigned);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "assign", e);
 }
 
@@ -463,7 +468,9 @@ static int client_commit(void *self, const struct kafka_partition *list, uint32_
     struct client *c = self;
     rd_kafka_topic_partition_list_t *l = list_to_library(c, list, n);
     notes_to_library(list, n, l);
-    rd_kafka_resp_err_t e = rd_kafka_commit_queue(c->rk, l, c->events, NULL, (void *)(uintptr_t)tag);
+    rd_kafka_resp_err_t e = FAULT_FAILS("ingest:commit")
+                                ? RD_KAFKA_RESP_ERR__FAIL
+                                : rd_kafka_commit_queue(c->rk, l, c->events, NULL, (void *)(uintptr_t)tag);
     rd_kafka_topic_partition_list_destroy(l);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "commit", e);
 }

@@ -1,3 +1,4 @@
+#include "base/fault.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
 
@@ -59,6 +60,7 @@ static bool keep_lane(struct ingest *g, uint32_t lane) {
         ring_rewind(c);
         return false;
     }
+    FAULT("ingest:reject_release");
     ring_release(c, end, number);
     ring_rewind(c); /* what could not be stored is peeked again */
     g->rejects_blocked = false;

@@ -1,4 +1,5 @@
 /* millrace-ingest: Kafka to the rings. Started by the supervisor. */
+#include "base/fault.h"
 #include "ingest/ingest.h"
 
 #include "base/log.h"
@@ -38,6 +39,7 @@ int main(int argc, char **argv) {
     struct kafka_port kafka;
     struct err err = {0};
     worker_init(&w, ROLE_INGEST, argc, argv);
+    FAULT("ingest:start");
     g.ledger = ledger_ingest_map(WORKER_FD_LEDGER, true, &err);
     if (g.ledger == NULL) refuse(&w, "ledger", &err);
     g.audited = w.config->audit ? ledger_audit_map(WORKER_FD_AUDITED, false, &err) : NULL;
@@ -46,6 +48,7 @@ int main(int argc, char **argv) {
     store_open(&g, &w, &err);
     if (kafka_client_open(&kafka, w.config, WORKER_FD_DOORBELL, &err) != 0) refuse(&w, "Kafka", &err);
     ingest_init(&g, &w, &kafka);
+    FAULT("ingest:ready");
     worker_ready(&w);
     struct worker_body body = {&g, ingest_step, ingest_arm, ingest_disarm, ingest_wants};
     int status = worker_run(&w, &body);

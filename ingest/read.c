@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
 
@@ -37,6 +38,7 @@ static void put(struct lane *l, const struct record *r, const struct kafka_messa
     uint8_t *at = ring_reserve(&l->out, (uint32_t)record_bytes(r));
     CHECK(at != NULL);
     memcpy(at, r, sizeof *r);
+    FAULT_CORRUPT("ingest:record_length", at + offsetof(struct record, headers_bytes), sizeof r->headers_bytes);
     at += sizeof *r;
     if (r->kafka_key_bytes > 0) memcpy(at, m->key, r->kafka_key_bytes);
     at += r->kafka_key_bytes;
@@ -100,6 +102,7 @@ static void read_account(struct ingest *g, const struct kafka_message *m, uint64
 static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t slot, const struct kafka_message *m,
                  uint64_t now, int64_t wall_ms) {
     static uint8_t headers[HEADERS_BYTES_MAX]; /* one thread, one message at a time */
+    FAULT("ingest:take");
     struct record r = record_begin(p, slot, m->offset, now);
     bool refed = m->offset < p->next;
     r.timestamp_ms = m->timestamp_ms;
@@ -252,7 +255,9 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
 /* The number is noted before the ring shows it: nobody finds the next stage ahead of this one. */
 static void publish(struct ingest *g, struct lane *l) {
     atomic_store_explicit(&g->worker->block->lane_published[l - g->lane], l->out.number, memory_order_release);
+    FAULT("ingest:publish");
     ring_publish(&l->out);
+    FAULT("ingest:published");
 }
 
 static bool read_lane(struct ingest *g, struct lane *l, uint64_t now, int64_t wall_ms) {

@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/rejects_read.h"
 
@@ -93,14 +94,17 @@ static void segment_leave(struct rejects_store *s) {
 static int segment_begin(struct rejects_store *s, struct err *err) {
     char name[REJECTS_NAME_BYTES];
     rejects_segment_name(name, s->segment + 1);
-    int fd = openat(s->folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int fd = FAULT_FAILS("ingest:reject_segment")
+                 ? -1
+                 : openat(s->folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return err_set(err, errno, "%s: %s", name, strerror(errno));
     struct rejects_segment head = {.magic = REJECTS_MAGIC,
                                    .version = REJECTS_VERSION,
                                    .header_bytes = sizeof head,
                                    .number = s->segment + 1,
                                    .created_ms = clock_wall_ms(s->clock)};
-    if (write(fd, &head, sizeof head) != sizeof head || fsync(s->folder_fd) != 0) {
+    if (FAULT_FAILS("ingest:reject_head") || write(fd, &head, sizeof head) != sizeof head ||
+        FAULT_FAILS("ingest:reject_folder_sync") || fsync(s->folder_fd) != 0) {
         err_set(err, errno, "%s: %s", name, strerror(errno));
         close(fd);
         unlinkat(s->folder_fd, name, 0);
@@ -145,7 +149,7 @@ static bool segment_removed(const struct rejects_store *s) {
 
 /* A write that was cut short is taken back, so that the segment always ends with a whole entry while we live. */
 static int entry_write(struct rejects_store *s, struct iovec *part, int parts, size_t total, struct err *err) {
-    ssize_t n = writev(s->fd, part, parts);
+    ssize_t n = FAULT_FAILS("ingest:reject_write") ? -1 : writev(s->fd, part, parts);
     if (n == (ssize_t)total) {
         s->segment_bytes += total;
         s->total_bytes += total;
@@ -243,7 +247,7 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
 }
 
 int rejects_store_sync(struct rejects_store *s, struct err *err) {
-    if (s->dirty && !s->left_dirty && fdatasync(s->fd) != 0) {
+    if (s->dirty && !s->left_dirty && (FAULT_FAILS("ingest:reject_sync") || fdatasync(s->fd) != 0)) {
         err_set(err, errno, "fdatasync of the rejects folder: %s", strerror(errno));
         segment_leave(s);
     } else if (s->dirty && !s->left_dirty && segment_removed(s)) {

@@ -1,3 +1,4 @@
+#include "base/fault.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
 
@@ -29,8 +30,11 @@ void rewind_to(struct ingest *g, uint32_t slot, int64_t target, uint32_t flags) 
     atomic_store_explicit(&s->flags, LEDGER_ASSIGNED, memory_order_release);
     p->epoch++;
     atomic_store_explicit(&s->epoch, p->epoch, memory_order_release); /* E1, pairs with the loads in transform, sink */
+    FAULT("ingest:rewind_epoch");
     atomic_store_explicit(&s->start, target, memory_order_release);
+    FAULT("ingest:rewind_start");
     atomic_store_explicit(&s->flags, LEDGER_ASSIGNED | LEDGER_REWOUND | flags, memory_order_release);
+    FAULT("ingest:rewound");
     read_from(p, target);
     p->refetch_ns = clock_ns(g->clock); /* a seek first */
     stats_add(g->stats, M_ingest_partition_rewind, 1);

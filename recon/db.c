@@ -7,6 +7,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "recon/exception.h"
 
 #define COUNTS                                                                                                         \
@@ -179,7 +180,9 @@ static int folder_make(const char *path, struct err *err) {
 sqlite3 *db_open(const char *path, struct err *err) {
     sqlite3 *db = NULL;
     if (folder_make(path, err) != 0) return NULL;
-    int r = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    int r = FAULT_FAILS("recon:db_open")
+                ? SQLITE_CANTOPEN
+                : sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     if (r == SQLITE_OK && prepare_for_writing(db, err) == 0) {
         if (schema_check(db, path, err) == 0) return db;
     } else if (db == NULL || r != SQLITE_OK) {

@@ -10,6 +10,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+
 #define IDS_MAGIC 0x317364696c6c696dULL /* "millids1" */
 
 struct place {                 /* atomic: the order of the stores holds for whoever comes after a death */
@@ -57,7 +59,7 @@ static int file_prepare(int fd, const char *path, struct err *err) {
 }
 
 struct ids *ids_open(const char *path, struct err *err) {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    int fd = FAULT_FAILS("recon:ids_open") ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (fd < 0) {
         err_set(err, EX_IOERR, "%s: %s", path, strerror(errno));
         return NULL;

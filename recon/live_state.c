@@ -13,6 +13,8 @@
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
 #include <xxhash.h>
 
+#include "base/fault.h"
+
 #define FIRST_LINE "millrace live keys 1"
 enum { PLACES_AT_FIRST = 64, MANIFEST_BYTES_MAX = 16 << 20 };
 
@@ -88,11 +90,13 @@ static void format(const struct live_state *s, FILE *out) {
 }
 
 static int write_synced(int dir, const char *text, size_t len, struct err *err) {
-    int fd = openat(dir, "MANIFEST.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    int fd = FAULT_FAILS("recon:manifest_open")
+                 ? -1
+                 : openat(dir, "MANIFEST.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (fd < 0) return io_failed(err);
-    ssize_t n = write(fd, text, len);
+    ssize_t n = FAULT_FAILS("recon:manifest_write") ? -1 : write(fd, text, len);
     if (n >= 0 && (size_t)n != len) errno = ENOSPC;
-    bool well = n == (ssize_t)len && fdatasync(fd) == 0;
+    bool well = n == (ssize_t)len && !(FAULT_FAILS("recon:manifest_sync") || fdatasync(fd) != 0);
     if (!well) io_failed(err);
     close(fd);
     return well ? 0 : -1;
@@ -113,7 +117,9 @@ int live_state_write(const struct live_state *s, int dir, struct err *err) {
     int r = write_synced(dir, text, len, err);
     free(text);
     /* The names of the runs are on the disk before the manifest that refers to them. */
-    if (r == 0 && (fsync(dir) != 0 || renameat(dir, "MANIFEST.new", dir, "MANIFEST") != 0)) r = io_failed(err);
+    if (r == 0 && (FAULT_FAILS("recon:manifest_rename") || fsync(dir) != 0 ||
+                   renameat(dir, "MANIFEST.new", dir, "MANIFEST") != 0))
+        r = io_failed(err);
     if (r != 0 || fsync(dir) == 0) return r;
     io_failed(err);
     return LIVE_STATE_DOUBT;

@@ -5,6 +5,7 @@
 #include <sysexits.h>
 
 #include "base/audit_keys.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "recon/account_kafka.h"
 #include "recon/evidence.h"
@@ -56,12 +57,14 @@ int main(int argc, char **argv) {
     static struct evidence_port evidence;
     struct err err = {0};
     worker_init(&worker, ROLE_RECON, argc, argv);
+    FAULT("recon:start");
     worker_hide();
     setpriority(PRIO_PROCESS, 0, NICE);
     struct recon *recon = recon_open(&worker, &evidence, &err);
     if (recon == NULL) refuse(&err);
     evidence_start(recon, &evidence);
     share(recon);
+    FAULT("recon:ready");
     worker_ready(&worker);
     const struct worker_body body = {
         .self = recon, .step = recon_step, .arm = recon_arm, .disarm = recon_disarm, .wants = recon_wants};

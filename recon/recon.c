@@ -13,6 +13,7 @@
 #include "audit/index.h"
 #include "audit/log.h"
 #include "audit/segment.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "recon/count.h"
 #include "recon/cover.h"
@@ -298,6 +299,7 @@ static int begin(struct recon *r, struct err *err) {
     if (r->open) return 0;
     if (db_run(r->db, "BEGIN IMMEDIATE", err) != 0) return -1;
     r->open = true;
+    FAULT("recon:begun");
     return 0;
 }
 
@@ -438,10 +440,12 @@ static int accounts_look(struct recon *r, uint64_t now, struct err *err) {
 
 static int finish(struct recon *r, int64_t now_ms, struct err *err) {
     if (!r->open) return 0;
+    FAULT("recon:commit");
     if (count_flush(r->count, r->counted, now_ms, err) != 0 || db_meta_set(r->db, "read_us", r->read_us, err) != 0 ||
         db_meta_set(r->db, "behind", !r->ended, err) != 0 ||
         db_meta_set(r->db, "window_ms", r->config->recon.window_ms, err) != 0 || db_run(r->db, "COMMIT", err) != 0)
         return -1;
+    FAULT("recon:committed");
     r->open = false;
     r->taken_count = 0;
     if (!r->answered) return 0;

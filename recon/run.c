@@ -12,6 +12,8 @@
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
 #include <xxhash.h>
 
+#include "base/fault.h"
+
 enum {
     ROW_BYTES = sizeof(struct live_row),
     BLOCK_BYTES = RUN_BLOCK_ROWS * ROW_BYTES + 8,
@@ -24,7 +26,7 @@ enum {
 static int write_all(int fd, const void *bytes, size_t len, uint64_t at) {
     const uint8_t *from = bytes;
     while (len > 0) {
-        ssize_t n = pwrite(fd, from, len, (off_t)at);
+        ssize_t n = FAULT_FAILS("recon:run_write") ? -1 : pwrite(fd, from, len, (off_t)at);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return -1;
         from += n;
@@ -38,7 +40,7 @@ static int write_failed(struct err *err) { return err_set(err, EX_IOERR, "write:
 
 int run_writer_open(struct run_writer *w, int dir, const char *name, struct err *err) {
     memset(w, 0, sizeof *w);
-    w->fd = openat(dir, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    w->fd = FAULT_FAILS("recon:run_open") ? -1 : openat(dir, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (w->fd < 0) return err_set(err, EX_IOERR, "%s: %s", name, strerror(errno));
     w->buffer = malloc((size_t)BUFFER_BLOCKS * BLOCK_BYTES);
     w->fence_room = FENCES_AT_FIRST;

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+
 int workspace_create(const char *name, size_t bytes, struct err *err) {
     return workspace_create_held(name, bytes, 0, err);
 }
@@ -19,7 +21,9 @@ int workspace_create_held(const char *name, size_t bytes, unsigned how, struct e
     bool huge = (how & WORKSPACE_HUGE) != 0;
     size_t page = huge ? WORKSPACE_HUGE_BYTES : (size_t)sysconf(_SC_PAGESIZE);
     bytes = (bytes + page - 1) / page * page;
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
+    int fd = FAULT_FAILS("supervisor:memory")
+                 ? -1
+                 : memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
     if (fd < 0) return err_set(err, errno, "memfd_create %s: %s", name, strerror(errno));
     if (ftruncate(fd, (off_t)bytes) != 0 || (how != 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0) ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {

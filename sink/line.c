@@ -261,6 +261,7 @@ static void encode_batch(struct line *l) {
                      refed);
     }
     flight_end(&l->flight, last->number, last->end);
+    FAULT("sink:encode_marks");
     encode_marks(l, b);
     if (b->first <= l->number_sent) {
         uint64_t again = l->number_sent < b->last ? l->number_sent : b->last;
@@ -333,6 +334,7 @@ int line_send(struct line *l, uint32_t limit, struct failure *f) {
         l->unleased = overtaken_to_markers(l) && !line_leased(l);
         if (l->unleased) break;
         encode_batch(l);
+        FAULT("sink:encoded");
         moved = 1;
         release_answered(l); /* a batch of markers of earlier epochs waits for nothing */
         if (encode_unsent(&l->session.out) >= SEND_SOFT_BYTES && line_write(l, f) < 0) return -1;
@@ -374,7 +376,9 @@ static void acknowledge(struct line *l, struct batch *b) {
         if (epoch != t->mark.epoch) continue;
         if (t->refed > 0) lost_count(&l->ledger->slot[t->slot], t->mark.next, t->refed);
         stats_add(&l->worker->local, M_sink_write_lost, t->refed);
+        FAULT("sink:acknowledge");
         twin_store(&l->ledger->slot[t->slot].released, epoch, (uint64_t)t->mark.next);
+        FAULT("sink:acknowledged");
         recovered(l, t->slot, t->mark.next);
     }
     b->answered_ns = clock_ns(l->worker->clock);
@@ -389,6 +393,7 @@ static void published_note(struct line *l, uint64_t number) {
 static bool account_for(struct line *l, const struct batch *b) {
     bool all = account_stage(&l->account, b);
     published_note(l, l->account.ring->number);
+    FAULT("sink:account");
     account_publish(&l->account);
     return all;
 }
@@ -399,7 +404,9 @@ static bool account_for(struct line *l, const struct batch *b) {
 static bool release(struct line *l, struct batch *b) {
     if (b->answered_ns == 0) acknowledge(l, b);
     if (account_on(&l->account) && !account_for(l, b)) return false;
+    FAULT("sink:release");
     ring_release(l->ring, b->end, b->last);
+    FAULT("sink:released");
     if (!account_on(&l->account)) published_note(l, b->last);
     observe_latency(l, b);
     struct stats_local *local = &l->worker->local;
@@ -464,7 +471,9 @@ static void mark_lost(struct line *l, uint32_t slot, struct mark found) {
     failure_set(&f, REPLY_HALT, "redis lost writes: %s/%d has %s, expected %lld", at.topic, at.partition, has,
                 (long long)had);
     halt(l, &f);
+    FAULT("sink:lost");
     if (!lost_note(&l->ledger->slot[slot], epoch_of(l, slot), marks_lost_word(found), had)) return;
+    FAULT("sink:lost_noted");
     stats_add(&l->worker->local, M_sink_loss_found, 1);
     stats_add(&l->worker->local, M_sink_mark_mismatch, 1);
     if (found.next < 0)
@@ -511,6 +520,7 @@ static void mark_create(struct line *l, uint32_t slot, enum mark_verdict verdict
                     "before the committed offset (redis.when_marks_missing: trust_kafka)");
     else if (verdict == MARK_CREATE)
         log_info_at("sink.mark_created", &at, "first start of the group on this partition");
+    FAULT("sink:mark_create");
     encode_array(&l->session.out, verdict == MARK_SET ? 3 : 4);
     encode_bulk(&l->session.out, "SET", 3);
     encode_mark_key(l, slot);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "shm/worker.h"
 #include "sink/sink.h"
@@ -31,6 +32,7 @@ static _Noreturn void refuse(const char *what, const struct err *err, int status
 int main(int argc, char **argv) {
     struct err err = {0};
     worker_init(&worker, ROLE_SINK, argc, argv);
+    FAULT("sink:start");
     struct ring_fds fds = worker_ring_fds(FD_RING);
     enum ring_grade grade = ring_consumer_attach(&ring, &fds, FD_TRANSFORM_DOORBELL, &err);
     if (grade != RING_ATTACHED) refuse("ring", &err, ring_grade_exit(grade));
@@ -46,6 +48,7 @@ int main(int argc, char **argv) {
     struct stream_port stream = stream_open(&redis, worker.config);
     if (sink_init(&sink, &worker, &ring, worker.config->audit ? &audit : NULL, plan, ledger, &stream, &err) != 0)
         refuse("body", &err, err.code == EX_DATAERR ? EXIT_RING_BROKEN : EXIT_DONT_RESTART);
+    FAULT("sink:ready");
     worker_ready(&worker);
     const struct worker_body body = {
         .self = &sink, .step = sink_step, .arm = sink_arm, .disarm = sink_disarm, .wants = sink_wants};

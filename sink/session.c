@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 
 int session_init(struct session *s, const struct config *config, uint32_t lane, const struct clock_port *clock,
@@ -42,6 +43,7 @@ int session_read(struct session *s, struct failure *f) {
     ssize_t n = s->stream.read(s->stream.context, s->chunk, RESP_FEED_BYTES, &err);
     if (n == 0) return 0;
     if (n < 0) s->peer_gone = true;
+    FAULT_CORRUPT("sink:reply", s->chunk, n > 0 ? 1 : 0);
     if (n < 0 || resp_feed(&s->resp, s->chunk, (size_t)n, &err) != 0) return stream_failed(f, &err);
     s->progress_ns = clock_ns(s->clock);
     return 1;
@@ -390,6 +392,7 @@ static int greeting_done(struct session *s, struct failure *f) {
 static int greeting_ask(struct session *s, struct failure *f) {
     while (s->step < STEP_COUNT && !greeting_steps[s->step].ask(s)) s->step++;
     if (s->step == STEP_COUNT) return greeting_done(s, f);
+    FAULT("sink:greeting");
     s->asked = true;
     return session_write(s, f) < 0 ? -1 : 1;
 }

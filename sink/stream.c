@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+
 void stream_socket_init(struct stream_socket *s, const struct config *config) {
     *s = (struct stream_socket){.scheme = config->redis.scheme,
                                 .port = config->redis.port,
@@ -48,10 +50,11 @@ static void tcp_tune(const struct stream_socket *s) {
 static int begin(struct stream_socket *s, int family, const struct sockaddr *address, socklen_t len, struct err *err) {
     fd_close(s);
     s->connected = false;
-    s->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    s->fd = FAULT_FAILS("sink:socket") ? -1 : socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (s->fd < 0) return err_set(err, errno, "socket: %s", strerror(errno));
     if (family != AF_UNIX) tcp_tune(s);
-    if (connect(s->fd, address, len) == 0 || errno == EINPROGRESS) return 0;
+    int connecting = FAULT_FAILS("sink:connect") ? -1 : connect(s->fd, address, len);
+    if (connecting == 0 || errno == EINPROGRESS) return 0;
     int code = errno;
     fd_close(s);
     return err_set(err, code, "%s", strerror(code));
@@ -118,7 +121,7 @@ static int io_failed(const char *what, struct err *err) {
 
 static ssize_t socket_read(void *context, void *out, size_t len, struct err *err) {
     struct stream_socket *s = context;
-    ssize_t n = recv(s->fd, out, len, 0);
+    ssize_t n = FAULT_FAILS("sink:read") ? -1 : recv(s->fd, out, len, 0);
     if (n > 0) return n;
     if (n == 0) return err_set(err, ECONNRESET, "Redis closed the connection");
     return io_failed("reading from Redis", err);
@@ -126,7 +129,7 @@ static ssize_t socket_read(void *context, void *out, size_t len, struct err *err
 
 static ssize_t socket_write(void *context, const void *bytes, size_t len, struct err *err) {
     struct stream_socket *s = context;
-    ssize_t n = send(s->fd, bytes, len, MSG_NOSIGNAL);
+    ssize_t n = FAULT_FAILS("sink:write") ? -1 : send(s->fd, bytes, len, MSG_NOSIGNAL);
     if (n > 0) return n;
     return n == 0 ? 0 : io_failed("writing to Redis", err);
 }

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "supervisor/spawn.h"
 
@@ -158,6 +159,7 @@ static enum child_state do_spawn(struct child *c, const struct child_context *x)
         c->due_ns = now + NS_PER_S;
         return CHILD_BACKOFF;
     }
+    FAULT("supervisor:spawned");
     atomic_store_explicit(&c->block->pid, (uint32_t)c->pid, memory_order_relaxed);
     stats_add(x->local, M_supervisor_child_start, 1);
     c->due_ns = now + x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS;
@@ -333,6 +335,7 @@ void child_reap(struct child *c, const struct child_context *x) {
     bool exited = info.si_code == CLD_EXITED;
     c->exit_code = exited ? info.si_status : -1;
     c->exit_signal = exited ? 0 : info.si_status;
+    FAULT("supervisor:reaped");
     obituary(c, x);
     close(c->pidfd);
     c->pidfd = -1;

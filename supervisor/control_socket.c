@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/json_text.h"
 #include "base/limits.h"
 
@@ -85,7 +86,8 @@ int control_socket_open(struct control_socket *c, const char *run_dir, const cha
                         void *context, struct err *err) {
     *c = (struct control_socket){.answer = answer, .context = context};
     for (int i = 0; i < CONTROL_CLIENTS_MAX; i++) c->client[i].fd = -1;
-    c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    c->listen_fd =
+        FAULT_FAILS("supervisor:control_socket") ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     c->ready_fd = epoll_create1(EPOLL_CLOEXEC);
     if (c->listen_fd < 0 || c->ready_fd < 0) return err_set(err, EX_OSERR, "control socket: %s", strerror(errno));
     if (bind_in(c->listen_fd, run_dir, name, err) != 0) return -1;
@@ -119,7 +121,8 @@ static void refuse(struct control_reply *r, const char *message) {
 static void client_accept(struct control_socket *c, uint64_t now_ns) {
     struct ucred peer = {.uid = (uid_t)-1};
     socklen_t peer_bytes = sizeof peer;
-    int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd =
+        FAULT_FAILS("supervisor:control_accept") ? -1 : accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) return;
     getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes);
     for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
@@ -150,7 +153,7 @@ static bool line_complete(struct control_client *k, bool ended) {
 
 static void client_read(struct control_socket *c, struct control_client *k) {
     size_t room = sizeof k->in - 1 - k->in_bytes;
-    ssize_t n = recv(k->fd, k->in + k->in_bytes, room, 0);
+    ssize_t n = FAULT_FAILS("supervisor:control_read") ? -1 : recv(k->fd, k->in + k->in_bytes, room, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n > 0) k->in_bytes += (size_t)n;
     if (n < 0 || k->in_bytes == 0) {
@@ -164,7 +167,9 @@ static void client_read(struct control_socket *c, struct control_client *k) {
 }
 
 static void client_write(struct control_socket *c, struct control_client *k) {
-    ssize_t n = send(k->fd, k->reply.text + k->sent, k->reply.len - k->sent, MSG_NOSIGNAL);
+    ssize_t n = FAULT_FAILS("supervisor:control_answer")
+                    ? -1
+                    : send(k->fd, k->reply.text + k->sent, k->reply.len - k->sent, MSG_NOSIGNAL);
     if (n > 0) k->sent += (size_t)n;
     if (k->sent == k->reply.len || (n < 0 && errno != EAGAIN && errno != EINTR)) {
         drop(k);

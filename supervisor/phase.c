@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sysexits.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "supervisor/reload.h"
 #include "supervisor/ring_dump.h"
@@ -109,6 +110,7 @@ static void drain(struct supervisor *s, enum after after) {
     s->drain_moved_ns = now_ns();
     log_info("supervisor.draining", "ingest stops reading; waiting up to %u ms until all it has read is applied",
              s->config.drain_timeout_ms);
+    FAULT("supervisor:drain");
     child_drain(&s->child[0], &s->context);
     phase_enter(s, PHASE_DRAINING, STATE_DRAINING, s->config.drain_timeout_ms);
 }
@@ -125,6 +127,7 @@ static void leave(struct supervisor *s, int status) {
     if (s->phase >= PHASE_LEAVING) return;
     s->leave_status = status;
     if (s->after == AFTER_STOP) notify_stopping(&s->notify, LEAVE_MS);
+    FAULT("supervisor:leave");
     stop_roles(s, true);
     bool failing = s->after == AFTER_STOP && status != EX_OK;
     phase_enter(s, PHASE_LEAVING, failing ? STATE_FAILED : STATE_DRAINING, 0);
@@ -259,6 +262,7 @@ static int reload_remake(struct supervisor *s, struct err *err) {
 
 static void make_anew(struct supervisor *s) {
     struct err err = {0};
+    FAULT("supervisor:make_anew");
     discarded_count(s);
     if (s->after == AFTER_RESET && s->config.ring_dump) ring_dump(&s->plumbing, s->broken_lane);
     stats_flush(&s->local);
@@ -327,6 +331,7 @@ static void failure_look(struct supervisor *s) {
 
 static void starting_look(struct supervisor *s) {
     if (!all_in(s, CHILD_UP)) return;
+    FAULT("supervisor:ready");
     log_info("supervisor.ready", "every worker is attached");
     notify_ready(&s->notify);
     reason_show(s, "");

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "shm/worker.h"
 
 enum { ENVIRONMENT_MAX = 8, ENVIRONMENT_BYTES = 4096 };
@@ -34,7 +35,7 @@ static void descriptors_place(const int *fds, int n) {
 
 /* Secrets come to the supervisor through its environment: workers get none of it. */
 static char **environment_make(char *bytes) {
-    static const char *const names[] = {"PATH", "LANG", "TZ", "MILLRACE_FAULT"};
+    static const char *const names[] = {"PATH", "LANG", "TZ", "MILLRACE_FAULT", "MILLRACE_FAULT_DIR"};
     static char *list[ENVIRONMENT_MAX];
     size_t at = 0;
     int n = 0;
@@ -63,6 +64,7 @@ _Noreturn static void child_exec(char *path, const struct config *config, uint32
     char *slash = strrchr(path, '/');
     char *arguments[] = {
         slash != NULL ? slash + 1 : path, "--name", name, "--lane", lane_text, "--starts", starts_text, NULL};
+    FAULT("supervisor:exec");
     execve(path, arguments, environment_make(environment));
     child_fail("cannot execute", path);
 }
@@ -71,10 +73,10 @@ pid_t spawn_worker(const char *folder, const struct config *config, enum role ro
                    const int *fds, int n, int *pidfd, struct err *err) {
     char path[PATH_BYTES + 32];
     snprintf(path, sizeof path, "%s/millrace-%s", folder, role_name(role));
-    pid_t pid = fork();
+    pid_t pid = FAULT_FAILS("supervisor:fork") ? -1 : fork();
     if (pid == 0) child_exec(path, config, lane, starts, fds, n);
     if (pid < 0) return err_set(err, errno, "fork: %s", strerror(errno));
-    *pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    *pidfd = FAULT_FAILS("supervisor:pidfd") ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
     if (*pidfd >= 0) return pid;
     err_set(err, errno, "pidfd_open: %s", strerror(errno));
     kill(pid, SIGKILL); /* ours and not reaped: the number cannot have been reused */

@@ -12,6 +12,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/tune.h"
 #include "shm/stats_render.h"
@@ -33,7 +34,7 @@ static int folder_make(const char *path, mode_t mode, struct err *err) {
 static int lock_take(struct supervisor *s, struct err *err) {
     char path[PATH_BYTES + NAME_BYTES + 8];
     snprintf(path, sizeof path, "%s/%s.lock", s->config.run_dir, s->config.name);
-    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    s->lock_fd = FAULT_FAILS("supervisor:lock") ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (s->lock_fd < 0) return err_set(err, EX_CANTCREAT, "%s: %s", path, strerror(errno));
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0) return 0;
     if (errno == EWOULDBLOCK)
@@ -57,7 +58,7 @@ static int data_lock_take(struct supervisor *s, struct err *err) {
 
 static int watch(struct supervisor *s, int fd, uint32_t tag, struct err *err) {
     struct epoll_event e = {.events = EPOLLIN, .data.u32 = tag};
-    if (fd >= 0 && epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0) return 0;
+    if (fd >= 0 && !FAULT_FAILS("supervisor:watch") && epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0) return 0;
     return err_set(err, EX_OSERR, "event loop: %s", strerror(errno));
 }
 
@@ -159,7 +160,7 @@ static void textfile_write(struct supervisor *s) {
     if (s->config.metrics.textfile[0] == 0 || clock_ns(&clock_real) < s->textfile_due_ns) return;
     s->textfile_due_ns = clock_ns(&clock_real) + s->config.metrics.interval_ms * NS_PER_MS;
     snprintf(draft, sizeof draft, "%s.new", s->config.metrics.textfile);
-    FILE *f = fopen(draft, "we");
+    FILE *f = FAULT_FAILS("supervisor:textfile") ? NULL : fopen(draft, "we");
     if (f != NULL) {
         stats_render_prometheus(&s->plumbing.stats, f);
         bool whole = ferror(f) == 0;
@@ -213,7 +214,7 @@ int supervisor_run(struct supervisor *s) {
     while (s->phase != PHASE_DONE) {
         pidfds_watch(s);
         struct epoll_event events[EVENTS_MAX];
-        int n = epoll_wait(s->epoll_fd, events, EVENTS_MAX, 1000);
+        int n = FAULT_FAILS("supervisor:wait") ? -1 : epoll_wait(s->epoll_fd, events, EVENTS_MAX, 1000);
         for (int i = 0; i < n; i++) {
             uint32_t tag = events[i].data.u32;
             if (tag == TAG_SIGNAL) signals_read(s);

@@ -1,6 +1,7 @@
 /* millrace-transform: one lane's records from ingest to the sink. This file is the table of contents. */
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "transform/transform.h"
 
@@ -59,6 +60,7 @@ static int body_init(const struct ledger_ingest *ledger) {
 int main(int argc, char **argv) {
     struct err err = {0};
     worker_init(&worker, ROLE_TRANSFORM, argc, argv);
+    FAULT("transform:start");
     int status = rings_attach();
     if (status != 0) return status;
     const struct ledger_ingest *ledger = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
@@ -68,6 +70,7 @@ int main(int argc, char **argv) {
     }
     status = body_init(ledger);
     if (status != 0) return status;
+    FAULT("transform:ready");
     worker_ready(&worker);
     struct worker_body body = {
         .self = &transform, .step = transform_step, .arm = transform_arm, .disarm = transform_disarm};

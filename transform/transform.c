@@ -221,6 +221,7 @@ static enum pass record_write(struct transform *t, const struct ring_item *item,
         stats_add(local, M_transform_value_out, value_bytes);
     }
     if (traced) len = trace_end(t, in, c, out, len, content);
+    FAULT_CORRUPT("transform:record_length", &out->value_bytes, sizeof out->value_bytes);
     stage(t, len, item);
     stats_add(local, M_transform_record_in, 1);
     stats_add(local, op_metric[c->op], 1);
@@ -369,9 +370,13 @@ static void flush(struct transform *t) {
     if (t->tracer.record_count > 0)
         stats_add(&t->port.worker->local, M_transform_record_altered, tracer_settle(&t->tracer));
     published_note(t);
+    FAULT("transform:publish");
     ring_publish(t->port.rejects);
+    FAULT("transform:rejects_published");
     ring_publish(t->port.out);
+    FAULT("transform:published");
     if (t->done_number != 0) ring_release(t->port.in, t->done_end, t->done_number);
+    FAULT("transform:released");
     t->done_end = t->done_number = 0;
     stats_account(t);
 }
@@ -386,6 +391,7 @@ static enum ring_state record_next(struct transform *t, enum pass *pass, struct 
     struct ring_item item;
     enum ring_state state = ring_peek(t->port.in, &item, err);
     if (state != RING_OK) return state;
+    FAULT("transform:take");
     *pass = PASS_DONE;
     if (item.number > t->passed_on) { /* else a predecessor has passed it on, and died before it was released */
         if (item.number != t->port.out->number + 1) {

@@ -198,14 +198,16 @@ Test(spawn, empties_the_environment_but_for_four_names) {
     setenv("LANG", "C.UTF-8", 1);
     setenv("TZ", "UTC", 1);
     setenv("MILLRACE_FAULT", "point=marker", 1);
+    setenv("MILLRACE_FAULT_DIR", "/nowhere", 1);
     spawn_and_list(i, ROLE_TRANSFORM, 0, &l);
     cr_assert_not_null(strstr(l.rest, "env PATH=/usr/bin\n"));
     cr_assert_not_null(strstr(l.rest, "env LANG=C.UTF-8\n"));
     cr_assert_not_null(strstr(l.rest, "env TZ=UTC\n"));
     cr_assert_not_null(strstr(l.rest, "env MILLRACE_FAULT=point=marker\n"));
+    cr_assert_not_null(strstr(l.rest, "env MILLRACE_FAULT_DIR=/nowhere\n"));
     int n = 0;
     for (const char *p = l.rest; (p = strstr(p, "env ")) != NULL; p++) n++;
-    cr_assert_eq(n, 4, "%s", l.rest);
+    cr_assert_eq(n, 5, "%s", l.rest);
     cr_assert_null(strstr(l.rest, "secret"));
     instance_drop(i);
 }
