@@ -8,7 +8,7 @@
 
 #include "base/config.h"
 #include "base/err.h"
-#include "ingest/note.h"
+#include "kafka/note.h"
 #include "shm/ledger.h"
 
 enum { KAFKA_CALL_MS = 1000, KAFKA_WITNESS_MAX = 32 };

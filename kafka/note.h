@@ -4,8 +4,8 @@
  *     millrace 1 origin=120 lost=500-900 first=1 rewound=1 run=81b3c0ffee5a9d02
  *
  * Words may be missing, unknown ones are passed over. Metadata of anybody else, and none, is an empty note. */
-#ifndef MILLRACE_INGEST_NOTE_H
-#define MILLRACE_INGEST_NOTE_H
+#ifndef MILLRACE_KAFKA_NOTE_H
+#define MILLRACE_KAFKA_NOTE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "ingest/note.h"
+#include "kafka/note.h"
 
 static struct note read_text(const char *text) { return note_read(text, strlen(text)); }
 

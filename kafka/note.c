@@ -1,4 +1,4 @@
-#include "ingest/note.h"
+#include "kafka/note.h"
 
 #include <inttypes.h>
 #include <stdio.h>
