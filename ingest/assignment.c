@@ -80,6 +80,7 @@ static void flags_set(struct ingest *g, uint32_t slot, uint32_t flags) {
 static void commit_known(struct ingest *g, uint32_t slot, int64_t offset, const struct note *note) {
     g->partition[slot].committed = offset;
     g->partition[slot].noted = *note;
+    g->partition[slot].by = note_by(note->by, note_instance(g->config->instance));
     atomic_store_explicit(&g->ledger->slot[slot].committed, offset, memory_order_relaxed);
     atomic_store_explicit(&g->ledger->slot[slot].intent, offset, memory_order_relaxed);
 }

@@ -20,6 +20,7 @@ struct partition {
     int64_t next;        /* the offset to be published next: one more than the last, or where the epoch began */
     int64_t committed;   /* next offset the broker has; -1 none */
     struct note noted;   /* and what its commit says beside */
+    uint64_t by;         /* which instances have committed it, for the next note */
     uint32_t refetches;  /* in a row: how often what comes next could not be read; 0: all is well */
     uint64_t refetch_ns; /* when to seek to `next` again; 0: nothing is being fetched again */
     bool waits;          /* not read: offsets are lost, or it is about to be rewound */

@@ -5,8 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shm/record.h"
+
 #define LEAD "millrace 1"
 enum { TEXT_MAX = 255 }; /* of what others may have put there, no more is looked at */
+
+uint64_t note_instance(const char *name) {
+    uint64_t hash = record_producer_hash(name, strlen(name));
+    return hash > NOTE_SEVERAL ? hash : NOTE_SEVERAL + 1;
+}
 
 size_t note_write(char out[NOTE_BYTES], const struct note *note) {
     int n = snprintf(out, NOTE_BYTES, LEAD " origin=%lld", (long long)note->origin);
@@ -16,6 +23,7 @@ size_t note_write(char out[NOTE_BYTES], const struct note *note) {
     n += snprintf(out + n, NOTE_BYTES - (size_t)n, "%s%s", note->first ? " first=1" : "",
                   note->rewound ? " rewound=1" : "");
     if (note->run != 0) n += snprintf(out + n, NOTE_BYTES - (size_t)n, " run=%016" PRIx64, note->run);
+    if (note->by != 0) n += snprintf(out + n, NOTE_BYTES - (size_t)n, " by=%016" PRIx64, note->by);
     return (size_t)n;
 }
 
@@ -28,11 +36,16 @@ static int64_t offset_read(const char **at) {
     return n < 1ULL << 62 ? (int64_t)n : -1;
 }
 
+/* 16 hexadecimal digits; 0: they are not. */
+static uint64_t number_read(const char *text) {
+    return strspn(text, "0123456789abcdef") == 16 && text[16] == 0 ? strtoull(text, NULL, 16) : 0;
+}
+
 static void word_read(const char *word, struct note *note) {
     if (strcmp(word, "first=1") == 0) note->first = true;
     if (strcmp(word, "rewound=1") == 0) note->rewound = true;
-    if (strncmp(word, "run=", 4) == 0 && strspn(word + 4, "0123456789abcdef") == 16 && word[20] == 0)
-        note->run = strtoull(word + 4, NULL, 16);
+    if (strncmp(word, "run=", 4) == 0) note->run = number_read(word + 4);
+    if (strncmp(word, "by=", 3) == 0) note->by = number_read(word + 3);
     if (strncmp(word, "origin=", 7) == 0) {
         word += 7;
         int64_t origin = offset_read(&word);

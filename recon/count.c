@@ -710,6 +710,17 @@ static bool place_note(struct count *c, struct count_partition *p, const struct 
     return spans_add(&p->range[DB_RANGE_LOGGED], e->offset, e->offset);
 }
 
+void count_elsewhere(struct count *c) {
+    for (size_t i = 0; i < c->partitions; i++) {
+        struct count_partition *p = c->partition[i];
+        struct span gap;
+        for (int64_t at = p->first; at < p->next && spans_gap(&p->range[DB_RANGE_LOGGED], at, p->next - 1, &gap);
+             at = gap.last + 1)
+            if (spans_missing(&p->range[DB_RANGE_SCANNED], gap.first, gap.last) == gap.last - gap.first + 1)
+                spans_add(&p->range[DB_RANGE_ELSEWHERE], gap.first, gap.last);
+    }
+}
+
 int count_entry(struct count *c, const struct log_item *item, struct count_result *out, struct err *err) {
     const struct entry *e = item->entry;
     struct view v;

@@ -12,9 +12,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "kafka/settings.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "kafka/note.h"
+#include "kafka/settings.h"
 #include "shm/record.h"
 #include "transform/trace.h"
 
@@ -60,6 +61,7 @@ struct asker {
     int64_t round_began_ms; /* 0: no round is at hand */
     bool round_asked;       /* … and its ends were told: it waits for manifests */
     uint32_t members;
+    bool others;
     struct evidence item; /* being made */
 
     pthread_mutex_t lock; /* of what follows */
@@ -384,6 +386,8 @@ static bool topic_ask(struct asker *a, uint32_t t) {
         item->low = end[2 * i];
         item->high = end[2 * i + 1];
         item->committed = l->elems[i].offset >= 0 ? l->elems[i].offset : -1;
+        uint64_t self = note_instance(a->config->instance);
+        a->others |= note_by(note_read(l->elems[i].metadata, l->elems[i].metadata_size).by, self) != self;
         tell(a);
     }
     rd_kafka_topic_partition_list_destroy(l);
@@ -438,6 +442,7 @@ static void round_ask(struct asker *a) {
     struct evidence *e = item_new(a, EVIDENCE_ROUND, 0, 0);
     e->began_ms = a->round_began_ms;
     e->members = a->members;
+    e->others = a->others;
     a->round_began_ms = 0;
     tell(a);
 }

@@ -19,7 +19,8 @@ enum evidence_type {
     EVIDENCE_GONE,    /* … because Kafka does not keep it any more */
     EVIDENCE_ENDS,    /* of a partition of a topic: low, high, committed; the last asked after the others */
     EVIDENCE_ROUND,   /* a round of questions that began at began_ms is complete: every partition had its EVIDENCE_ENDS,
-                         and every manifest that was published before has been handed over. members: of the group */
+                         and every manifest that was published before has been handed over. members: of the group;
+                         others */
     EVIDENCE_TROUBLE, /* text: Kafka cannot be asked just now */
 };
 
@@ -32,6 +33,7 @@ struct evidence {
     int64_t low, high, committed; /* committed: -1 none */
     int64_t began_ms;
     uint32_t members;
+    bool others;        /* EVIDENCE_ROUND: another instance has committed something, be it long ago */
     int64_t created_ms; /* from the header, else the timestamp; -1 none */
     uint64_t producer;  /* record_producer_hash of the header, 0 none, and its sequence number */
     int64_t sequence;

@@ -271,9 +271,12 @@ static int round_take(struct recon *r, const struct evidence *e, struct err *err
     judge_round(r->judge, e->began_ms);
     r->trouble[0] = 0;
     if (r->question_ms != 0 && e->began_ms >= r->question_ms) r->question_round_ms = e->began_ms;
-    if (e->members <= 1 || r->shared) return 0;
+    if ((e->members <= 1 && !e->others) || r->shared) return 0;
+    log_info("recon.group_shared", "other instances of group %s have or had partitions of these topics%s",
+             r->config->kafka.group_id, r->others == NULL ? "; without recon.anchor_topic they tell nothing" : "");
     r->shared = true;
     count_shared(r->count, true);
+    count_elsewhere(r->count);
     judge_shared(r->judge);
     return db_meta_set(r->db, "shared", 1, err);
 }

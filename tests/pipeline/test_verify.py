@@ -343,6 +343,32 @@ def test_partitions_that_move_raise_no_false_alarm(space, tmp_path):
     assert first.drain() == 0 and second.drain() == 0
 
 
+def test_an_instance_that_was_there_before_is_known_without_its_accounts(space, tmp_path):
+    """The two never meet, and nobody tells what the other has written: nothing of that may be repaired away."""
+    redis = space.start_redis()
+    topic = space.topic(Topic, key="k:{$key}", format="raw", operation={"header": "op"}, partitions=1)
+    keys = tmp_path / "keys"
+    assert command("keygen", keys).returncode == 0
+    common = {"group": f"pair{space.number}", "audit": "on", "recon": {"keys": str(keys)}}
+    first = space.millrace("first", instance="node1", **common).start_ready()
+    first.wait_drained(produce(space, topic, [(str(i), b"one %d" % i) for i in range(40)]))
+    assert first.drain() == 0
+    second = space.millrace("second", instance="node2", **common).start_ready()
+    produce(space, topic, [(str(i), b"two %d" % i) for i in range(20)])
+    wait_until(lambda: values(redis)[19] == b"two 19", 20, "the second values")
+    assert second.drain() == 0
+    first.start_ready()
+
+    def marked():
+        with contextlib.closing(sqlite3.connect(f"file:{first.data_dir}/recon/recon.db?mode=ro", uri=True)) as db:
+            return db.execute("SELECT value FROM meta WHERE name = 'shared'").fetchone()
+    wait_until(marked, 20, "the mark that there were others")
+    done = first.run_command("verify", "--repair", "--rounds", "2", timeout=60)
+    assert done.returncode == 78 and "has had other members" in done.stderr, f"{done.returncode} {done.stderr}"
+    assert values(redis)[:20] == [b"two %d" % i for i in range(20)]
+    assert first.drain() == 0
+
+
 def values(redis):
     with redis.client() as c:
         return c.mget([f"k:{i}" for i in range(40)])

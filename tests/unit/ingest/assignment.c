@@ -582,3 +582,24 @@ Test(assignment, partition_of_this_run_had_its_mark_before_the_rings_were_made_a
     cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED);
     bench_drop(b);
 }
+
+/* Whoever reconciles has to know, however long ago that was, and though the two have never met. */
+Test(assignment, commit_says_for_good_that_another_instance_has_committed) {
+    struct bench *b = bench_reading(1, RING, 1, 20);
+    settle(b);
+    apply_all(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(b->kafka.partition[0].note.by, note_instance("node"));
+    for (int i = 0; i < 3; i++) {
+        bench_forgets(b);
+        ingest_starts(b);
+        if (i == 1) b->kafka.partition[0].note.by = note_instance("another");
+        sim_give(&b->kafka, 1);
+        settle(b);
+        pass_ms(b, 1000);
+        settle(b);
+        cr_assert_eq(b->kafka.partition[0].note.by, i == 0 ? note_instance("node") : NOTE_SEVERAL, "start %d", i);
+    }
+    bench_drop(b);
+}

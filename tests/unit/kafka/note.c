@@ -22,11 +22,22 @@ Test(note, is_read_as_it_was_written) {
     round_trip((struct note){.origin = 7, .first = true}, "millrace 1 origin=7 first=1");
     round_trip((struct note){.origin = 7, .rewound = true}, "millrace 1 origin=7 rewound=1");
     int64_t most = (1LL << 62) - 1;
-    round_trip((struct note){most, most - 1, most, true, true, UINT64_MAX},
+    round_trip((struct note){most, most - 1, most, true, true, UINT64_MAX, UINT64_MAX},
                "millrace 1 origin=4611686018427387903 lost=4611686018427387902-4611686018427387903 first=1 rewound=1 "
-               "run=ffffffffffffffff");
+               "run=ffffffffffffffff by=ffffffffffffffff");
     round_trip((struct note){.run = 7}, "millrace 1 origin=0 run=0000000000000007");
     cr_assert_eq(read_text("millrace 1 run=7").run, 0, "cut short");
+}
+
+Test(note, says_which_instance_has_committed_or_that_several_have) {
+    uint64_t one = note_instance("node1"), two = note_instance("node2");
+    cr_assert(one != two && one > NOTE_SEVERAL && two > NOTE_SEVERAL);
+    round_trip((struct note){.by = 7}, "millrace 1 origin=0 by=0000000000000007");
+    cr_assert_eq(read_text("millrace 1 by=007").by, 0, "cut short");
+    cr_assert_eq(note_by(0, one), one);
+    cr_assert_eq(note_by(one, one), one);
+    cr_assert_eq(note_by(two, one), NOTE_SEVERAL);
+    cr_assert_eq(note_by(NOTE_SEVERAL, two), NOTE_SEVERAL, "that is never forgotten");
 }
 
 Test(note, needs_no_end_of_the_text) { cr_assert_eq(note_read("millrace 1 origin=1234", 20).origin, 12); }

@@ -450,6 +450,29 @@ Test(recon, what_may_be_in_the_logs_of_others_is_neither_missing_nor_late) {
     rig_drop(r);
 }
 
+Test(recon, an_instance_that_was_never_seen_counts_as_another_when_it_has_committed) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    publish(r, 1, 20, RIG_START);
+    log_range(r, 0, 10);
+    r->committed = 20;
+    r->others = true;
+    rig_manifest(r, 1, 20, RIG_START);
+    rig_pass(r, 20);
+    rig_says(r, "SELECT state, in_flight, unexplained FROM window", "0|0|0");
+    rig_says(r, "SELECT value FROM meta WHERE name = 'shared'", "1");
+    rig_drop(r);
+    r = rig_make(EVIDENCE_SCAN);
+    for (int i = 0; i < 60; i++) rig_publish(r, 0, RIG_START + i);
+    log_range(r, 0, 20);
+    r->epoch = 3;
+    log_range(r, 40, 60); /* counted before Kafka is asked */
+    r->others = true;
+    rig_pass(r, 20);
+    rig_says(r, WINDOW, "1|40|40|0|0|0");
+    rig_says(r, "SELECT first, last FROM offset_range WHERE kind = 2", "20|39");
+    rig_drop(r);
+}
+
 Test(recon, a_question_is_answered_when_kafka_and_the_log_have_been_looked_at_after_it) {
     struct rig *r = rig_make(EVIDENCE_MANIFEST);
     char path[PATH_BYTES];

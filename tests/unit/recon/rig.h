@@ -32,6 +32,7 @@ struct rig {
     int64_t low, high, committed;
     uint64_t number; /* of the next entry on its ring */
     uint32_t epoch, members;
+    bool others; /* have committed */
     struct evidence *queue; /* answers */
     size_t head, count;
     int64_t rounds_at; /* a round is told whenever the clock has moved on by a second */
@@ -55,6 +56,7 @@ static inline void rig_round(struct rig *r) {
     e = rig_answer(r, EVIDENCE_ROUND);
     e->began_ms = r->b->wall_ms;
     e->members = r->members;
+    e->others = r->others;
 }
 
 static inline bool rig_next(void *self, struct evidence *out) {
