@@ -145,11 +145,11 @@ static bool accept_one(struct ingest *g, uint32_t slot, const struct acceptance 
     int64_t target = other ? number_of(&s->start) : low;
     if (!other && low > to) to = low; /* more has gone since */
     struct log_at where = ingest_at(g, p->topic, p->partition, from);
-    if (a->by_load && a->first >= 0 && a->first < target) {
+    if (a->by_load && a->first >= 0 && (a->first < target || a->first >= high)) {
         log_warn_at("ingest.loss_uncovered", &where,
-                    "the load begins at %lld, and Kafka's oldest record is %lld: it "
+                    "the load begins at %lld, and Kafka has the records from %lld up to %lld: it "
                     "does not make up for the offsets that are lost",
-                    (long long)a->first, (long long)target);
+                    (long long)a->first, (long long)target, (long long)high);
         return true;
     }
     if (record_acceptance(g, slot, from, to, a, &err) != 0) {

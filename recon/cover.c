@@ -17,13 +17,14 @@
 #include "recon/db.h"
 #include "shm/record.h"
 
-enum { AGAIN_MS = 60000, REPLY_BYTES = 4096 };
+enum { AGAIN_MS = 60000, REPLY_BYTES = 4096, CLOCKS_MS = 300000 };
 
 struct waiting { /* what is known of a partition, by its place in the stats */
     bool lost, known;
-    int64_t seen_ms;  /* when the loss was first seen */
-    int64_t asked_ms; /* 0 never */
-    uint8_t load[16]; /* that was told of then */
+    int64_t seen_ms;    /* when the loss was first seen */
+    int64_t asked_ms;   /* 0 never */
+    uint8_t load[16];   /* that was told of then */
+    int64_t refused_ms; /* when it was said last that one proves nothing; 0 never */
 };
 
 struct cover {
@@ -89,28 +90,72 @@ static void seen_name(char out[TOPIC_BYTES + 32], const char *topic, int32_t par
     snprintf(out, TOPIC_BYTES + 32, "lost:%s:%" PRId32, topic, partition);
 }
 
-/* The newest load of all keys of the topic that is complete and began after from_ms. 1 found, 0 none, -1. */
-static int load_find(struct cover *c, const char *topic, int32_t partition, int64_t from_ms, struct load *out,
+struct candidate {
+    struct load load;
+    int64_t created_ms, begun_ms; /* by the clock of the load; when its begin was read, 0 never */
+    int64_t count;
+    bool matched;
+};
+
+/* Why a load of all keys proves nothing, though it says that it began after the loss; NULL: it may. Its time alone is
+ * what whoever writes the manifest says. */
+static const char *refusal(const struct candidate *l, int64_t seen_ms) {
+    if (l->count == 0) return "it declares no records";
+    if (l->begun_ms < seen_ms) return "its begin was not seen after the loss";
+    if (l->created_ms - l->begun_ms > CLOCKS_MS) return "it says that it began later than its begin was seen";
+    return NULL;
+}
+
+static void refuse(struct waiting *w, const struct candidate *l, const char *why, const struct log_at *at,
+                   int64_t now_ms) {
+    char id[37];
+    if (w->refused_ms != 0 && now_ms - w->refused_ms < AGAIN_MS) return;
+    w->refused_ms = now_ms;
+    record_id_format(l->load.id, id);
+    log_warn_at("recon.load_refused", at, "load %s does not make up for lost offsets: %s", id, why);
+}
+
+static void candidate_take(sqlite3_stmt *s, struct candidate *out) {
+    *out = (struct candidate){.load.first = sqlite3_column_int64(s, 1),
+                              .created_ms = sqlite3_column_int64(s, 2),
+                              .begun_ms = sqlite3_column_int64(s, 3),
+                              .count = sqlite3_column_int64(s, 4),
+                              .matched = sqlite3_column_int64(s, 5) == LOAD_MATCHED};
+    if (sqlite3_column_bytes(s, 0) == 16) memcpy(out->load.id, sqlite3_column_blob(s, 0), 16);
+}
+
+/* The newest load of all keys of the topic that is complete and began after the loss was seen. One that says it has
+ * nothing in the partition is believed when all that it declares is in the log. 1 found, 0 none, -1. */
+static int load_find(struct cover *c, struct waiting *w, const struct log_at *at, int64_t now_ms, struct load *out,
                      struct err *err) {
+    struct candidate l;
     sqlite3_stmt *s;
+    int r, found = 0;
     if (db_prepare(c->db,
                    "SELECT l.id, coalesce((SELECT first_offset FROM load_place p WHERE p.load = l.id AND "
-                   "p.topic = l.topic AND p.partition = ?2), -1) FROM load l JOIN topic t ON t.id = l.topic "
+                   "p.topic = l.topic AND p.partition = ?2), -1), l.created_ms, coalesce((SELECT noted_ms FROM "
+                   "load_begun b WHERE b.load = l.id AND b.topic = l.topic), 0), l.count, l.state "
+                   "FROM load l JOIN topic t ON t.id = l.topic "
                    "WHERE t.name = ?1 AND l.snapshot AND NOT l.aborted AND l.ended_ms IS NOT NULL AND "
                    "l.created_ms >= ?3 AND EXISTS(SELECT 1 FROM load_place p WHERE p.load = l.id AND "
-                   "p.topic = l.topic) ORDER BY l.created_ms DESC LIMIT 1",
+                   "p.topic = l.topic) ORDER BY l.created_ms DESC",
                    &s, err) != 0)
         return -1;
-    sqlite3_bind_text(s, 1, topic, -1, SQLITE_STATIC);
-    sqlite3_bind_int(s, 2, partition);
-    sqlite3_bind_int64(s, 3, from_ms);
-    int got = db_step(s, err);
-    if (got == 1 && sqlite3_column_bytes(s, 0) == 16) {
-        memcpy(out->id, sqlite3_column_blob(s, 0), 16);
-        out->first = sqlite3_column_int64(s, 1);
+    sqlite3_bind_text(s, 1, at->topic, -1, SQLITE_STATIC);
+    sqlite3_bind_int(s, 2, at->partition);
+    sqlite3_bind_int64(s, 3, w->seen_ms);
+    while (found == 0 && (r = db_step(s, err)) != 0) {
+        if (r < 0) found = -1;
+        if (r < 0) break;
+        candidate_take(s, &l);
+        const char *why = refusal(&l, w->seen_ms);
+        if (why != NULL) refuse(w, &l, why, at, now_ms);
+        if (why != NULL || (l.load.first < 0 && !l.matched)) continue;
+        *out = l.load;
+        found = 1;
     }
     sqlite3_finalize(s);
-    return got;
+    return found;
 }
 
 static int tell(struct cover *c, struct waiting *w, const char *topic, int32_t partition, int64_t now_ms,
@@ -118,14 +163,15 @@ static int tell(struct cover *c, struct waiting *w, const char *topic, int32_t p
     struct load load;
     struct err why = {0};
     char request[TOPIC_BYTES + 128], id[37];
-    int found = load_find(c, topic, partition, w->seen_ms, &load, err);
+    struct log_at at = {.topic = topic, .partition = partition, .offset = -1};
+    int found = load_find(c, w, &at, now_ms, &load, err);
     if (found != 1) return found;
     if (w->asked_ms != 0 && memcmp(load.id, w->load, 16) == 0 && now_ms - w->asked_ms < AGAIN_MS) return 0;
     w->asked_ms = now_ms;
     memcpy(w->load, load.id, 16);
     record_id_format(load.id, id);
     snprintf(request, sizeof request, "accept-loss %s %" PRId32 " %s %" PRId64 "\n", topic, partition, id, load.first);
-    struct log_at at = {.topic = topic, .partition = partition, .offset = load.first};
+    at.offset = load.first;
     if (c->ask(c->config, request, &why) != 0)
         log_warn_at("recon.cover_failed", &at, "load %s: %s", id, why.text);
     else
@@ -147,7 +193,7 @@ static int look(struct cover *c, const struct stats_partition *p, struct waiting
     w->lost = lost;
     w->known = true;
     w->seen_ms = seen_ms;
-    if (!lost) w->asked_ms = 0;
+    if (!lost) w->asked_ms = w->refused_ms = 0;
     return 0;
 }
 

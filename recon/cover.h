@@ -21,8 +21,10 @@ cover_ask cover_ask_supervisor;
 struct cover *cover_new(sqlite3 *db, const struct config *c, const struct stats *stats, cover_ask *ask);
 void cover_free(struct cover *c);
 
-/* cover_step looks at the partitions, outside of a transaction; cheap while none waits. A load counts that began after
- * the loss was first seen (kept in `meta`, so also over restarts) and is complete. Each is told of once a minute until
+/* cover_step looks at the partitions, outside of a transaction; cheap while none waits. A load counts that is
+ * complete, declares records, and began after the loss was first seen (kept in `meta`, so also over restarts): by its
+ * own time, and because its begin was read after that. One that is told to have nothing in the partition counts when
+ * all it declares is in the log. Each is told of once a minute until
  * the partition goes on. 0, or -1 with err: the database. */
 int cover_step(struct cover *c, int64_t now_ms, struct err *err);
 

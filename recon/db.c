@@ -50,6 +50,8 @@ const char db_schema[] =
     "  count INTEGER, bytes INTEGER, digest_sum BLOB, first_sequence INTEGER, last_sequence INTEGER, "
     "  changed_ms INTEGER NOT NULL, unexplained INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', "
     "  PRIMARY KEY(id, topic)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS load_begun(load BLOB NOT NULL, topic INTEGER NOT NULL, noted_ms INTEGER NOT NULL, "
+    "  PRIMARY KEY(load, topic)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS load_undeclared(load BLOB PRIMARY KEY, noted_ms INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS load_tally(instance INTEGER NOT NULL, load BLOB NOT NULL, topic INTEGER NOT NULL, "
     "  partition INTEGER NOT NULL, " COUNTS ", PRIMARY KEY(load, topic, partition, instance)) WITHOUT ROWID;"

@@ -24,7 +24,7 @@
  *                 scan_sequence: entries from this one on may be of offsets that were not scanned yet
  *   manifest      what a producer says it has published in a window
  *   load          loads, from their begin and end records; load_tally what was logged of each in each partition;
- *                 load_place where in each partition it begins, as its end says
+ *                 load_place where in each partition it begins, as its end says; load_begun when its begin was read
  *   window        the state of a topic's window, and what it rests on. published: by the evidence; -1 unknown
  *   window_change every change of state
  *   record        single records that an operator may ask for: enum db_record. At most DB_RECORDS_MAX of a kind are

@@ -766,7 +766,8 @@ static int loads_forget(struct judge *j, int64_t before_ms, int64_t now_ms, stru
         "DELETE FROM load_undeclared WHERE load IN (SELECT id FROM load);"
         "DELETE FROM load_tally WHERE load IN (SELECT load FROM load_undeclared WHERE noted_ms < %" PRId64 ");"
         "DELETE FROM load_undeclared WHERE load NOT IN (SELECT load FROM load_tally);"
-        "DELETE FROM load_place WHERE load NOT IN (SELECT id FROM load)";
+        "DELETE FROM load_place WHERE load NOT IN (SELECT id FROM load);"
+        "DELETE FROM load_begun WHERE load NOT IN (SELECT id FROM load)";
     char text[sizeof forget + 64];
     snprintf(text, sizeof text, forget, before_ms, now_ms, before_ms);
     return db_run(j->db, text, err);

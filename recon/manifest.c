@@ -178,9 +178,19 @@ static int window_store(sqlite3 *db, struct count *count, const struct config *c
     return r;
 }
 
+static int begun_store(sqlite3 *db, const struct manifest *m, int64_t topic, int64_t now_ms, struct err *err) {
+    struct bound b = {0};
+    if (db_prepare(db, "INSERT INTO load_begun VALUES(?,?,?) ON CONFLICT DO NOTHING", &b.s, err) != 0) return -1;
+    put_blob(&b, m->load);
+    put(&b, topic);
+    put(&b, now_ms);
+    return finish(db, &b, err) < 0 ? -1 : 0;
+}
+
 static int begin_store(sqlite3 *db, const struct manifest *m, int64_t topic, int64_t producer, int64_t now_ms,
                        struct err *err) {
     struct bound b = {0};
+    if (begun_store(db, m, topic, now_ms, err) != 0) return -1;
     if (db_prepare(db,
                    "INSERT INTO load(id, topic, producer, state, snapshot, created_ms, changed_ms) "
                    "VALUES(?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",

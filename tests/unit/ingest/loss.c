@@ -112,6 +112,10 @@ Test(loss, is_made_up_for_by_a_load_that_is_read_from_its_beginning) {
     expect_lost(b, 0, 7, 15);
     cr_assert_eq(atomic_load(&b->ledger->accepted), 1, "it was dealt with");
     cr_assert_str_eq(accepted_text(b), "");
+    accept_by(b, 0, 0, load, 20); /* it has no record there at all */
+    settle(b);
+    expect_lost(b, 0, 7, 15);
+    cr_assert_str_eq(accepted_text(b), "");
     accept_by(b, 0, 0, load, 15);
     settle(b);
     expect_lost(b, 0, 0, 0);

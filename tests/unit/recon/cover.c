@@ -71,13 +71,15 @@ static void lost(uint32_t i, int64_t from, int64_t to) {
 static void load(int id, int64_t created_ms, const char *end_ms, int snapshot, int aborted, bool places) {
     char sql[512];
     snprintf(sql, sizeof sql,
-             "INSERT INTO load(id, topic, producer, state, snapshot, created_ms, ended_ms, aborted, changed_ms) "
-             "VALUES(x'%032x', 1, 5, 1, %d, %lld, %s, %d, 0)",
-             (unsigned)id, snapshot, (long long)created_ms, end_ms, aborted);
+             "INSERT INTO load(id, topic, producer, state, snapshot, created_ms, ended_ms, aborted, changed_ms, count) "
+             "VALUES(x'%032x', 1, 5, 1, %d, %lld, %s, %d, 0, 10); INSERT INTO load_begun VALUES(x'%032x', 1, %lld)",
+             (unsigned)id, snapshot, (long long)created_ms, end_ms, aborted, (unsigned)id, (long long)created_ms + 10);
     cr_assert_eq(db_run(db, sql, &err), 0, "%s", err.text);
     snprintf(sql, sizeof sql, "INSERT INTO load_place VALUES(x'%032x', 1, 0, 500)", (unsigned)id);
     if (places) cr_assert_eq(db_run(db, sql, &err), 0, "%s", err.text);
 }
+
+static void run(const char *sql) { cr_assert_eq(db_run(db, sql, &err), 0, "%s", err.text); }
 
 static const char *step(int64_t now_ms) {
     asked[0] = 0;
@@ -93,12 +95,15 @@ Test(cover, a_load_of_all_keys_after_the_loss_is_told_of, .init = begin, .fini =
     lost(2, 0, 50);
     cr_assert_str_eq(step(1000), "", "it began before");
     load(2, 2000, "2100", 1, 0, true);
-    cr_assert_str_eq(step(2200), "accept-loss cards 0 00000000-0000-0000-0000-000000000002 500\n"
-                                 "accept-loss cards 1 00000000-0000-0000-0000-000000000002 -1\n");
+    cr_assert_str_eq(step(2200), "accept-loss cards 0 00000000-0000-0000-0000-000000000002 500\n",
+                     "that nothing of it is in the other partition is not proven yet");
+    run("UPDATE load SET state = 4");
+    cr_assert_str_eq(step(2300), "accept-loss cards 1 00000000-0000-0000-0000-000000000002 -1\n");
     cr_assert_str_eq(step(2300), "", "not again and again");
     lost(0, 0, 0);
     cr_assert_str_eq(step(63000), "accept-loss cards 1 00000000-0000-0000-0000-000000000002 -1\n");
     load(3, 63500, "63600", 1, 0, true);
+    run("UPDATE load SET state = 4");
     cr_assert_str_eq(step(63700), "accept-loss cards 1 00000000-0000-0000-0000-000000000003 -1\n",
                      "a newer one at once");
     lost(0, 100, 200);
@@ -113,6 +118,28 @@ Test(cover, loads_that_prove_nothing_do_not_count, .init = begin, .fini = end) {
     load(3, 2000, "2100", 1, 1, true);  /* given up */
     load(4, 2000, "2100", 1, 0, false); /* a producer that does not say where it went */
     cr_assert_str_eq(step(3000), "");
+}
+
+/* What anybody can write on the topic of manifests makes up for no loss. */
+Test(cover, loads_that_are_made_up_do_not_count, .init = begin, .fini = end) {
+    lost(0, 0, 100);
+    lost(1, 0, 100);
+    step(1000);
+    load(1, 2000, "2100", 1, 0, true); /* that nothing at all was published */
+    run("UPDATE load SET count = 0");
+    cr_assert_str_eq(step(3000), "");
+    run("DELETE FROM load; DELETE FROM load_place");
+    load(2, 400000000, "2100", 1, 0, true); /* of the day after tomorrow, begun before */
+    run("UPDATE load_begun SET noted_ms = 2000");
+    cr_assert_str_eq(step(3000), "");
+    run("DELETE FROM load; DELETE FROM load_place");
+    load(3, 2000, "2100", 1, 0, true); /* its begin stood there before the loss */
+    run("UPDATE load_begun SET noted_ms = 999");
+    cr_assert_str_eq(step(3000), "");
+    run("DELETE FROM load_begun");
+    cr_assert_str_eq(step(3000), "", "a begin that was never read");
+    load(4, 1500, "1600", 1, 0, true); /* an honest one that is older than these */
+    cr_assert_str_eq(step(3000), "accept-loss cards 0 00000000-0000-0000-0000-000000000004 500\n");
 }
 
 Test(cover, when_a_loss_was_seen_is_known_after_a_restart, .init = begin, .fini = end) {
