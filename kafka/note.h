@@ -26,7 +26,8 @@ struct note {
 /* note_instance is what stands for an instance in `by`; never 0 or NOTE_SEVERAL. */
 uint64_t note_instance(const char *name);
 
-/* note_by is what the instance `self` has to commit where `by` stands: itself, or NOTE_SEVERAL once another one has been there. */
+/* note_by is what the instance `self` has to commit where `by` stands: itself, or NOTE_SEVERAL once another one has
+ * been there. */
 static inline uint64_t note_by(uint64_t by, uint64_t self) { return by == 0 || by == self ? self : NOTE_SEVERAL; }
 
 /* note_write writes the text of a note, NUL-terminated, and returns its length. */

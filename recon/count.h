@@ -58,8 +58,8 @@ void count_close(struct count *c);
  * have read. */
 void count_shared(struct count *c, bool shared);
 
-/* count_elsewhere takes offsets that were passed over and not looked at in Kafka yet for what others have read: it turns
- * out only now that there are, or were, others. */
+/* count_elsewhere takes offsets that were passed over and not looked at in Kafka yet for what others have read: it
+ * turns out only now that there are, or were, others. */
 void count_elsewhere(struct count *c);
 
 /* count_entry counts one entry; a transaction is open. 0, or -1 with err: the transaction has to be given up, and the
