@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shm/ring.h"
@@ -26,6 +27,18 @@ static inline uint64_t random_next(uint64_t *state) { /* xorshift64*, Marsaglia 
 }
 
 static inline uint32_t random_below(uint64_t *state, uint32_t n) { return (uint32_t)(random_next(state) >> 33) % n; }
+
+/* A number that the environment may set: SEED, TIMES. */
+static inline uint64_t asked(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text != NULL && text[0] != 0 ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static inline double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 /* The length and the bytes of record `number`: whoever knows the number can check the record. */
 static inline uint32_t content_len(uint64_t number, uint32_t max) {

@@ -10,7 +10,6 @@
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "base/limits.h"
 
@@ -451,12 +450,6 @@ static uint32_t kill_everywhere(const struct operation *o, const struct state *s
     close(r.producer_bell);
     close(r.consumer_bell);
     return points;
-}
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static void kill_everywhere_in_states(const struct operation *o, int first, int count, int effective_min) {
