@@ -6,9 +6,13 @@
 #include <sysexits.h>
 
 #include "recon/ids.h"
+#include "recon/pairs.h"
 #include "shm/record.h"
 
 enum { CELLS_KEPT = 1 << 14, CELL_ID_BYTES = 16, HITS = 256 };
+#define AHEAD_MS 86400000
+
+struct count_limits count_limits = {.producers = 65536, .sequences = 65536, .loads = 10000, .windows = 100000};
 
 enum cell_kind { CELL_NONE, CELL_TALLY, CELL_ORIGIN, CELL_LOAD };
 
@@ -116,8 +120,11 @@ struct count {
     sqlite3_stmt *statement[STATEMENT_COUNT];
     struct cell *cell; /* open addressing, a power of two, at most half full */
     size_t cells, cells_used;
-    struct stream **stream;
-    size_t streams;
+    struct pairs streams; /* topic, producer: struct stream */
+    struct pairs loads;   /* halves of the id: any */
+    struct pairs windows; /* topic, start_ms: any; those far from now */
+    int64_t limited[LIMIT_COUNT];
+    int64_t now_ms; /* of the transaction before: what is far */
     struct count_partition **partition;
     size_t partitions;
     struct count_partition *hit[HITS]; /* found lately */
@@ -280,21 +287,35 @@ static struct count_partition *partition_add(struct count *c, const struct count
     return c->partition[c->partitions++] = p;
 }
 
-static struct stream *stream_find(struct count *c, int64_t topic, uint64_t producer) {
-    for (size_t i = 0; i < c->streams; i++)
-        if (c->stream[i]->producer == producer && c->stream[i]->topic == topic) return c->stream[i];
-    return NULL;
+static struct stream *stream_find(const struct count *c, int64_t topic, uint64_t producer) {
+    return pairs_get(&c->streams, (uint64_t)topic, producer);
 }
 
+/* NULL: there are too many. */
 static struct stream *stream_get(struct count *c, int64_t topic, uint64_t producer) {
-    struct stream *found = stream_find(c, topic, producer);
-    if (found != NULL) return found;
-    c->stream = realloc(c->stream, (c->streams + 1) * sizeof *c->stream);
-    struct stream *s = calloc(1, sizeof *s);
-    CHECK(c->stream != NULL && s != NULL);
+    struct stream *s = stream_find(c, topic, producer);
+    if (s != NULL || c->streams.count >= count_limits.producers) return s;
+    s = calloc(1, sizeof *s);
+    CHECK(s != NULL);
     s->topic = topic;
     s->producer = producer;
-    return c->stream[c->streams++] = s;
+    pairs_put(&c->streams, (uint64_t)topic, producer, s);
+    return s;
+}
+
+/* The next one of those there are; NULL: *at was behind the last. */
+static struct stream *stream_each(const struct count *c, size_t *at) {
+    while (*at < c->streams.slots && c->streams.slot[*at].value == NULL) ++*at;
+    return *at < c->streams.slots ? c->streams.slot[(*at)++].value : NULL;
+}
+
+static void streams_free(struct count *c) {
+    size_t at = 0;
+    for (struct stream *s; (s = stream_each(c, &at)) != NULL; free(s)) {
+        spans_free(&s->numbers);
+        spans_free(&s->all);
+    }
+    pairs_free(&c->streams);
 }
 
 const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t producer) {
@@ -304,6 +325,7 @@ const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t pro
 
 void count_learn(struct count *c, int64_t topic, uint64_t producer, int64_t first, int64_t last) {
     struct stream *s = stream_get(c, topic, producer);
+    if (s == NULL || s->all.count > count_limits.sequences) return;
     bool begun = s->all.count > 0;
     for (size_t i = 0; !begun && i < s->numbers.count; i++)
         spans_add(&s->all, s->numbers.at[i].first, s->numbers.at[i].last);
@@ -368,6 +390,7 @@ static int range_take(struct count *c, sqlite3_stmt *s) {
 
 static int sequence_take(struct count *c, sqlite3_stmt *s) {
     struct stream *t = stream_get(c, sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1));
+    if (t == NULL) return 0;
     spans_add(&t->numbers, sqlite3_column_int64(s, 2), sqlite3_column_int64(s, 3));
     spans_clean(&t->numbers);
     return 0;
@@ -377,6 +400,53 @@ static int others_take(struct count *c, sqlite3_stmt *s) {
     count_learn(c, sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2),
                 sqlite3_column_int64(s, 3));
     return 0;
+}
+
+static int load_take(struct count *c, sqlite3_stmt *s) {
+    uint64_t half[2];
+    if (sqlite3_column_bytes(s, 0) != sizeof half) return 0;
+    memcpy(half, sqlite3_column_blob(s, 0), sizeof half);
+    pairs_put(&c->loads, half[0], half[1], c);
+    return 0;
+}
+
+static bool far(const struct count *c, int64_t start_ms) {
+    return start_ms < c->now_ms - (int64_t)c->config->recon.retention_ms || start_ms > c->now_ms + AHEAD_MS;
+}
+
+static int producer_take(struct count *c, sqlite3_stmt *s) {
+    stream_get(c, sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1));
+    return 0;
+}
+
+static int window_take(struct count *c, sqlite3_stmt *s) {
+    int64_t topic = sqlite3_column_int64(s, 0), start_ms = sqlite3_column_int64(s, 1);
+    if (far(c, start_ms)) pairs_put(&c->windows, (uint64_t)topic, (uint64_t)start_ms, c);
+    return 0;
+}
+
+/* What the limits are for. */
+static int limited_read(struct count *c, struct err *err) {
+    return rows(c,
+                "SELECT topic, producer, first, last FROM sequence WHERE instance = 0 "
+                "ORDER BY topic, producer, first",
+                sequence_take, err) != 0 ||
+                   rows(c,
+                        "SELECT topic, producer, first, last FROM sequence WHERE instance <> 0 "
+                        "ORDER BY topic, producer, first",
+                        others_take, err) != 0 ||
+                   rows(c, "SELECT DISTINCT topic, producer FROM manifest", producer_take, err) != 0 ||
+                   rows(c, "SELECT id FROM load UNION SELECT load FROM load_tally", load_take, err) != 0 ||
+                   rows(c, "SELECT topic, start_ms FROM window", window_take, err) != 0
+               ? -1
+               : 0;
+}
+
+int count_forgot(struct count *c, struct err *err) {
+    streams_free(c);
+    pairs_free(&c->loads);
+    pairs_free(&c->windows);
+    return limited_read(c, err);
 }
 
 static int read_all(struct count *c, struct err *err) {
@@ -392,24 +462,18 @@ static int read_all(struct count *c, struct err *err) {
                         "SELECT topic, partition, first, last, kind FROM offset_range WHERE instance = 0 "
                         "ORDER BY topic, partition, kind, first",
                         range_take, err) != 0 ||
-                   rows(c,
-                        "SELECT topic, producer, first, last FROM sequence WHERE instance = 0 "
-                        "ORDER BY topic, producer, first",
-                        sequence_take, err) != 0 ||
-                   rows(c,
-                        "SELECT topic, producer, first, last FROM sequence WHERE instance <> 0 "
-                        "ORDER BY topic, producer, first",
-                        others_take, err) != 0
+                   limited_read(c, err) != 0
                ? -1
                : 0;
 }
 
-struct count *count_open(sqlite3 *db, const char *dir, const struct config *config, struct err *err) {
+struct count *count_open(sqlite3 *db, const char *dir, const struct config *config, int64_t now_ms, struct err *err) {
     char path[PATH_BYTES + 32];
     struct count *c = calloc(1, sizeof *c);
     CHECK(c != NULL);
     c->db = db;
     c->config = config;
+    c->now_ms = now_ms;
     cells_make(c, 1024);
     snprintf(path, sizeof path, "%s/ids", dir);
     c->ids = ids_open(path, err);
@@ -421,18 +485,15 @@ struct count *count_open(sqlite3 *db, const char *dir, const struct config *conf
 void count_close(struct count *c) {
     if (c == NULL) return;
     for (int i = 0; i < STATEMENT_COUNT; i++) sqlite3_finalize(c->statement[i]);
-    for (size_t i = 0; i < c->streams; i++) {
-        spans_free(&c->stream[i]->numbers);
-        spans_free(&c->stream[i]->all);
-        free(c->stream[i]);
-    }
+    streams_free(c);
+    pairs_free(&c->loads);
+    pairs_free(&c->windows);
     for (size_t i = 0; i < c->partitions; i++) {
         for (int k = 0; k < DB_RANGE_COUNT; k++) spans_free(&c->partition[i]->range[k]);
         free(c->partition[i]);
     }
     ids_close(c->ids);
     free(c->cell);
-    free(c->stream);
     free(c->partition);
     free(c->topic);
     free(c);
@@ -461,7 +522,50 @@ int count_dirty(struct count *c, int64_t topic, int64_t start_ms, struct err *er
     int64_t evidence = EVIDENCE_OFFSETS;
     for (uint32_t i = 0; i < c->config->topic_count; i++)
         if (c->configured[i] == topic) evidence = c->config->topic[i].evidence;
+    if (far(c, start_ms) && pairs_get(&c->windows, (uint64_t)topic, (uint64_t)start_ms) == NULL)
+        pairs_put(&c->windows, (uint64_t)topic, (uint64_t)start_ms, c);
     return done(use(c, S_WINDOW_DIRTY, topic, start_ms, evidence), err);
+}
+
+/* -- limits ------------------------------------------------------------------------------------ */
+
+const char *count_limit_name(enum count_limit l) {
+    static const char *const names[] = {"producers", "sequences", "loads", "windows"};
+    static_assert(sizeof names / sizeof names[0] == LIMIT_COUNT, "a name for each");
+    return names[l];
+}
+
+int64_t count_limited(const struct count *c, enum count_limit l) { return c->limited[l]; }
+
+bool count_window_fits(const struct count *c, int64_t topic, int64_t start_ms) {
+    return !far(c, start_ms) || pairs_get(&c->windows, (uint64_t)topic, (uint64_t)start_ms) != NULL ||
+           c->windows.count < count_limits.windows;
+}
+
+bool count_producer_fits(struct count *c, int64_t topic, uint64_t producer) {
+    return stream_get(c, topic, producer) != NULL;
+}
+
+bool count_crowded(const struct count *c) { return c->streams.count >= count_limits.producers; }
+
+/* Those that are far from now are made at once, so that they are known. */
+int count_window_of(struct count *c, int64_t topic, int64_t created_ms, int64_t read_ms, int64_t *start_ms,
+                    struct err *err) {
+    *start_ms = count_window(created_ms, c->config->recon.window_ms);
+    if (!far(c, *start_ms) || pairs_get(&c->windows, (uint64_t)topic, (uint64_t)*start_ms) != NULL) return 0;
+    if (c->windows.count < count_limits.windows) return count_dirty(c, topic, *start_ms, err);
+    *start_ms = count_window(read_ms, c->config->recon.window_ms);
+    c->limited[LIMIT_WINDOWS]++;
+    return 0;
+}
+
+bool count_load_fits(struct count *c, const uint8_t load[16]) {
+    uint64_t half[2];
+    memcpy(half, load, sizeof half);
+    if (pairs_get(&c->loads, half[0], half[1]) != NULL) return true;
+    if (c->loads.count >= count_limits.loads) return false;
+    pairs_put(&c->loads, half[0], half[1], c);
+    return true;
 }
 
 /* -- an entry ---------------------------------------------------------------------------------- */
@@ -472,7 +576,7 @@ struct view {
     const struct entry *e;
     int64_t topic, start_ms, created_ms, answered_ms;
     enum count_what outcome;
-    bool traced, duplicate, sequenced, delayed, late;
+    bool duplicate, sequenced, of_load, delayed, late;
     uint64_t other;
 };
 
@@ -502,22 +606,37 @@ static int64_t event_ms(const struct entry *e) {
     return e->created_ms >= 0 ? e->created_ms : e->timestamp_ms >= 0 ? e->timestamp_ms : e->ingested_us / 1000;
 }
 
-static void view_of(struct count *c, const struct log_item *item, int64_t topic, struct view *v) {
+static int view_of(struct count *c, const struct log_item *item, int64_t topic, struct view *v, struct err *err) {
     const struct entry *e = item->entry;
     *v = (struct view){.item = item, .e = e, .topic = topic, .outcome = outcome_of(e)};
     v->created_ms = event_ms(e);
     v->answered_ms = (e->ingested_us + e->answered_us) / 1000;
-    v->start_ms = count_window(v->created_ms, c->config->recon.window_ms);
+    if (count_window_of(c, topic, v->created_ms, e->ingested_us / 1000, &v->start_ms, err) != 0) return -1;
     v->delayed = v->answered_ms - v->created_ms > c->config->recon.delayed_after_ms;
     v->late = v->answered_ms > v->start_ms + c->config->recon.window_ms + c->config->recon.late_after_ms;
+    v->of_load = memcmp(e->load, zeros, sizeof zeros) != 0 && count_load_fits(c, e->load);
+    return 0;
+}
+
+/* Its producer's numbers, when it has one: NULL none, or one that is not told apart. */
+static struct stream *stream_of(struct count *c, const struct view *v) {
+    const struct entry *e = v->e;
+    if (e->producer == 0 || e->sequence == 0 || e->sequence > INT64_MAX) return NULL;
+    struct stream *s = stream_get(c, v->topic, e->producer);
+    if (s == NULL) return NULL;
+    bool room = s->numbers.count < count_limits.sequences;
+    return room || spans_missing(&s->numbers, (int64_t)e->sequence - 1, (int64_t)e->sequence) < 2 ? s : NULL;
 }
 
 /* Takes the entry into the sets that tell duplicates. */
 static void identify(struct count *c, struct view *v) {
     const struct entry *e = v->e;
-    v->sequenced = e->producer != 0 && e->sequence != 0 && e->sequence <= INT64_MAX;
+    struct stream *s = stream_of(c, v);
+    v->sequenced = s != NULL;
+    if (s == NULL && e->producer != 0 && e->sequence != 0)
+        c->limited[stream_find(c, v->topic, e->producer) == NULL ? LIMIT_PRODUCERS : LIMIT_SEQUENCES]++;
+    if (memcmp(e->load, zeros, sizeof zeros) != 0 && !v->of_load) c->limited[LIMIT_LOADS]++;
     if (v->sequenced) {
-        struct stream *s = stream_get(c, v->topic, e->producer);
         v->duplicate = !spans_add(&s->numbers, (int64_t)e->sequence, (int64_t)e->sequence);
         if (s->all.count > 0) spans_add(&s->all, (int64_t)e->sequence, (int64_t)e->sequence);
     }
@@ -591,7 +710,7 @@ static int cells_add(struct count *c, const struct view *v, struct err *err) {
         if ((cell = cell_get(c, &key, err)) == NULL) return -1;
         cell_add(cell, v, true);
     }
-    if (memcmp(e->load, zeros, sizeof zeros) != 0) {
+    if (v->of_load) {
         struct cell_key key = {.topic = v->topic, .where = e->partition, .kind = CELL_LOAD};
         memcpy(key.load, e->load, sizeof key.load);
         if ((cell = cell_get(c, &key, err)) == NULL) return -1;
@@ -614,7 +733,7 @@ static int cells_repeat(struct count *c, const struct view *v, struct err *err) 
     sqlite3_reset(c->statement[S_REJECT_FIND]);
     cell->n[COUNT_DEAD_LETTERED]--;
     cell->n[v->outcome]++;
-    if (memcmp(e->load, zeros, sizeof zeros) != 0) {
+    if (v->of_load) {
         struct cell_key key = {.topic = v->topic, .where = e->partition, .kind = CELL_LOAD};
         memcpy(key.load, e->load, sizeof key.load);
         if ((cell = cell_get(c, &key, err)) == NULL) return -1;
@@ -669,7 +788,7 @@ static int cells_sub(struct count *c, const struct view *v, bool scanned, struct
         if ((cell = cell_get(c, &key, err)) == NULL) return -1;
         cell_sub(cell, v, true);
     }
-    if (memcmp(e->load, zeros, sizeof zeros) == 0) return 0;
+    if (!v->of_load) return 0;
     struct cell_key key = {.topic = v->topic, .where = e->partition, .kind = CELL_LOAD};
     memcpy(key.load, e->load, sizeof key.load);
     if ((cell = cell_get(c, &key, err)) == NULL) return -1;
@@ -682,8 +801,8 @@ int count_retract(struct count *c, struct count_partition *p, const struct log_i
     struct view v;
     if (!spans_has(&p->range[DB_RANGE_LOGGED], e->offset) || spans_has(&p->range[DB_RANGE_RETRACTED], e->offset))
         return 0;
-    view_of(c, item, p->topic, &v);
-    v.sequenced = e->producer != 0 && e->sequence != 0 && e->sequence <= INT64_MAX;
+    if (view_of(c, item, p->topic, &v, err) != 0) return -1;
+    v.sequenced = stream_of(c, &v) != NULL;
     int r = db_step(use(c, S_DUPLICATE_FIND, p->topic, e->partition, e->offset), err);
     if (r < 0) return -1;
     sqlite3_reset(c->statement[S_DUPLICATE_FIND]);
@@ -734,7 +853,7 @@ int count_entry(struct count *c, const struct log_item *item, struct count_resul
                                                        .next = e->offset,
                                                        .epoch = e->epoch,
                                                        .dirty = true});
-    view_of(c, item, t->id, &v);
+    if (view_of(c, item, t->id, &v, err) != 0) return -1;
     *out = (struct count_result){.partition = p, .start_ms = v.start_ms};
     out->repeat = !place_note(c, p, e);
     if (out->repeat) return cells_repeat(c, &v, err);
@@ -745,12 +864,13 @@ int count_entry(struct count *c, const struct log_item *item, struct count_resul
     return cells_add(c, &v, err);
 }
 
-void count_again(struct count *c, const struct log_item *item, struct count_result *out) {
-    *out = (struct count_result){.repeat = true,
-                                 .start_ms = count_window(event_ms(item->entry), c->config->recon.window_ms)};
+int count_again(struct count *c, const struct log_item *item, struct count_result *out, struct err *err) {
+    const struct entry *e = item->entry;
+    *out = (struct count_result){.repeat = true};
     for (size_t i = 0; i < c->topics; i++)
-        if (strcmp(c->topic[i].name, item->topic) == 0)
-            out->partition = count_find(c, c->topic[i].id, item->entry->partition);
+        if (strcmp(c->topic[i].name, item->topic) == 0) out->partition = count_find(c, c->topic[i].id, e->partition);
+    if (out->partition == NULL) return 0;
+    return count_window_of(c, out->partition->topic, event_ms(e), e->ingested_us / 1000, &out->start_ms, err);
 }
 
 int count_published(struct count *c, struct count_partition *p, int64_t start_ms, const uint8_t *digest,
@@ -817,10 +937,11 @@ static int cells_put(struct count *c, int64_t now_ms, struct err *err) {
 }
 
 int count_flush(struct count *c, uint64_t sequence, int64_t now_ms, struct err *err) {
+    c->now_ms = now_ms;
     if (cells_put(c, now_ms, err) != 0) return -1;
-    for (size_t i = 0; i < c->streams; i++)
-        if (spans_put(c, S_SEQUENCE_CUT, S_SEQUENCE_PUT, c->stream[i]->topic, (int64_t)c->stream[i]->producer,
-                      &c->stream[i]->numbers, -1, err) != 0)
+    size_t at = 0;
+    for (struct stream *s; (s = stream_each(c, &at)) != NULL;)
+        if (spans_put(c, S_SEQUENCE_CUT, S_SEQUENCE_PUT, s->topic, (int64_t)s->producer, &s->numbers, -1, err) != 0)
             return -1;
     for (size_t i = 0; i < c->partitions; i++)
         if (partition_put(c, c->partition[i], err) != 0) return -1;

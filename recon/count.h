@@ -30,6 +30,18 @@ enum count_what { /* the order of the columns in tables tally and load_tally */
                   COUNT_WHAT_COUNT
 };
 
+/* What whoever writes records could else make grow without bound, as none of it is checked by anybody: names of
+ * producers, sequence numbers with gaps between them, ids of loads, event times. Beyond it records are counted all the
+ * same, but not told apart by it; how many is told (count_limited). Tests lower it. */
+enum count_limit { LIMIT_PRODUCERS, LIMIT_SEQUENCES, LIMIT_LOADS, LIMIT_WINDOWS, LIMIT_COUNT };
+extern struct count_limits {
+    size_t producers; /* each in each topic */
+    size_t sequences; /* ranges of numbers of one of them */
+    size_t loads;
+    size_t windows; /* that begin more than recon.retention ago, or more than a day ahead */
+} count_limits;
+const char *count_limit_name(enum count_limit l); /* "producers" "sequences" "loads" "windows" */
+
 struct count;
 
 /* One partition of a topic, as this instance's log has it. Owned by struct count. */
@@ -51,7 +63,7 @@ struct count_result {
 };
 
 /* count_open reads what the database has. dir: folder for the table of ids (recon/ids.h). NULL with err. */
-struct count *count_open(sqlite3 *db, const char *dir, const struct config *config, struct err *err);
+struct count *count_open(sqlite3 *db, const char *dir, const struct config *config, int64_t now_ms, struct err *err);
 void count_close(struct count *c);
 
 /* count_shared says whether the group has had other members: then a jump of offsets at a change of epoch is what others
@@ -66,8 +78,30 @@ void count_elsewhere(struct count *c);
  * object to be made anew. */
 int count_entry(struct count *c, const struct log_item *item, struct count_result *out, struct err *err);
 
-/* count_again fills *out for an entry that was counted before this process; partition NULL: it is not known. */
-void count_again(struct count *c, const struct log_item *item, struct count_result *out);
+/* count_again fills *out for an entry that was counted before this process; partition NULL: it is not known. As
+ * count_entry. */
+int count_again(struct count *c, const struct log_item *item, struct count_result *out, struct err *err);
+
+/* count_window_of is the window that a record counts in: that of its event time or, when that is far from now and there
+ * are too many such already, that of when it was read. 0, or -1 with err. */
+int count_window_of(struct count *c, int64_t topic, int64_t created_ms, int64_t read_ms, int64_t *start_ms,
+                    struct err *err);
+
+/* count_limited: how many records were not told apart, since count_open, because of a limit. */
+int64_t count_limited(const struct count *c, enum count_limit l);
+
+/* Whether a manifest may bring this load, this producer in a topic, this window: it is known, or becomes so now, or
+ * there are too many. */
+bool count_load_fits(struct count *c, const uint8_t load[16]);
+bool count_producer_fits(struct count *c, int64_t topic, uint64_t producer);
+bool count_window_fits(const struct count *c, int64_t topic, int64_t start_ms);
+
+/* count_crowded: there is no room for another producer. */
+bool count_crowded(const struct count *c);
+
+/* count_forgot: rows were deleted, what is known of loads, windows and producers is read anew. After count_flush. 0, or
+ * -1 with err. */
+int count_forgot(struct count *c, struct err *err);
 
 /* count_published counts a record that a scan of the topic has found; digest NULL: not an HMAC. As count_entry. */
 int count_published(struct count *c, struct count_partition *p, int64_t start_ms, const uint8_t *digest,
@@ -83,7 +117,8 @@ struct count_partition *count_each(struct count *c, size_t i);
 /* count_sequences: what was logged of a producer's sequence in a topic; NULL nothing. */
 const struct spans *count_sequences(struct count *c, int64_t topic, uint64_t producer);
 
-/* count_learn: sequence numbers that another instance has logged. They count as seen, in count_sequences. */
+/* count_learn: sequence numbers that another instance has logged. They count as seen, in count_sequences. Beyond the
+ * limits they are not learned. */
 void count_learn(struct count *c, int64_t topic, uint64_t producer, int64_t first, int64_t last);
 
 /* count_retract takes an entry that was counted out of all counts, as it counts with another instance, and notes its

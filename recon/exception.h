@@ -21,6 +21,7 @@ enum exception_kind { /* names: exception_kind_name; what each means: docs/recon
                       EXCEPTION_AUDIT_CANNOT_WRITE,
                       EXCEPTION_LOAD_INCOMPLETE,
                       EXCEPTION_EVIDENCE_LOST,
+                      EXCEPTION_LIMIT_REACHED,
                       EXCEPTION_KIND_COUNT
 };
 const char *exception_kind_name(enum exception_kind kind); /* "window_mismatch" … */

@@ -773,14 +773,33 @@ static int loads_forget(struct judge *j, int64_t before_ms, int64_t now_ms, stru
     return db_run(j->db, text, err);
 }
 
+/* Numbers of producers tell duplicates for as long as there is room for them. */
+static int producers_forget(struct judge *j, struct err *err) {
+    if (!count_crowded(j->count)) return 0;
+    return db_run(j->db,
+                  "DELETE FROM sequence WHERE producer NOT IN (SELECT producer FROM origin UNION SELECT producer FROM "
+                  "manifest);"
+                  "DELETE FROM producer WHERE hash NOT IN (SELECT producer FROM sequence UNION SELECT producer FROM "
+                  "manifest UNION SELECT producer FROM load)",
+                  err);
+}
+
 int judge_forget(struct judge *j, int64_t before_ms, struct err *err) {
-    static const char *const tables[] = {"tally", "origin", "manifest", "record", "window_change", "window"};
-    char text[128];
+    static const char *const tables[] = {"tally", "origin", "manifest", "record", "window_change"};
+    char text[256];
     int64_t now_ms = before_ms + (int64_t)j->config->recon.retention_ms;
+    int64_t after_ms = now_ms + (int64_t)j->config->recon.retention_ms;
+    snprintf(text, sizeof text,
+             "DELETE FROM window WHERE (start_ms < %" PRId64 " OR start_ms > %" PRId64 ") AND since_ms < %" PRId64
+             " AND (since_ms > 0 OR NOT dirty)",
+             before_ms, after_ms, before_ms);
+    if (db_run(j->db, text, err) != 0) return -1;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
-        snprintf(text, sizeof text, "DELETE FROM %s WHERE start_ms < %" PRId64 " OR start_ms > %" PRId64, tables[i],
-                 before_ms, now_ms + (int64_t)j->config->recon.retention_ms);
+        snprintf(text, sizeof text,
+                 "DELETE FROM %s AS t WHERE (start_ms < %" PRId64 " OR start_ms > %" PRId64 ") AND NOT EXISTS "
+                 "(SELECT 1 FROM window w WHERE w.topic = t.topic AND w.start_ms = t.start_ms)",
+                 tables[i], before_ms, after_ms);
         if (db_run(j->db, text, err) != 0) return -1;
     }
-    return loads_forget(j, before_ms, now_ms, err);
+    return producers_forget(j, err) != 0 ? -1 : loads_forget(j, before_ms, now_ms, err);
 }

@@ -60,7 +60,8 @@ int judge_windows(struct judge *j, int64_t now_ms, bool all, struct err *err);
 int judge_total(struct judge *j, struct judge_counts *out, struct err *err);
 
 /* judge_forget removes windows that began before before_ms (now less recon.retention), or that begin as far in the
- * future, by a clock that is wrong, with all that belongs to them. 0, or -1 with err. */
+ * future, by a clock that is wrong, with all that belongs to them, once their state has not changed since before_ms
+ * either: what is old and was judged just now is to be seen. 0, or -1 with err. */
 int judge_forget(struct judge *j, int64_t before_ms, struct err *err);
 
 #endif

@@ -137,11 +137,10 @@ static int finish(sqlite3 *db, struct bound *b, struct err *err) {
     return r != 0 ? -1 : sqlite3_changes(db) > 0;
 }
 
-static int producer_store(sqlite3 *db, const struct manifest *m, int64_t *hash, struct err *err) {
+static int producer_store(sqlite3 *db, const struct manifest *m, int64_t hash, struct err *err) {
     struct bound b = {0};
-    *hash = (int64_t)record_producer_hash(m->producer, strlen(m->producer));
     if (db_prepare(db, "INSERT INTO producer VALUES(?, ?) ON CONFLICT DO NOTHING", &b.s, err) != 0) return -1;
-    put(&b, *hash);
+    put(&b, hash);
     sqlite3_bind_text(b.s, 2, m->producer, -1, SQLITE_STATIC);
     return finish(db, &b, err);
 }
@@ -154,6 +153,8 @@ static int window_store(sqlite3 *db, struct count *count, const struct config *c
         return err_set(err, EX_DATAERR, "its window %lld-%lld does not lie in one of recon.window",
                        (long long)m->from_ms, (long long)m->to_ms);
     if (m->count == 0) return 0;
+    if (!count_window_fits(count, topic, start))
+        return err_set(err, EX_DATAERR, "there are too many windows as far from now as its own");
     if (db_prepare(db,
                    "INSERT INTO manifest(topic, producer, first_sequence, last_sequence, start_ms, end_ms, count, "
                    "bytes, digest_sum, noted_ms) VALUES(?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
@@ -252,11 +253,15 @@ static int places_store(sqlite3 *db, const struct manifest *m, int64_t topic, st
 
 int manifest_store(sqlite3 *db, struct count *count, const struct config *config, const struct manifest *m,
                    int64_t now_ms, struct err *err) {
-    int64_t producer;
     int index = config_topic_index(config, m->topic);
     if (index < 0) return 0;
-    if (producer_store(db, m, &producer, err) < 0) return -1;
     int64_t topic = count_topic(count, (uint32_t)index);
+    int64_t producer = (int64_t)record_producer_hash(m->producer, strlen(m->producer));
+    if (!count_producer_fits(count, topic, (uint64_t)producer))
+        return err_set(err, EX_DATAERR, "there are too many producers");
+    if (m->type != MANIFEST_WINDOW && !count_load_fits(count, m->load))
+        return err_set(err, EX_DATAERR, "there are too many loads");
+    if (producer_store(db, m, producer, err) < 0) return -1;
     switch (m->type) {
     case MANIFEST_WINDOW: return window_store(db, count, config, m, topic, producer, now_ms, err);
     case MANIFEST_LOAD_BEGIN: return begin_store(db, m, topic, producer, now_ms, err);

@@ -39,7 +39,7 @@ int manifest_parse(const char *text, size_t len, struct manifest *out, struct er
 /* manifest_store stores it in the caller's transaction. A window's manifest that is already there is replaced; others
  * of the same window add up. Manifests of topics that the configuration does not have are left out.
  * Returns 1 stored, 0 nothing new, -1 with err; err.code EX_DATAERR: it cannot be counted (its window is not one of
- * ours), and nothing has happened. */
+ * ours, or there are too many producers, loads or windows: recon/count.h), and nothing has happened. */
 int manifest_store(sqlite3 *db, struct count *count, const struct config *config, const struct manifest *m,
                    int64_t now_ms, struct err *err);
 

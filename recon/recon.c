@@ -71,8 +71,9 @@ struct recon {
     bool question_asked;                    /* by a file */
     bool answered;                          /* in the transaction at hand */
     bool draining;
-    struct notify_counts sent; /* of these the metrics know */
-    char trouble[200];         /* why it cannot go on; "" nothing */
+    int64_t limited[LIMIT_COUNT], limited_ms[LIMIT_COUNT]; /* what was told of limits, and when that changed */
+    struct notify_counts sent;                             /* of these the metrics know */
+    char trouble[200];                                     /* why it cannot go on; "" nothing */
 };
 
 /* -- opening ----------------------------------------------------------------------------------- */
@@ -164,7 +165,8 @@ static int core_open(struct recon *r, struct err *err) {
         db_meta_set(r->db, "begun_ms", clock_wall_ms(r->worker->clock), err) != 0)
         return -1;
     r->shared = db_meta_get(r->db, "shared", 0) != 0;
-    r->count = count_open(r->db, r->dir, r->config, err);
+    memset(r->limited, 0, sizeof r->limited);
+    r->count = count_open(r->db, r->dir, r->config, clock_wall_ms(r->worker->clock), err);
     if (r->count == NULL) return -1;
     count_shared(r->count, r->shared);
     r->judge = judge_open(r->db, r->count, r->config, err);
@@ -330,7 +332,7 @@ static int entry_take(struct recon *r, const struct log_item *item, struct err *
         stats_add(&r->worker->local, M_recon_entry, 1);
         if (!result.repeat) scan_logged(r->scan, result.partition, result.start_ms, item);
     } else { /* counted before this process: only for the scan, and for the live keys */
-        count_again(r->count, item, &result);
+        if (begin(r, err) != 0 || count_again(r->count, item, &result, err) != 0) return -1;
         if (result.partition != NULL) scan_logged(r->scan, result.partition, result.start_ms, item);
     }
     return live_apply(r->live, item, err);
@@ -398,6 +400,23 @@ static int judge_all(struct recon *r, int64_t now_ms, struct err *err) {
     return r->question_asked ? db_meta_set(r->db, "answered_ms", r->question_ms, err) : 0;
 }
 
+/* What was not told apart because there are too many of a kind: open until an hour has brought no more of it. */
+static int limits_tell(struct recon *r, int64_t now_ms, struct err *err) {
+    for (int l = 0; l < LIMIT_COUNT; l++) {
+        const struct exception_about about = {EXCEPTION_LIMIT_REACHED, "", -1, count_limit_name((enum count_limit)l)};
+        int64_t n = count_limited(r->count, (enum count_limit)l);
+        if (n == r->limited[l]) continue;
+        stats_add(&r->worker->local, M_recon_record_merge, (uint64_t)(n - r->limited[l]));
+        r->limited[l] = n;
+        r->limited_ms[l] = now_ms;
+        if (exception_raise(r->db, r->config, &about, n, now_ms, err,
+                            "more %s than recon keeps: %" PRId64 " records are counted and not told apart by them",
+                            about.subject, n) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int judge_some(struct recon *r, int64_t now_ms, uint64_t now, struct err *err) {
     bool due = now >= r->judge_ns && (r->ended || now >= r->judge_ns + JUDGE_LATEST_MS * NS_PER_MS);
     if (!due && r->question_ms == 0) return 0;
@@ -415,6 +434,7 @@ static int judge_some(struct recon *r, int64_t now_ms, uint64_t now, struct err 
     stats_set(&r->worker->local, M_recon_window_late, (uint64_t)counts.windows[WINDOW_LATE]);
     stats_set(&r->worker->local, M_recon_window_mismatch, (uint64_t)counts.windows[WINDOW_MISMATCH]);
     stats_set(&r->worker->local, M_recon_record_unexplained, (uint64_t)counts.unexplained);
+    if (limits_tell(r, now_ms, err) != 0) return -1;
     int64_t open = exception_open_count(r->db, EXCEPTION_KIND_COUNT, err);
     if (open < 0) return -1;
     stats_set(&r->worker->local, M_recon_exception_open, (uint64_t)open);
@@ -422,10 +442,20 @@ static int judge_some(struct recon *r, int64_t now_ms, uint64_t now, struct err 
     return 0;
 }
 
+static int limits_clear(struct recon *r, int64_t now_ms, struct err *err) {
+    for (int l = 0; l < LIMIT_COUNT; l++) {
+        const struct exception_about about = {EXCEPTION_LIMIT_REACHED, "", -1, count_limit_name((enum count_limit)l)};
+        if (now_ms - r->limited_ms[l] > FORGET_MS && exception_clear(r->db, &about, now_ms, err) != 0) return -1;
+    }
+    return 0;
+}
+
 static int forget_old(struct recon *r, int64_t now_ms, uint64_t now, struct err *err) {
     if (now < r->forget_ns) return 0;
     int64_t before = now_ms - (int64_t)r->config->recon.retention_ms;
-    if (begin(r, err) != 0 || judge_forget(r->judge, before, err) != 0 || exception_forget(r->db, before, err) != 0)
+    if (begin(r, err) != 0 || count_flush(r->count, r->counted, now_ms, err) != 0 ||
+        judge_forget(r->judge, before, err) != 0 || exception_forget(r->db, before, err) != 0 ||
+        count_forgot(r->count, err) != 0 || limits_clear(r, now_ms, err) != 0)
         return -1;
     r->forget_ns = now + FORGET_MS * NS_PER_MS;
     return 0;

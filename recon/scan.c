@@ -164,8 +164,10 @@ static int message_take(struct scan *s, struct count_partition *p, const struct 
     if (!spans_add(&p->range[DB_RANGE_SCANNED], e->offset, e->offset)) return 0;
     if (!logged && spans_has(&p->range[DB_RANGE_ELSEWHERE], e->offset)) return 0;
     struct logged *l = find(s, p, e->offset);
-    int64_t start_ms = count_window(e->created_ms >= 0 ? e->created_ms : now_ms, s->config->recon.window_ms);
-    if (l->partition != NULL) start_ms = l->start_ms; /* without any time of its own it has that of its reading */
+    int64_t start_ms = l->start_ms; /* without any time of its own it has that of its reading */
+    if (l->partition == NULL &&
+        count_window_of(s->count, p->topic, e->created_ms >= 0 ? e->created_ms : now_ms, now_ms, &start_ms, err) != 0)
+        return -1;
     uint32_t reconcile = s->config->topic[p->config].reconcile;
     bool summed = reconcile >= RECONCILE_DIGEST && memcmp(e->digest, zeros, sizeof zeros) != 0;
     bool elsewhere = spans_has(&p->range[DB_RANGE_RETRACTED], e->offset); /* … it counts as published */

@@ -95,7 +95,7 @@ static void begin(void) {
     config.recon.window_ms = 600000;
     snprintf(config.topic[0].name, sizeof config.topic[0].name, "cards");
     cr_assert_not_null(db = db_open(path, &err), "%s", err.text);
-    cr_assert_not_null(count = count_open(db, folder, &config, &err), "%s", err.text);
+    cr_assert_not_null(count = count_open(db, folder, &config, 0, &err), "%s", err.text);
 }
 
 static void end(void) {
@@ -138,4 +138,34 @@ Test(manifest, is_stored_once_and_replaced_by_a_later_one, .init = begin, .fini 
     m.to_ms += 1;
     cr_assert_eq(store(), -1);
     cr_assert_eq(err.code, EX_DATAERR);
+}
+
+Test(manifest, of_more_producers_loads_and_windows_than_are_kept_is_refused, .init = begin, .fini = end) {
+    count_limits = (struct count_limits){.producers = 2, .sequences = 10, .loads = 1, .windows = 2};
+    const int64_t year = 31536000000;
+    cr_assert_eq(manifest_parse(WHOLE, sizeof WHOLE - 1, &m, &err), 0);
+    for (int i = 0; i < 3; i++) {
+        m.from_ms = (i + 1) * year / 600000 * 600000;
+        m.to_ms = m.from_ms + 600000;
+        cr_assert_eq(store(), i < 2 ? 1 : -1, "window %d", i);
+    }
+    cr_assert(err.code == EX_DATAERR && strstr(err.text, "too many windows") != NULL, "%s", err.text);
+    m.from_ms -= year / 600000 * 600000;
+    m.to_ms = m.from_ms + 600000;
+    m.count--;
+    cr_assert_eq(store(), 1, "one that is there");
+    for (int i = 0; i < 3; i++) {
+        snprintf(m.producer, sizeof m.producer, "made-up-%d", i);
+        cr_assert_eq(store(), i < 1 ? 1 : -1, "producer %d", i);
+    }
+    cr_assert(strstr(err.text, "too many producers") != NULL, "%s", err.text);
+    cr_assert_eq(number("SELECT count(*) FROM producer"), 2);
+    snprintf(m.producer, sizeof m.producer, "made-up-0");
+    m.type = MANIFEST_LOAD_BEGIN;
+    for (int i = 0; i < 3; i++) {
+        m.load[3] = (uint8_t)(i / 2);
+        cr_assert_eq(store(), i == 0 ? 1 : i == 1 ? 0 : -1, "load %d", i);
+    }
+    cr_assert(strstr(err.text, "too many loads") != NULL, "%s", err.text);
+    cr_assert_eq(number("SELECT count(*) FROM load"), 1);
 }

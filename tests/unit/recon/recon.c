@@ -584,7 +584,7 @@ Test(recon, what_nobody_can_ever_come_to_is_forgotten) {
     recon_close(r->recon);
     rig_open(r);
     rig_pass(r, 1);
-    rig_says(r, "SELECT count(*) FROM window", "1");
+    rig_says(r, "SELECT count(*) FROM window", "2"); /* not before somebody could see it */
     rig_says(r, "SELECT count(*) FROM load_tally", "1");
     recon_close(r->recon);
     r->b->wall_ms += (int64_t)r->b->config.recon.retention_ms + 1000;
@@ -776,5 +776,83 @@ Test(recon, windows_are_forgotten_when_the_logs_retention_is_over) {
              "(SELECT count(*) FROM manifest) + (SELECT count(*) FROM window_change)",
              "0");
     rig_says(r, "SELECT first, last FROM sequence", "1|10"); /* what tells duplicates stays */
+    rig_drop(r);
+}
+
+/* A load of last year's records is counted and judged today, and is to be seen for as long as other windows are. */
+Test(recon, a_window_of_long_ago_that_was_judged_just_now_is_kept) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    int64_t then = RIG_START - 40 * (int64_t)r->b->config.recon.retention_ms;
+    publish(r, 1, 10, then);
+    log_range(r, 0, 10);
+    rig_manifest(r, 1, 10, then);
+    rig_pass(r, 2);
+    r->b->wall_ms += (int64_t)r->b->config.recon.retention_ms / 2;
+    rig_pass(r, 2);
+    rig_says(r, STATES, "1");
+    rig_says(r, "SELECT seen FROM tally", "10");
+    r->b->wall_ms += (int64_t)r->b->config.recon.retention_ms;
+    rig_pass(r, 2);
+    rig_says(r, "SELECT (SELECT count(*) FROM window) + (SELECT count(*) FROM tally)", "0");
+    rig_drop(r);
+}
+
+static void random_load(struct entry *e) {
+    memcpy(e->load, &e->offset, sizeof e->offset);
+    e->load[15] = 1;
+}
+static void random_producer(struct entry *e) {
+    e->producer = 1000 + (uint64_t)e->offset;
+    e->sequence = 1;
+}
+
+static void read_now(struct entry *e) { e->ingested_us = RIG_START * 1000; }
+
+#define LIMITED "SELECT subject, count FROM exception WHERE kind = 'limit_reached' AND cleared_ms = 0 ORDER BY subject"
+
+/* Whoever writes records chooses all of these. */
+Test(recon, what_is_made_up_without_end_is_counted_and_not_kept) {
+    count_limits = (struct count_limits){.producers = 5, .sequences = 4, .loads = 3, .windows = 6};
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    for (int i = 0; i < 10; i++) rig_log_as(r, rig_publish(r, 0, RIG_START), random_load);
+    for (int i = 0; i < 10; i++) rig_log_as(r, rig_publish(r, 0, RIG_START), random_producer);
+    rig_pass(r, 2);
+    rig_says(r, "SELECT count(*) FROM load_tally", "3");
+    rig_says(r, "SELECT count(*) FROM sequence", "5");
+    rig_says(r, LIMITED, "loads|7\nproducers|5");
+    int64_t year = 31536000000;
+    for (int i = 1; i < 11; i++) rig_log_as(r, rig_publish(r, 0, RIG_START - i * year), read_now);
+    rig_pass(r, 2);
+    rig_says(r, "SELECT count(*) FROM window", "7");
+    rig_says(r, "SELECT total(seen) FROM tally", "30.0"); /* and each of them once */
+    rig_says(r, LIMITED, "loads|7\nproducers|5\nwindows|4");
+    cr_assert_eq(r->worker.local.value[M_recon_record_merge], 16);
+    recon_close(r->recon); /* as many are too many after a restart */
+    rig_open(r);
+    rig_log_as(r, rig_publish(r, 0, RIG_START), random_load);
+    rig_log_as(r, rig_publish(r, 0, RIG_START), random_producer);
+    rig_log_as(r, rig_publish(r, 0, RIG_START - 20 * year), read_now);
+    rig_log(r, rig_publish(r, 0, RIG_START - 1 * year)); /* that one is there */
+    rig_pass(r, 2);
+    rig_says(r,
+             "SELECT (SELECT count(*) FROM load_tally) || ' ' || (SELECT count(*) FROM sequence) || ' ' || "
+             "(SELECT count(*) FROM window) || ' ' || (SELECT total(seen) FROM tally)",
+             "3 5 7 34.0");
+    r->b->wall_ms += 3 * 3600000; /* no more of it comes */
+    rig_pass(r, 2);
+    r->b->wall_ms += 3600000;
+    rig_pass(r, 2);
+    rig_says(r, LIMITED, "");
+    rig_drop(r);
+}
+
+Test(recon, numbers_with_gaps_between_them_are_kept_up_to_a_limit) {
+    count_limits.sequences = 4;
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    for (uint64_t i = 1; i <= 8; i++) rig_log(r, rig_publish(r, 10 * i, RIG_START));
+    rig_log(r, rig_publish(r, 41, RIG_START)); /* goes on where one ends */
+    rig_pass(r, 2);
+    rig_says(r, "SELECT first, last FROM sequence", "10|10\n20|20\n30|30\n40|41");
+    rig_says(r, LIMITED, "sequences|4");
     rig_drop(r);
 }
