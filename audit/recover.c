@@ -13,6 +13,7 @@
 
 #include "audit/segment.h"
 #include "audit/writer.h"
+#include "base/log.h"
 
 enum { PAGE = 4096 };
 
@@ -157,6 +158,22 @@ static int head_check(const struct log_writer *w, const struct segment *s, struc
     return good ? 0 : changed(s, 0, err);
 }
 
+/* What a closed segment takes, for retention by size: its batches up to the next segment, not what somebody may have
+ * put behind them to have others removed. A file of a usual size is taken as it is. */
+static uint64_t closed_bytes(const struct log_writer *w, struct segment *s, uint64_t next) {
+    uint64_t size = segment_bytes(s), at = s->body, sequence = s->first;
+    struct log_batch head;
+    if (size <= w->config->recon.segment_bytes + 2 * WRITER_BATCH_BYTES) return size;
+    while (sequence < next && segment_head_at(s, at, &head, NULL) == SEGMENT_BATCH && head.first == sequence) {
+        at += head.bytes;
+        sequence += head.count;
+    }
+    if (at < size)
+        log_warn("audit.segment_padded", "%016" PRIx64 ".log: %" PRIu64 " bytes stand behind its last batch", s->first,
+                 size - at);
+    return at;
+}
+
 /* When a segment was closed is when the next one was begun. The head of that is believed only when it is the one that
  * was written, for retention goes by it, and signs for what it removes. */
 static int closed_find(struct log_writer *w, const uint64_t *list, size_t count, struct err *err) {
@@ -173,7 +190,7 @@ static int closed_find(struct log_writer *w, const uint64_t *list, size_t count,
         bool sound = open && head_check(w, &s, &ignored) == 0;
         if (i > 0) w->closed[i - 1].closed_us = sound ? s.head.created_us : clock_wall_ms(w->clock) * 1000;
         if (i + 1 == count) break;
-        w->closed[i] = (struct writer_segment){.first = list[i], .bytes = bad == 0 ? segment_bytes(&s) : 0};
+        w->closed[i] = (struct writer_segment){.first = list[i], .bytes = open ? closed_bytes(w, &s, list[i + 1]) : 0};
         w->closed_bytes += w->closed[i].bytes;
     }
     w->closed_count = count - 1;

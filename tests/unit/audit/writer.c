@@ -84,6 +84,30 @@ Test(log_writer, places_and_lanes_go_from_segment_to_segment) {
     bench_drop(b);
 }
 
+/* Else whoever makes one file larger has retention remove the others, and sign for it. */
+Test(log_writer, retention_by_size_does_not_count_what_was_put_behind_a_segment) {
+    struct bench *b = bench_make();
+    b->config.recon.segment_bytes = 1;
+    cr_assert_eq(bench_open(b), 0);
+    for (uint64_t n = 1; n <= 4; n++) {
+        add(b, n, 0, 0, (int64_t)n);
+        commit(b);
+    }
+    uint64_t closed = b->writer.closed_bytes;
+    b->config.recon.retention_bytes = 4 << 20;
+    file_cut(b, 2, 1 << 30); /* makes it longer */
+    reopen(b);
+    cr_assert_eq(b->writer.closed_bytes, closed);
+    cr_assert_null(log_writer_expired(&b->writer));
+    b->config.recon.retention_bytes = closed;
+    cr_assert_not_null(log_writer_expired(&b->writer));
+    file_cut(b, 3, 1 << 30);
+    file_cut(b, 2, 0); /* what is no segment any more takes nothing */
+    reopen(b);
+    cr_assert_lt(b->writer.closed_bytes, closed);
+    bench_drop(b);
+}
+
 Test(log_writer, a_torn_tail_is_cut_wherever_it_was_torn) {
     struct bench *b = bench_make();
     cr_assert_eq(bench_open(b), 0);
