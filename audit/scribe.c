@@ -84,6 +84,12 @@ static int log_open(struct scribe *s) {
         return -1;
     }
     s->open = true;
+    s->anchors_gone = s->anchors.end == 0 && s->log.last.sequence > 0;
+    if (s->anchors_gone)
+        log_error("audit.anchors_missing",
+                  "the log has entries up to %" PRIu64 ", and the file of its anchors is empty or was removed: it is "
+                  "begun anew, and what was signed before stands in the copies alone",
+                  s->log.last.sequence);
     if (s->log.cut_bytes > 0)
         log_warn("audit.torn_tail", "%" PRIu64 " bytes behind the last whole batch were cut off", s->log.cut_bytes);
     return 0;

@@ -30,6 +30,7 @@ struct scribe {
     struct log_writer log; /* usable once `open` */
     bool open;
     struct anchors anchors;
+    bool anchors_gone; /* there was none when the log was opened, though it has entries */
     EVP_PKEY *anchor_key;
     uint64_t anchored_ns;
     uint64_t signed_for; /* the segment whose removal was signed for last; 0 none */

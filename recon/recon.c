@@ -10,6 +10,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "audit/anchor.h"
 #include "audit/index.h"
 #include "audit/log.h"
 #include "audit/segment.h"
@@ -35,7 +36,7 @@ enum {
     LOOK_MS = 200,
     ACCOUNTS_MS = 50
 };
-enum { FORGET_MS = 3600000, INDEX_LOOK_MS = 10000, COVER_MS = 1000 };
+enum { FORGET_MS = 3600000, INDEX_LOOK_MS = 10000, COVER_MS = 1000, ANCHORS_LOOK_MS = 5000 };
 
 struct recon {
     struct worker *worker;
@@ -64,7 +65,7 @@ struct recon {
     bool ended; /* the log was read to its end in it */
     bool shared;
     bool full; /* the scan has to catch up */
-    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns, cover_ns;
+    uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns, cover_ns, anchors_ns;
     uint64_t leave_due_ns;                  /* when it goes, told or not; 0: it does not leave */
     int64_t question_ms, question_round_ms; /* of a person, or the drain: when; the round that answers it. 0 none */
     uint64_t question_due_ns;               /* … by when it is answered by what is known then */
@@ -471,6 +472,25 @@ static int accounts_look(struct recon *r, uint64_t now, struct err *err) {
     return 0;
 }
 
+/* The file of anchors only grows. What recon.db remembers of it tells when somebody has taken something away. */
+static int anchors_look(struct recon *r, int64_t now_ms, uint64_t now, struct err *err) {
+    char path[PATH_BYTES + 32];
+    struct stat st = {0};
+    if (now < r->anchors_ns) return 0;
+    r->anchors_ns = now + ANCHORS_LOOK_MS * NS_PER_MS;
+    snprintf(path, sizeof path, "%s/%s", r->log_dir, ANCHORS_NAME);
+    if (stat(path, &st) != 0 && errno != ENOENT) return 0;
+    int64_t before = db_meta_get(r->db, "anchors_bytes", 0);
+    if (st.st_size == before) return 0;
+    if (begin(r, err) != 0 || db_meta_set(r->db, "anchors_bytes", st.st_size, err) != 0) return -1;
+    if (st.st_size + ANCHOR_LINE_BYTES > before && st.st_size > 0) return 0; /* a line that was not whole is cut off */
+    const struct exception_about about = {EXCEPTION_EVIDENCE_LOST, "", -1, "anchors"};
+    return exception_raise(r->db, r->config, &about, 0, now_ms, err,
+                           "the file of anchors had %" PRId64 " bytes and has %" PRId64
+                           ": what was signed stands in the copies alone (journal, recon.anchor_topic)",
+                           before, (int64_t)st.st_size);
+}
+
 static int finish(struct recon *r, int64_t now_ms, struct err *err) {
     if (!r->open) return 0;
     FAULT("recon:commit");
@@ -491,7 +511,8 @@ static int transaction(struct recon *r, struct err *err) {
     int64_t now_ms = clock_wall_ms(r->worker->clock);
     uint64_t now = clock_ns(r->worker->clock);
     if (evidence_read(r, now_ms, err) != 0 || log_read_on(r, now_ms, err) != 0 || accounts_look(r, now, err) != 0 ||
-        judge_some(r, now_ms, now, err) != 0 || forget_old(r, now_ms, now, err) != 0 || finish(r, now_ms, err) != 0)
+        judge_some(r, now_ms, now, err) != 0 || forget_old(r, now_ms, now, err) != 0 ||
+        anchors_look(r, now_ms, now, err) != 0 || finish(r, now_ms, err) != 0)
         return -1;
     if (r->ended && r->accounts != NULL) accounts_log_end(r->accounts);
     /* Beyond what was counted it may look only when all that is committed was: else that would be missing. */

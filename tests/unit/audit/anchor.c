@@ -276,6 +276,26 @@ Test(scribe, what_cannot_be_removed_is_signed_for_once) {
     bench_drop(b);
 }
 
+/* Who has the disk may want an auditor to have nothing to compare with. */
+Test(scribe, anchors_that_are_gone_are_not_begun_anew_in_silence) {
+    struct bench *b = bench_make();
+    char path[128];
+    const struct log_writer_plan plan = {
+        .dir = b->log, .config = &b->config, .clock = &b->clock, .files = &b->files, .entry_bytes_max = 4096};
+    snprintf(path, sizeof path, "%s/anchors", b->log);
+    for (int start = 0; start < 4; start++) {
+        struct scribe s;
+        cr_assert_eq(scribe_init(&s, &plan, &b->keys, false, &b->err), 0);
+        errand(&s);
+        cr_assert_eq(s.anchors_gone, start == 2, "start %d", start);
+        log_writer_add(&s.log, 0, 77, (uint64_t)start + 1, entry_make(0, 0, start, 0));
+        errand(&s);
+        scribe_fini(&s);
+        if (start == 1) cr_assert_eq(unlink(path), 0);
+    }
+    bench_drop(b);
+}
+
 Test(scribe, a_segment_is_signed_for_before_retention_removes_it_with_its_index) {
     struct bench *b = bench_make();
     struct scribe s;

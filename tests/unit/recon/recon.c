@@ -856,3 +856,34 @@ Test(recon, numbers_with_gaps_between_them_are_kept_up_to_a_limit) {
     rig_says(r, LIMITED, "sequences|4");
     rig_drop(r);
 }
+
+Test(recon, anchors_that_are_taken_away_are_told) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/anchors", r->b->log);
+    FILE *f = fopen(path, "w");
+    for (int i = 0; i < 20; i++) fprintf(f, "{\"type\":\"anchor\",%0700d}\n", i);
+    fclose(f);
+    rig_pass(r, 6);
+    cr_assert_eq(truncate(path, 14000), 0); /* a line that was not whole */
+    rig_pass(r, 6);
+    rig_says(r, "SELECT count(*) FROM exception", "0");
+    cr_assert_eq(truncate(path, 7000), 0);
+    rig_pass(r, 6);
+    rig_says(r, "SELECT kind, subject FROM exception", "evidence_lost|anchors");
+    cr_assert(
+        strncmp(rig_ask(r, "SELECT text FROM exception"), "the file of anchors had 14000 bytes and has 7000", 48) == 0);
+    rig_drop(r);
+    r = rig_make(EVIDENCE_MANIFEST);
+    snprintf(path, sizeof path, "%s/anchors", r->b->log);
+    f = fopen(path, "w");
+    fputs("{}\n", f);
+    fclose(f);
+    rig_pass(r, 6);
+    recon_close(r->recon);
+    cr_assert_eq(unlink(path), 0);
+    rig_open(r);
+    rig_pass(r, 6);
+    rig_says(r, "SELECT kind, subject FROM exception", "evidence_lost|anchors");
+    rig_drop(r);
+}
