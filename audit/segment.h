@@ -52,7 +52,8 @@ int segment_open(struct segment *s, int folder_fd, uint64_t first, struct err *e
 /* segment_bytes: size of the file now; 0 when it cannot be told. */
 uint64_t segment_bytes(const struct segment *s);
 
-/* segment_head_at reads the head of the batch at a place, for skipping it. SEGMENT_BATCH: all of it is there. err may be NULL. */
+/* segment_head_at reads the head of the batch at a place, for skipping it. SEGMENT_BATCH: all of it is there. err may
+ * be NULL. */
 enum segment_read segment_head_at(struct segment *s, uint64_t at, struct log_batch *head, struct err *err);
 
 /* segment_batch_at reads a whole batch and checks that its entries add up to it. */
