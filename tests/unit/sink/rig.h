@@ -192,7 +192,22 @@ struct rig {
     struct sink sink;
     enum step last;
     int64_t next[PARTITIONS_MAX]; /* offset of the next record */
+    struct clock_port fast;       /* rig_hurry */
+    uint32_t speed;               /* how much faster the sink's clock goes; 0: it is the real one */
 };
+
+static uint64_t rig_fast_ns(void *rig) { return clock_ns(&clock_real) * ((struct rig *)rig)->speed; }
+static int64_t rig_fast_wall_ms(void *rig) { return (void)rig, clock_wall_ms(&clock_real); }
+static uint64_t rig_fast_boot_ns(void *rig) { return (void)rig, clock_boot_ns(&clock_real); }
+static void rig_fast_random(void *rig, void *out, size_t len) { memset(out, 0, ((void)rig, len)); }
+
+/* From the next rig_attach on the sink's waits are `speed` times as short, and without jitter. */
+__attribute__((unused)) static void rig_hurry(struct rig *r, uint32_t speed) {
+    r->fast = (struct clock_port){rig_fast_ns, rig_fast_wall_ms, rig_fast_boot_ns, rig_fast_random, r};
+    r->speed = speed;
+    r->config.redis.connect_timeout_ms *= speed;
+    r->config.redis.response_timeout_ms *= speed;
+}
 
 __attribute__((unused)) static void rig_attach(struct rig *r) {
     struct err err = {0};
@@ -200,7 +215,7 @@ __attribute__((unused)) static void rig_attach(struct rig *r) {
                                 .config = &r->config,
                                 .control = &r->control,
                                 .block = &r->block,
-                                .clock = &clock_real,
+                                .clock = r->speed != 0 ? &r->fast : &clock_real,
                                 .attention = -1,
                                 .starts = 1};
     stats_local_init(&r->worker.local, &r->block);
@@ -387,7 +402,8 @@ __attribute__((unused)) static enum step rig_step(struct rig *r) {
     int timeout_ms = 10;
     if (!sink_arm(&r->sink)) {
         int n = sink_wants(&r->sink, fds, 2, &timeout_ms);
-        poll(fds, (nfds_t)n, timeout_ms);
+        struct timespec nap = {.tv_nsec = timeout_ms * (long)NS_PER_MS / (r->speed != 0 ? r->speed : 1)};
+        ppoll(fds, (nfds_t)n, &nap, NULL);
     }
     sink_disarm(&r->sink);
     return r->last;
