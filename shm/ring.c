@@ -238,7 +238,8 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
     p->head_seen = atomic_load_explicit(&p->peer->head, memory_order_acquire);
     p->current = mine;
     p->number = p->number_published = p->page->slot[mine].number;
-    p->mapped_bytes = m.producer_bytes;
+    p->producer_bytes = m.producer_bytes;
+    p->consumer_bytes = m.consumer_bytes;
     p->publication = 1;
     slot_heal(p);
     return RING_ATTACHED;
@@ -246,8 +247,8 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
 
 void ring_producer_detach(struct ring_producer *p) {
     if (p->page != NULL) {
-        munmap(p->page, p->mapped_bytes);
-        munmap((void *)(uintptr_t)p->peer, RING_PAGE);
+        munmap(p->page, p->producer_bytes);
+        munmap((void *)(uintptr_t)p->peer, p->consumer_bytes);
     }
     producer_forget(p);
 }
@@ -402,15 +403,16 @@ enum ring_grade ring_consumer_attach(struct ring_consumer *c, const struct ring_
     c->tail_seen = c->cursor;
     c->current = mine;
     c->number = c->number_released = c->page->slot[mine].number;
-    c->mapped_bytes = m.producer_bytes;
+    c->producer_bytes = m.producer_bytes;
+    c->consumer_bytes = m.consumer_bytes;
     atomic_store_explicit(&c->page->in_hand, 0, memory_order_relaxed);
     return RING_ATTACHED;
 }
 
 void ring_consumer_detach(struct ring_consumer *c) {
     if (c->page != NULL) {
-        munmap((void *)(uintptr_t)c->peer, c->mapped_bytes);
-        munmap(c->page, RING_PAGE);
+        munmap((void *)(uintptr_t)c->peer, c->producer_bytes);
+        munmap(c->page, c->consumer_bytes);
     }
     *c = (struct ring_consumer){.peer_doorbell = -1};
 }

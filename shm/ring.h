@@ -154,7 +154,7 @@ struct ring_producer {
     uint64_t reserved_at; /* position of the reserved header, after any padding */
     int current;          /* index of the slot that matches tail */
     int peer_doorbell;    /* eventfd of the consumer's process */
-    size_t mapped_bytes;
+    size_t producer_bytes, consumer_bytes; /* mapped */
     struct {
         uint64_t published, bytes, full, wakeups;
     } count; /* since attach */
@@ -214,7 +214,7 @@ struct ring_consumer {
     uint64_t signalled;
     int current;
     int peer_doorbell;
-    size_t mapped_bytes;
+    size_t producer_bytes, consumer_bytes; /* mapped */
     struct {
         uint64_t records, empty, wakeups;
     } count;

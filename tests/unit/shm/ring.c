@@ -315,6 +315,37 @@ Test(ring, attach_with_random_bytes_in_the_control_pages_never_crashes) {
     ring_drop(&fds);
 }
 
+static int mappings(void) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    cr_assert_not_null(maps);
+    int n = 0, c;
+    while ((c = fgetc(maps)) != EOF) n += c == '\n';
+    fclose(maps);
+    return n;
+}
+
+Test(ring, detach_unmaps_files_that_are_longer_than_they_need_be) {
+    struct ring_fds whole = ring_used(1), fds = ring_copy(&whole);
+    cr_assert_eq(ftruncate(fds.constants, 3 * RING_PAGE), 0);
+    cr_assert_eq(ftruncate(fds.producer, 1 << 20), 0);
+    cr_assert_eq(ftruncate(fds.consumer, 5 * RING_PAGE), 0);
+    struct err err = {0};
+    struct ring_producer p;
+    struct ring_consumer c;
+    struct ring_snapshot s;
+    int before = mappings();
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(ring_producer_attach(&p, &fds, -1, &err), RING_ATTACHED, "%s", err.text);
+        cr_assert_eq(ring_consumer_attach(&c, &fds, -1, &err), RING_ATTACHED, "%s", err.text);
+        cr_assert_eq(ring_observe(&fds, &s, &err), RING_ATTACHED, "%s", err.text);
+        ring_producer_detach(&p);
+        ring_consumer_detach(&c);
+    }
+    cr_assert_eq(mappings(), before);
+    ring_drop(&fds);
+    ring_drop(&whole);
+}
+
 Test(ring, every_grade_has_a_name) {
     for (int g = RING_ATTACHED; g <= RING_CORRUPT; g++)
         for (int other = RING_ATTACHED; other < g; other++)
