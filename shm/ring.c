@@ -166,6 +166,11 @@ static int slot_current(const struct ring_slot slot[2], uint64_t position) {
     return m0 == m1 ? -1 : m1;
 }
 
+/* Records are at least a header long, and numbers and positions begin at 0 together. */
+static bool number_sane(const struct ring_slot *current) {
+    return current->number <= atomic_load_explicit(&current->position, memory_order_relaxed) / RING_HEADER_BYTES;
+}
+
 static enum ring_grade check_state(const struct mapping *m, int *producer_slot, int *consumer_slot, struct err *err) {
     /* Head first: it can only move towards the tail that is read afterwards. */
     uint64_t head = atomic_load_explicit(&m->consumer->head, memory_order_acquire);
@@ -219,6 +224,8 @@ enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_
     if (g != RING_ATTACHED) return g;
     g = check_state(&m, &mine, &theirs, err);
     if (g == RING_ATTACHED && mine < 0) g = grade(RING_CORRUPT, err, "no slot matches the tail");
+    if (g == RING_ATTACHED && !number_sane(&m.producer->slot[mine]))
+        g = grade(RING_CORRUPT, err, "more records were published than there is room for");
     if (g == RING_ATTACHED && producer_allocate(p, m.constants.aux_count, err) != 0) g = RING_NOT_READY;
     if (g != RING_ATTACHED) {
         unmap_regions(&m);
@@ -389,6 +396,8 @@ enum ring_grade ring_consumer_attach(struct ring_consumer *c, const struct ring_
     if (g != RING_ATTACHED) return g;
     g = check_state(&m, &theirs, &mine, err);
     if (g == RING_ATTACHED && mine < 0) g = grade(RING_CORRUPT, err, "no slot matches the head");
+    if (g == RING_ATTACHED && !number_sane(&m.consumer->slot[mine]))
+        g = grade(RING_CORRUPT, err, "more records were released than there is room for");
     if (g != RING_ATTACHED) {
         unmap_regions(&m);
         return g;

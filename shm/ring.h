@@ -161,9 +161,10 @@ struct ring_producer {
 };
 
 /* ring_producer_attach maps the ring as its producer, checking everything it will rely on: mapped sizes, magic,
- * version, capacity, positions (head <= tail <= head + capacity, aligned), exactly one slot that matches the tail.
- * Continues where a predecessor left: number and aux words are those of its last publication; what it staged and did
- * not publish is gone. peer_doorbell: eventfd of the consumer, -1 none. err tells more than the grade. Idempotent. */
+ * version, capacity, positions (head <= tail <= head + capacity, aligned), exactly one slot that matches the tail, a
+ * number in it that so many bytes can hold. Continues where a predecessor left: number and aux words are those of its
+ * last publication; what it staged and did not publish is gone. peer_doorbell: eventfd of the consumer, -1 none. err
+ * tells more than the grade. Idempotent. */
 enum ring_grade ring_producer_attach(struct ring_producer *p, const struct ring_fds *fds, int peer_doorbell,
                                      struct err *err);
 void ring_producer_detach(struct ring_producer *p);

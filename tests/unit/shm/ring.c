@@ -265,6 +265,28 @@ Test(ring, attach_wants_exactly_one_slot_that_matches_the_position) {
     ring_drop(&fds);
 }
 
+Test(ring, attach_refuses_numbers_that_so_many_bytes_cannot_hold) {
+    struct ring_fds whole = ring_used(3);
+    static const uint64_t beyond[] = {1, 1000, 1ULL << 63, UINT64_MAX};
+    for (size_t i = 0; i < sizeof beyond / sizeof beyond[0]; i++) {
+        struct ring_fds fds = ring_copy(&whole);
+        uint64_t tail = look64(fds.producer, 0), head = look64(fds.consumer, 0);
+        int spare = look64(fds.producer, slot_at(0)) == tail; /* whatever stands there does not count */
+        smash64(fds.producer, slot_at(spare) + 8, UINT64_MAX);
+        expect_both(&fds, RING_ATTACHED);
+        uint64_t limit = tail / RING_HEADER_BYTES;
+        smash64(fds.producer, slot_at(!spare) + 8, limit);
+        expect_grades(&fds, RING_ATTACHED, RING_ATTACHED);
+        smash64(fds.producer, slot_at(!spare) + 8, limit < UINT64_MAX - beyond[i] ? limit + beyond[i] : beyond[i]);
+        expect_grades(&fds, RING_CORRUPT, RING_ATTACHED);
+        int current = look64(fds.consumer, slot_at(1)) == head;
+        smash64(fds.consumer, slot_at(current) + 8, beyond[i] == 1 ? head / RING_HEADER_BYTES + 1 : beyond[i]);
+        expect_grades(&fds, RING_CORRUPT, RING_CORRUPT);
+        ring_drop(&fds);
+    }
+    ring_drop(&whole);
+}
+
 Test(ring, attach_refuses_descriptors_that_are_no_memory) {
     struct ring_fds fds = ring_used(0);
     int ends[2];

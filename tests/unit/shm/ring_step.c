@@ -30,7 +30,7 @@ struct state {
     uint64_t used;    /* bytes of unreleased records of 64 bytes each */
     uint32_t len;     /* of the record that is written */
     bool asleep;      /* both ends have announced that they sleep */
-    bool at_wrap_64;  /* positions pass 2^64 */
+    bool at_wrap_63;  /* positions pass 2^63 */
     bool other_slots; /* one more publication and release, so that the other slots are the current ones */
 };
 
@@ -52,7 +52,7 @@ static const struct state states[] = {
     {.name = "the empty record", .at = 1024, .used = 128, .len = 0},
     {.name = "both asleep", .at = 512, .used = 640, .len = 24, .asleep = true},
     {.name = "empty, both asleep", .at = 1600, .len = 24, .asleep = true},
-    {.name = "positions beyond 2^64", .at = SMALL - 320, .used = 256, .len = 100, .at_wrap_64 = true},
+    {.name = "positions beyond 2^63", .at = SMALL - 320, .used = 256, .len = 100, .at_wrap_63 = true},
 };
 enum { STATES = sizeof states / sizeof states[0] };
 
@@ -91,10 +91,10 @@ static void advance(struct pair *r, uint64_t at) {
 
 static struct pair state_make(const struct state *state) {
     struct pair r = pair_make(SMALL, AUX);
-    if (state->at_wrap_64) {
+    if (state->at_wrap_63) {
         ring_producer_detach(&r.p);
         ring_consumer_detach(&r.c);
-        positions_set(&r, -(uint64_t)SMALL);
+        positions_set(&r, (1ULL << 63) - SMALL);
         producer_attach(&r);
         consumer_attach(&r);
     }
