@@ -25,8 +25,11 @@ else ifeq ($(VARIANT),asan)
 OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 else ifeq ($(VARIANT),tsan)
 OPT := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+else ifeq ($(VARIANT),fuzz)
+OPT := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
+       -Wno-format-nonliteral
 else
-$(error VARIANT is one of release, fault, asan, tsan)
+$(error VARIANT is one of release, fault, asan, tsan, fuzz)
 endif
 ifdef CI
 OPT += -Werror
@@ -112,6 +115,31 @@ $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor
 	@mkdir -p $(@D)
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
 
+# -- fuzzing: a program per file of tests/fuzz/, with the folders it needs; built by clang, VARIANT=fuzz ---------------
+FUZZ_ring_attach := shm base
+FUZZ_ring_peek   := shm base
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
+define fuzz_target
+$(BUILD)/fuzz/$(1): tests/fuzz/$(1).c $(FUZZ_$(1):%=$(BUILD)/lib%.a)
+	@mkdir -p $$(@D)
+	$$(call say,LD)$$(CC) $$(CPPFLAGS) $$(CFLAGS) -fsanitize=fuzzer $$(LDFLAGS) $$^ $$(LIBS_ALL) -o $$@
+endef
+$(foreach t,$(FUZZ_BIN:$(BUILD)/fuzz/%=%),$(eval $(call fuzz_target,$(t))))
+
+.PHONY: fuzz fuzz-corpus fuzz-build
+fuzz-build:
+	@$(MAKE) --no-print-directory BUILD=build-fuzz VARIANT=fuzz CC=clang fuzz-programs
+.PHONY: fuzz-programs
+fuzz-programs: $(FUZZ_BIN)
+
+fuzz: deps ## fuzz what reads other people's bytes, SEED= TIMES= RUNS= (make fuzz-corpus: what was found before)
+	@$(MAKE) --no-print-directory fuzz-build
+	@tests/run-fuzz
+
+fuzz-corpus: deps
+	@$(MAKE) --no-print-directory fuzz-build
+	@tests/run-fuzz corpus
+
 # -- the benchmark: a program per file of tests/bench/ but bench.c, which they share -----------------------------------
 BENCH     ?= full
 BENCH_SRC := $(filter-out tests/bench/bench.c,$(wildcard tests/bench/*.c))
@@ -148,6 +176,7 @@ proof: all ## 1,000 injected faults, all to be found; 1,000,000 records (RECORDS
 check: deps ## install what is needed, build, run every test, end with a line of counts
 	@$(MAKE) --no-print-directory all $(UNIT_BIN) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory BUILD=build-fault VARIANT=fault all
+	@$(MAKE) --no-print-directory fuzz-build
 	@tests/run-check $(UNIT_BIN)
 
 docs: $(BUILD)/millrace ## write the generated pages of docs/ anew
@@ -184,7 +213,7 @@ BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev li
                   libyajl-dev libncurses-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
                   python3-redis python3-lz4 xxhash python3-cryptography python3-yaml redis-tools \
-                  systemd tmux
+                  systemd tmux clang spin
 
 .PHONY: deps deps-build demo
 deps: ## install the packages for building and testing (apt-get, with sudo when not root)
@@ -204,6 +233,6 @@ clean: ## remove what was built
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  CC=$(CC)  VARIANT=$(VARIANT) (release fault asan tsan)  BUILD=$(BUILD)"
+	@echo; echo "  CC=$(CC)  VARIANT=$(VARIANT) (release fault asan tsan fuzz)  BUILD=$(BUILD)"
 
 -include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
