@@ -364,6 +364,7 @@ static enum step event_take(struct ingest *g, const struct kafka_event *e) {
     case KAFKA_REVOKE: rebalance_begin(g, e); break;
     case KAFKA_COMMITTED: commit_result(g, e); break;
     case KAFKA_TROUBLE:
+        witness_trouble(g);
         if (e->text[0] == 0) break;
         stats_add(g->stats, M_ingest_kafka_error, 1);
         log_warn("ingest.kafka_trouble", "%s", e->text);

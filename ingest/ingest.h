@@ -9,6 +9,12 @@
 #include "ingest/rejects.h"
 #include "shm/worker.h"
 
+/* A record by which a topic is known: what stood where. */
+struct proof {
+    int64_t next; /* its offset + 1; 0: none */
+    int64_t timestamp_ms;
+};
+
 /* One partition as this process knows it; the ledger has what must outlive it. Index = ledger slot. */
 struct partition {
     uint32_t topic;
@@ -28,7 +34,11 @@ struct partition {
     bool judged;         /* and found lost in this epoch: what the sink had noted then */
     uint64_t judged_what;
     uint64_t judge_ns;  /* the broker is not asked about it before */
-    uint32_t witnessed; /* the epoch in which the topic was compared with what its mark says of it */
+    uint32_t witnessed; /* the epoch in which the topic was compared with what is known of it; 0: it is to be */
+    struct proof proof; /* what to compare it with next; none, and not witnessed: what its mark says */
+    struct proof last;  /* the newest record that was read in this epoch */
+    int32_t broker;     /* who gave it */
+    enum { SHAKEN_NOT, SHAKEN, SHAKEN_READ_OUT } shaken; /* since a connection broke; all that came before is read */
     struct refeed_part *refeed; /* held, or read for a refeed; NULL: not. A new epoch ends that */
 };
 
@@ -92,6 +102,7 @@ struct ingest {
     uint64_t accept_ns;                   /* no new attempt to carry out control.accept_loss before */
     uint32_t witness_turn, witness_fails; /* whose turn it is to be asked about; failures in a row */
     uint64_t witness_ns;                  /* no new question before */
+    uint64_t witness_all_ns;              /* when all partitions are asked about again */
     struct refeed refeed;                 /* a request in hand */
     uint64_t report_due_ns, watermarks_due_ns, ends_due_ns;
     bool leaving; /* the last commit was asked for */
@@ -148,9 +159,14 @@ static inline bool loss_stands(const struct ingest *g, uint32_t slot) {
            atomic_load_explicit(&s->lost_from, memory_order_relaxed);
 }
 
-/* witness.c: whether the topic is still the one that Redis was written from, by the last record that the mark covers;
- * once after each takeover. Records go on meanwhile. At most two calls of the port that block, once a second. */
+/* witness.c: whether the topic is still the one that was read and written from. After each takeover by the last record
+ * that the mark covers; when a record comes from another broker, or is the first after a connection broke, by the one
+ * before it; else once a minute, by what had been read the minute before. Records go on meanwhile. At most two calls of
+ * the port that block, once a second. */
 void witness_step(struct ingest *g);
+void witness_record(struct partition *p, const struct kafka_message *m); /* about to be taken; not for a refeed */
+void witness_read_out(struct partition *p);                              /* the client has nothing of it for us */
+void witness_trouble(struct ingest *g);                                  /* a connection broke */
 
 /* lease.c: until when the sinks may write, on the strength of what the group has confirmed. */
 void lease_init(struct ingest *g);                          /* a fixed list of partitions needs none */

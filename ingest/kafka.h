@@ -25,7 +25,7 @@ enum kafka_event_type {
     KAFKA_ASSIGN, /* list: partitions given to this member; answer with assign() */
     KAFKA_REVOKE, /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
     KAFKA_COMMITTED, /* list: commits the broker has acknowledged; ok false: others, or all, failed (text) */
-    KAFKA_TROUBLE,   /* a passing error, for the log (text) */
+    KAFKA_TROUBLE,   /* a passing error, for the log (text); "": a connection ended, or none is left */
     KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text) */
 };
 
@@ -45,6 +45,7 @@ struct kafka_message {
     const void *key, *value; /* NULL: null */
     uint32_t key_bytes, value_bytes;
     int64_t offset, timestamp_ms; /* timestamp -1: none */
+    int32_t broker;               /* the id of who gave it; -1: the topic was gone since the message before */
     void *handle;
 };
 

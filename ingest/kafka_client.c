@@ -38,6 +38,7 @@ struct handle { /* one assigned partition */
     rd_kafka_queue_t *queue;
     rd_kafka_topic_partition_t *at; /* in client.assigned */
     uint64_t taken_bytes, taken;    /* bytes and messages since the library was last told to look at the queue */
+    bool gone;                      /* the topic, since the last message */
 };
 
 struct client {
@@ -52,6 +53,7 @@ struct client {
     int doorbell;
     enum { SUBSCRIBED, REJOIN_WANTED, REJOIN_LEAVING } rejoin;
     uint64_t rejoin_due_ns;
+    bool partition_gone;     /* told by the queue that is being read */
     bool noted;              /* the group knows the topics, and that is on the disk */
     bool scram;              /* the mechanism is one of SCRAM */
     _Atomic int certificate; /* why a broker's certificate was refused last; by librdkafka's threads */
@@ -69,7 +71,9 @@ static int set_all(rd_kafka_conf_t *conf, const struct config *c, struct err *er
     if (rd_kafka_conf_set(conf, "fetch.queue.backoff.ms", "1", NULL, 0) == RD_KAFKA_CONF_INVALID)
         return err_set(err, EX_CONFIG, "fetch.queue.backoff.ms is not accepted");
     snprintf(session, sizeof session, "%u", c->kafka.session_timeout_ms);
-    if (kafka_settings_set(conf, "group.id", c->kafka.group_id, err) != 0 ||
+    /* A connection that ends under way is an event: what follows may be of another leader, or of another log. */
+    if (kafka_settings_set(conf, "log.connection.close", "true", err) != 0 ||
+        kafka_settings_set(conf, "group.id", c->kafka.group_id, err) != 0 ||
         kafka_settings_set(conf, "session.timeout.ms", session, err) != 0)
         return -1;
     if (c->topic[0].partition_count > 0) return 0; /* a fixed list: no membership */
@@ -92,6 +96,14 @@ static void log_from_library(const rd_kafka_t *rk, int level, const char *facili
         log_warn("ingest.kafka_library", "%s: %s", facility, text);
     else
         log_debug("ingest.kafka_library", "%s: %s", facility, text);
+}
+
+/* Other errors are events. What the queue of a partition has among its messages comes here, from within the call that
+ * reads it: that the topic, or the partition, is there no more. */
+static void error_from_queue(rd_kafka_t *rk, int code, const char *text, void *opaque) {
+    (void)rk, (void)code;
+    ((struct client *)opaque)->partition_gone = true;
+    log_warn("ingest.topic_gone", "%s", text);
 }
 
 /* Notes why a certificate is not accepted, and changes nothing: the verdict is OpenSSL's. */
@@ -336,7 +348,7 @@ static int client_assign(void *self, const struct kafka_partition *list, uint32_
         if (q == NULL) return err_set(err, 1, "no queue for partition %d", list[i].partition);
         rd_kafka_queue_forward(q, NULL);
         rd_kafka_queue_io_event_enable(q, c->doorbell, &ring_once, sizeof ring_once);
-        c->handle[i] = (struct handle){q, &c->assigned->elems[i], 0, 0};
+        c->handle[i] = (struct handle){.queue = q, .at = &c->assigned->elems[i]};
         handle[i] = &c->handle[i];
         c->handle_count = i + 1;
     }
@@ -417,6 +429,8 @@ static enum kafka_fetch client_fetch(void *self, void *handle, struct kafka_mess
     struct handle *h = handle;
     if (h->taken_bytes >= c->refill_bytes || h->taken >= c->refill_after) refill(c, h);
     rd_kafka_message_t *m = rd_kafka_consume_queue(h->queue, 0);
+    h->gone |= c->partition_gone;
+    c->partition_gone = false;
     if (m == NULL) return KAFKA_NOTHING;
     h->taken_bytes += m->key_len + m->len;
     h->taken++;
@@ -434,8 +448,10 @@ static enum kafka_fetch client_fetch(void *self, void *handle, struct kafka_mess
         .value_bytes = (uint32_t)m->len,
         .offset = m->offset,
         .timestamp_ms = type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp,
+        .broker = h->gone ? -1 : rd_kafka_message_broker_id(m),
         .handle = m,
     };
+    h->gone = false;
     return KAFKA_MESSAGE;
 }
 
@@ -487,6 +503,7 @@ int kafka_client_open(struct kafka_port *port, const struct config *config, int 
     if (!c->assign_fixed && subscription_changed(config)) c->rejoin = REJOIN_WANTED;
     rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_ERROR);
     rd_kafka_conf_set_log_cb(conf, log_from_library);
+    rd_kafka_conf_set_error_cb(conf, error_from_queue);
     rd_kafka_conf_set_opaque(conf, c);
     rd_kafka_conf_set_ssl_cert_verify_cb(conf, certificate_noted);
     for (uint32_t i = 0; i < config->kafka.property_count; i++)

@@ -55,6 +55,12 @@ bool kafka_error_explain(const struct kafka_error *e, char *out, size_t size) {
         else
             snprintf(out, size, "%.*s", part, said);
         return strstr(said, "Disconnected") == NULL; /* as a broker does that is being started */
+    case RD_KAFKA_RESP_ERR__TRANSPORT: /* the end of a connection: what follows says why, or it is there again */
+        if (part >= 12 && strncmp(said + part - 12, "Disconnected", 12) == 0) {
+            out[0] = 0;
+            return false;
+        }
+        break;
     default: break;
     }
     if (strstr(said, "SSL alert number") != NULL) { /* the other side's word on our certificate, or on its absence */

@@ -23,6 +23,7 @@ static rd_kafka_t *consumer_make(const rd_kafka_conf_t *like, struct err *err) {
             err_set(err, 1, "kafka.%s: %s", roomy[i][0], text);
             return NULL;
         }
+    rd_kafka_conf_set_error_cb(conf, NULL); /* it is about what the other consumer reads */
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
     if (rk == NULL) {
         rd_kafka_conf_destroy(conf);

@@ -117,10 +117,12 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
         id_fill(&r, headers, g->config->topic[p->topic].name);
         put(l, &r, m, headers);
     }
-    if (refed)
+    if (refed) {
         refeed_passed(g, p);
-    else
+    } else {
+        witness_record(p, m);
         advance(l, p, slot, m->offset + 1);
+    }
     read_account(g, m, (uint64_t)r.kafka_key_bytes + r.value_bytes + r.headers_bytes, refed ? -1 : wall_ms);
     return true;
 }
@@ -142,6 +144,7 @@ void read_from(struct partition *p, int64_t next) {
     p->refetch_ns = 0;
     p->gone = p->judged = false;
     p->judge_ns = 0;
+    p->proof = p->last = (struct proof){0};
 }
 
 void read_again(struct partition *p, uint64_t now) {
@@ -233,7 +236,10 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
     if (p->waits || (p->refeed != NULL && refeed_waits(g, p)) || !readable(g, p, now)) return 0;
     while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
         enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
-        if (f == KAFKA_NOTHING) break;
+        if (f == KAFKA_NOTHING) {
+            witness_read_out(p);
+            break;
+        }
         n++;
         if (f == KAFKA_END) ended(g, l, slot, m.offset, now);
         if (f == KAFKA_FAILED) failed(g, p, &err, now);

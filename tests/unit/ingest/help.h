@@ -60,6 +60,7 @@ struct sim_partition {
     int fail_skips; /* and the client goes on so many offsets behind it, as it does behind a batch with a wrong checksum
                      */
     uint32_t fetched, seeks;
+    int32_t broker; /* who gives its messages */
 };
 
 struct sim {
@@ -353,6 +354,7 @@ static inline enum kafka_fetch sim_fetch(void *self, void *handle, struct kafka_
                                   .value_bytes = m->value_bytes,
                                   .offset = m->offset,
                                   .timestamp_ms = m->timestamp_ms,
+                                  .broker = p->broker,
                                   .handle = (void *)(uintptr_t)m};
     p->position = m->offset + 1;
     p->fetched++;
@@ -752,8 +754,7 @@ static inline void release(struct bench *b, uint32_t lane, const struct taken *t
         cr_assert_lt(b->waiting_count, WAITING_MAX);
         b->waiting[b->waiting_count++] = (struct waiting){t->head.slot, epoch, t->head.offset};
     }
-    if (moves)
-        twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
+    if (moves) twin_store(&b->sink[lane]->slot[t->head.slot].released, epoch, (uint64_t)t->head.offset + 1);
     ring_release(&b->in[lane], t->end, t->number);
 }
 

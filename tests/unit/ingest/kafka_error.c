@@ -120,3 +120,12 @@ Test(kafka_error, long_texts_are_cut) {
     explain(RD_KAFKA_RESP_ERR__SSL, "", 10, false, 0);
     cr_assert_str_eq(text, "");
 }
+
+Test(kafka_error, end_of_a_connection_says_nothing_that_is_worth_a_line) {
+    cr_assert_not(
+        explain(RD_KAFKA_RESP_ERR__TRANSPORT, "k:9092/1: Disconnected (after 7301ms in state UP)", 0, false, 0));
+    cr_assert_str_eq(text, "");
+    cr_assert_not(explain(RD_KAFKA_RESP_ERR__TRANSPORT, "k:9092/1: Disconnected while requesting ApiVersion: might be",
+                          0, false, 0));
+    cr_assert_not_null(strstr(text, "while requesting"));
+}

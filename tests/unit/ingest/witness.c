@@ -229,3 +229,140 @@ Test(witness, widens_what_is_known_to_be_lost) {
     p->count = 30; /* for the drop */
     bench_drop(b);
 }
+
+/* -- while it is read -------------------------------------------------------------------------- */
+
+/* One partition, taken over at 20 with a mark, read to its end at 30, all of it released. */
+static struct bench *bench_settled(void) {
+    struct bench *b = bench_began(1, -1);
+    establish(b, 0, NEXT, time_at(NEXT - 1));
+    settle(b);
+    apply_all(b);
+    pass_ms(b, 1000);
+    settle(b);
+    cr_assert_eq(b->kafka.witness_calls, 1);
+    return b;
+}
+
+static void grow(struct bench *b, int n) {
+    uint64_t seed = 7;
+    sim_fill(&b->kafka.partition[0], n, 0, &seed);
+}
+
+/* What comes next is of another topic, or of a log that was cut off and written again: all before it has changed. */
+static void expect_noticed(struct bench *b, uint32_t calls, bool anew) {
+    cr_assert_eq(b->kafka.witness_calls, calls);
+    expect_lost(b, 0, 0, anew ? 30 : 0);
+}
+
+Test(witness, first_record_from_another_broker_has_the_one_before_it_looked_up) {
+    for (int anew = 0; anew <= 1; anew++) {
+        struct bench *b = bench_settled();
+        if (anew) made_anew(&b->kafka.partition[0]);
+        b->kafka.partition[0].broker = 2;
+        settle(b);
+        cr_assert_eq(b->kafka.witness_calls, 1, "nothing has come yet");
+        grow(b, 5);
+        settle(b);
+        expect_noticed(b, 2, anew);
+        apply_all(b);
+        pass_ms(b, 1000);
+        grow(b, 5);
+        settle(b);
+        expect_noticed(b, 2, anew);
+        cr_assert_eq(b->g->partition[0].next, anew ? 35 : 40);
+        bench_drop(b);
+    }
+}
+
+Test(witness, topic_that_was_gone_has_the_record_before_looked_up) {
+    for (int anew = 0; anew <= 1; anew++) {
+        struct bench *b = bench_settled();
+        if (anew) made_anew(&b->kafka.partition[0]);
+        b->kafka.partition[0].broker = -1;
+        grow(b, 1);
+        settle(b);
+        expect_noticed(b, 2, anew);
+        bench_drop(b);
+    }
+}
+
+Test(witness, broken_connection_has_the_record_before_the_next_one_looked_up) {
+    for (int anew = 0; anew <= 1; anew++) {
+        struct bench *b = bench_settled();
+        sim_event(&b->kafka, KAFKA_TROUBLE);
+        settle(b);
+        settle(b);
+        cr_assert_eq(b->kafka.witness_calls, 1, "nothing has come since");
+        if (anew) made_anew(&b->kafka.partition[0]);
+        grow(b, 5);
+        settle(b);
+        expect_noticed(b, 2, anew);
+        bench_drop(b);
+    }
+}
+
+/* Nothing tells that the topic is another one; the proof is older than what was read of it. */
+Test(witness, all_are_looked_up_once_a_minute_by_what_was_read_before) {
+    struct bench *b = bench_settled();
+    made_anew(&b->kafka.partition[0]);
+    grow(b, 5);
+    settle(b);
+    apply_all(b);
+    settle(b);
+    expect_noticed(b, 1, false);
+    pass_ms(b, 60000);
+    settle(b);
+    expect_noticed(b, 2, true);
+    for (int minute = 0; minute < 3; minute++) {
+        pass_ms(b, 60000);
+        settle(b);
+    }
+    expect_noticed(b, 2, true);
+    bench_drop(b);
+}
+
+/* Read before the mark was found to name no record, or after it. */
+Test(witness, first_record_of_a_topic_is_a_proof_too) {
+    for (int after = 0; after <= 1; after++) {
+        struct bench *b = after ? bench_make(1, RING) : bench_began(1, -1);
+        if (after) {
+            sim_partition_add(&b->kafka, 0, 0)->committed = 0;
+            ingest_starts(b);
+            sim_give(&b->kafka, UINT64_MAX);
+            settle(b);
+        }
+        establish(b, 0, 0, 0);
+        settle(b);
+        if (after) grow(b, 30);
+        settle(b);
+        apply_all(b);
+        cr_assert_eq(b->kafka.witness_calls, 0);
+        made_anew(&b->kafka.partition[0]);
+        grow(b, 5);
+        settle(b);
+        apply_all(b);
+        pass_ms(b, 60000);
+        settle(b);
+        cr_assert_eq(b->kafka.witness_calls, 1);
+        expect_lost(b, 0, 0, after ? 1 : 30);
+        bench_drop(b);
+    }
+}
+
+Test(witness, proof_that_is_gone_is_no_proof_any_more) {
+    struct bench *b = bench_settled();
+    b->kafka.partition[0].low = 30; /* retention */
+    for (int minute = 0; minute < 3; minute++) {
+        pass_ms(b, 60000);
+        settle(b);
+    }
+    expect_noticed(b, 2, false);
+    grow(b, 1);
+    settle(b);
+    apply_all(b);
+    pass_ms(b, 60000);
+    settle(b);
+    expect_noticed(b, 3, false);
+    bench_drop(b);
+}
