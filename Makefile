@@ -28,8 +28,10 @@ OPT := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 else ifeq ($(VARIANT),fuzz)
 OPT := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
        -Wno-format-nonliteral
+else ifeq ($(VARIANT),coverage)
+OPT := -O1 -g --coverage -fprofile-update=atomic -DMILLRACE_COVERAGE
 else
-$(error VARIANT is one of release, fault, asan, tsan, fuzz)
+$(error VARIANT is one of release, fault, asan, tsan, coverage, fuzz)
 endif
 ifdef CI
 OPT += -Werror
@@ -39,6 +41,10 @@ CFLAGS   += -std=gnu17 $(OPT) $(WARN) $(HARDEN) -ffunction-sections -fdata-secti
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -MMD -MP
 LDFLAGS  += $(LINK)
 PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
+ifneq ($(filter asan tsan coverage,$(VARIANT)),)
+INSTRUMENT := $(BUILD)/obj/tests/instrument.o
+LDFLAGS    += -Wl,--wrap=execve,--wrap=_Exit,--wrap=_exit,--wrap=abort
+endif
 
 LIBS_supervisor := -lyaml
 LIBS_ingest     := -lrdkafka
@@ -86,7 +92,7 @@ $(BUILD)/version.h: FORCE
 $(BUILD)/obj/shm/stats.o $(BUILD)/obj/tools/main.o: $(BUILD)/version.h
 .PHONY: FORCE
 
-COMMON := $(BUILD)/libkafka.a $(BUILD)/libshm.a $(BUILD)/libbase.a
+COMMON := $(BUILD)/libkafka.a $(BUILD)/libshm.a $(BUILD)/libbase.a $(INSTRUMENT)
 
 $(BUILD)/millrace: $(BUILD)/obj/tools/main.o $(BUILD)/libtools.a $(BUILD)/libfeed.a $(BUILD)/librecon.a \
                    $(BUILD)/libaudit.a $(BUILD)/libsink.a $(BUILD)/libtransform.a $(COMMON)
@@ -104,7 +110,7 @@ $(BUILD)/millrace-audit: $(BUILD)/obj/audit/main.o $(BUILD)/libaudit.a $(COMMON)
 $(BUILD)/millrace-recon: $(BUILD)/obj/recon/main.o $(BUILD)/librecon.a $(BUILD)/libaudit.a $(COMMON)
 	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(LIBS_recon) -o $@
 $(BUILD)/millrace-demo: $(wildcard tools/demo/*.c) $(BUILD)/libtransform.a $(COMMON)
-	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $(filter %.c,$^) $(filter %.a,$^) $(LIBS_demo) -o $@
+	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $(filter %.c,$^) $(filter %.a %.o,$^) $(LIBS_demo) -o $@
 
 # -- unit tests: one program per file, tests/unit/FOLDER/x.c beside FOLDER/x.c -----------------------------------------
 UNIT_SRC := $(wildcard tests/unit/*/*.c)
@@ -113,7 +119,7 @@ $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor
                        $(BUILD)/libsink.a $(BUILD)/libfeed.a $(BUILD)/libtransform.a $(BUILD)/librecon.a \
                        $(BUILD)/libaudit.a $(COMMON)
 	@mkdir -p $(@D)
-	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a,$^) $(LIBS_ALL) -lcriterion -o $@
+	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a %.o,$^) $(LIBS_ALL) -lcriterion -o $@
 
 # -- fuzzing: a program per file of tests/fuzz/, with the folders it needs; built by clang, VARIANT=fuzz ---------------
 FUZZ_ring_attach := shm base
@@ -172,6 +178,29 @@ pipeline: all $(BENCH_BIN) ## run the tests on a real Kafka broker and real Redi
 .PHONY: proof
 proof: all ## 1,000 injected faults, all to be found; 1,000,000 records (RECORDS=), nothing to be found
 	@RECORDS=$(or $(RECORDS),1000000) tests/run-pipeline tests/pipeline/test_injected_faults.py
+
+# -- sanitizers --------------------------------------------------------------------------------------------------------
+# ThreadSanitizer over what has threads of its own; the processes among themselves it cannot see.
+THREADED := audit/anchor audit/audit base/log base/thread feed/feed feed/kafka_out ingest/kafka_client \
+            ingest/kafka_witness recon/run recon/webhook shm/place shm/ring_file shm/ring_race shm/stats shm/twin
+ASAN_UNIT := $(UNIT_SRC:%.c=build-asan/%)
+TSAN_UNIT := $(THREADED:%=build-tsan/tests/unit/%)
+.PHONY: asan tsan asan-pipeline tsan-pipeline
+asan: ## run the unit tests under AddressSanitizer, with its leak checker, and UBSan
+	@$(MAKE) --no-print-directory BUILD=build-asan VARIANT=asan $(ASAN_UNIT)
+	@NAME="unit tests, address" tests/run-unit $(ASAN_UNIT)
+
+asan-pipeline: ## run some pipeline tests with every process under AddressSanitizer and UBSan (TESTS=all: all)
+	@$(MAKE) --no-print-directory BUILD=build-asan VARIANT=asan all
+	@NAME="pipeline, address" MILLRACE_BUILD=build-asan tests/run-pipeline $(if $(filter all,$(TESTS)),,-m sanitized)
+
+tsan: ## run the unit tests of what has threads under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build-tsan VARIANT=tsan $(TSAN_UNIT)
+	@NAME="unit tests, threads" tests/run-unit $(TSAN_UNIT)
+
+tsan-pipeline: ## run some pipeline tests with every process under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build-tsan VARIANT=tsan all
+	@NAME="pipeline, threads" MILLRACE_BUILD=build-tsan tests/run-pipeline -m sanitized
 
 check: deps ## install what is needed, build, run every test, end with a line of counts
 	@$(MAKE) --no-print-directory all $(UNIT_BIN) $(BENCH_BIN)
@@ -233,6 +262,6 @@ clean: ## remove what was built
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  CC=$(CC)  VARIANT=$(VARIANT) (release fault asan tsan fuzz)  BUILD=$(BUILD)"
+	@echo; echo "  CC=$(CC)  VARIANT=$(VARIANT) (release fault asan tsan coverage fuzz)  BUILD=$(BUILD)"
 
 -include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)

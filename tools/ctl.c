@@ -256,8 +256,9 @@ static int request_path(const char *path, char data_dir[PATH_BYTES], char id[REF
     char *folder = strrchr(whole, '/');
     if (folder == NULL || strlen(name) < REFEED_ID_BYTES) return -1;
     *folder = 0;
-    if (strlen(whole) >= PATH_BYTES) return -1;
-    snprintf(data_dir, PATH_BYTES, "%s", whole);
+    size_t len = strlen(whole);
+    if (len >= PATH_BYTES) return -1;
+    memcpy(data_dir, whole, len + 1);
     snprintf(id, REFEED_ID_BYTES, "%s", name);
     refeed_path(again, data_dir, id, "refeed");
     *folder = '/';

@@ -27,9 +27,39 @@ failures = []  # by name, for tests/run-pipeline, which may run them again
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "sanitized: also run in `make check` with every process under a sanitizer")
     config.addinivalue_line("markers", "may_skip: what it needs may not exist yet; skipped, it is counted as that")
     # Workers whose supervisor was killed become our children, so that nobody leaves zombies to others.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# Quick ones of every kind, which `make check` runs with every process under a sanitizer, too; `make soak` runs all.
+SANITIZED = {
+    "test_raw_topic", "test_json_change_topic", "test_bulk_topic_takes_adds_only",
+    "test_record_larger_than_a_ring_takes", "test_rejects_survive_kills_and_are_kept_once",
+    "test_time_to_live_counts_from_the_kafka_timestamp", "test_coded_values_read_back_as_published",
+    "test_rejects_are_sealed_when_there_are_keys", "test_fields_are_what_the_record_says",
+    "test_fixed_list_reads_these_partitions_and_no_others", "test_transactions_and_their_gaps",
+    "test_commits_that_point_outside_the_log_stop_the_partition_instead_of_jumping",
+    "test_topic_that_is_made_later_is_read", "test_client_certificate_with_an_encrypted_key",
+    "test_drain_of_idle_instance_leaves_no_lag", "test_drain_that_cannot_finish_exits_75_and_loses_nothing",
+    "test_redis_out_of_memory_stops_and_goes_on_in_order", "test_keys_of_another_type_are_overwritten",
+    "test_json_has_what_is_documented_and_it_is_true", "test_control_socket_of_a_running_instance",
+    "test_bad_file_changes_nothing_and_says_what_is_wrong", "test_what_cannot_be_fed_is_named",
+    "test_a_manifest_topic_that_is_not_there_is_told_and_no_alarm", "test_what_goes_wrong_is_found_and_named",
+    "test_a_load_is_replayed_and_the_identity_still_closes", "test_flush_while_idle",
+    "test_a_file_becomes_records_with_everything_that_proves_them", "test_documented_rules_are_enough",
+}
+
+
+def pytest_collection_modifyitems(config, items):
+    missing = set(SANITIZED)
+    for item in items:
+        if item.originalname in SANITIZED:
+            item.add_marker("sanitized")
+            missing.discard(item.originalname)
+    if config.getoption("markexpr") == "sanitized" and missing:
+        raise pytest.UsageError(f"tests that no longer exist are to run under a sanitizer: {sorted(missing)}")
 
 
 def reap_orphans():
@@ -47,6 +77,8 @@ def reap_orphans():
 def session_folder():
     # Short, because the path of a unix socket is.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="millrace-", dir="/tmp"))
+    for tool in ("ASAN", "UBSAN", "TSAN"):
+        os.environ[f"{tool}_OPTIONS"] = f"log_path={folder}/report:" + os.environ.get(f"{tool}_OPTIONS", "")
     yield folder
     if not os.environ.get("MILLRACE_KEEP"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,6 +155,18 @@ def space(session_folder, request):
     for m in s.instances:
         m.end_leftovers()
     reap_orphans()
+    no_reports(session_folder)
+
+
+def no_reports(folder):
+    """What a sanitizer said of any process of this test, in a build that has one, fails the test."""
+    said = ""
+    for path in folder.glob("report.*"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        path.unlink()
+        if any(word in text for word in ("ERROR: ", "WARNING: ThreadSanitizer", "runtime error")):
+            said += f"{path.name}:\n{text}\n"
+    assert not said, said
 
 
 @pytest.hookimpl(hookwrapper=True)

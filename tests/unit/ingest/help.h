@@ -846,7 +846,7 @@ static inline const char *reason_shown(struct bench *b) {
     return text;
 }
 
-/* The rejects folder as a reader sees it. */
+/* The rejects folder as a reader sees it; the last four stay as they were read. */
 struct kept {
     uint32_t count;
     struct rejects_entry head[4096];
@@ -854,11 +854,14 @@ struct kept {
 };
 
 static inline struct kept *kept_read(const char *data_dir) {
-    struct kept *k = calloc(1, sizeof *k);
+    static struct kept last[4];
+    static unsigned int reads;
+    struct kept *k = &last[reads++ % 4];
     struct rejects_reader reader;
     struct rejects_record record;
     struct err err = {0};
     char folder[96];
+    memset(k, 0, sizeof *k);
     snprintf(folder, sizeof folder, "%s/rejects", data_dir);
     cr_assert_eq(rejects_open(&reader, folder, &err), 0, "%s", err.text);
     int r;

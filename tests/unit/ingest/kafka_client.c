@@ -62,9 +62,9 @@ Test(kafka_client, says_nothing_of_the_value_of_a_secret_that_it_does_not_take) 
 }
 
 Test(kafka_client, announces_a_fixed_list_of_partitions_first_and_once) {
+    static struct kafka_event event, *e = &event;
+    static struct kafka_port port;
     struct config *c = config_make();
-    struct kafka_port port;
-    struct kafka_event *e = calloc(1, sizeof *e);
     struct err err = {0};
     property(c, "bootstrap.servers", "127.0.0.1:1", false);
     c->topic[0].partition_count = 2;

@@ -59,6 +59,8 @@ Test(kafka_witness, reads_the_timestamp_at_each_offset) {
             cr_assert_eq(ms[p], expected, "partition %d: %lld", p, (long long)ms[p]);
         }
     }
+    rd_kafka_topic_partition_list_destroy(at);
+    rd_kafka_conf_destroy(conf);
 }
 
 Test(kafka_witness, says_that_nothing_came_and_does_not_wait_long) {
@@ -67,12 +69,15 @@ Test(kafka_witness, says_that_nothing_came_and_does_not_wait_long) {
     rd_kafka_topic_partition_list_t *at = rd_kafka_topic_partition_list_new(2);
     rd_kafka_topic_partition_list_add(at, "bulk", 0)->offset = 3;
     rd_kafka_topic_partition_list_add(at, "bulk", 7)->offset = 3;
+    rd_kafka_conf_t *conf = conf_make("127.0.0.1:1", true);
     uint64_t began = clock_ns(&clock_real);
-    cr_assert_eq(kafka_witness(conf_make("127.0.0.1:1", true), at, ms, &err), 0, "%s", err.text);
+    cr_assert_eq(kafka_witness(conf, at, ms, &err), 0, "%s", err.text);
     uint64_t took = clock_ns(&clock_real) - began;
     cr_assert(ms[0] == KAFKA_WITNESS_LATE && ms[1] == KAFKA_WITNESS_LATE);
     cr_assert(took >= KAFKA_CALL_MS * NS_PER_MS && took < 3 * NS_PER_S, "%llu ms",
               (unsigned long long)(took / 1000000));
+    rd_kafka_topic_partition_list_destroy(at);
+    rd_kafka_conf_destroy(conf);
 }
 
 Test(kafka_witness, of_a_topic_that_is_not_there_has_no_answer) {
@@ -81,6 +86,9 @@ Test(kafka_witness, of_a_topic_that_is_not_there_has_no_answer) {
     struct err err = {0};
     rd_kafka_topic_partition_list_t *at = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(at, "bulk", PARTITIONS + 5)->offset = 3;
-    cr_assert_eq(kafka_witness(conf_make(brokers, true), at, ms, &err), 0, "%s", err.text);
+    rd_kafka_conf_t *conf = conf_make(brokers, true);
+    cr_assert_eq(kafka_witness(conf, at, ms, &err), 0, "%s", err.text);
     cr_assert_eq(ms[0], KAFKA_WITNESS_LATE);
+    rd_kafka_topic_partition_list_destroy(at);
+    rd_kafka_conf_destroy(conf);
 }

@@ -138,7 +138,6 @@ static void expect_stored(struct rig *r, uint64_t first, uint64_t last) {
     cr_assert_eq(k->count, last - first + 1, "%u entries", k->count);
     for (uint32_t i = 0; i < k->count; i++)
         cr_assert_eq(k->head[i].number, first + i, "entry %u is %d", i, (int)k->head[i].number);
-    free(k);
 }
 
 static void segment_path(const struct rig *r, uint64_t number, char out[128]) {

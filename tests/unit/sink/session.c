@@ -87,6 +87,9 @@ Test(session, names_itself_and_ends_older_connections_of_its_name_before_any_dat
     redisReply *reply = redisCommand(other, "PING");
     cr_assert_not_null(reply, "a name that only begins alike is somebody else");
     cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 1);
+    freeReplyObject(reply);
+    redisFree(old);
+    redisFree(other);
 }
 
 /* With another number of lanes, what is ours now was written by a connection of another lane: it may still hold
@@ -105,8 +108,16 @@ Test(session, ends_connections_of_a_time_with_another_number_of_lanes_and_no_lan
     }
     rig_init(&rig, &redis, 1);
     RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
-    for (int i = 0; i < 5; i++) cr_assert_null(redisCommand(gone[i], "PING"), "%s", end[i]);
-    for (int i = 0; i < 6; i++) cr_assert_not_null(redisCommand(here[i], "PING"), "%s", stay[i]);
+    for (int i = 0; i < 5; i++) {
+        cr_assert_null(redisCommand(gone[i], "PING"), "%s", end[i]);
+        redisFree(gone[i]);
+    }
+    for (int i = 0; i < 6; i++) {
+        redisReply *reply = redisCommand(here[i], "PING");
+        cr_assert_not_null(reply, "%s", stay[i]);
+        freeReplyObject(reply);
+        redisFree(here[i]);
+    }
     cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 5);
 }
 
@@ -119,7 +130,10 @@ Test(session, ends_more_namesakes_than_fit_one_look) {
     rig_init(&rig, &redis, 1);
     RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
     cr_assert_eq(rig_count(&rig, M_sink_redis_connection_killed), 100);
-    for (int i = 0; i < 100; i++) cr_assert_null(redisCommand(old[i], "PING"));
+    for (int i = 0; i < 100; i++) {
+        cr_assert_null(redisCommand(old[i], "PING"));
+        redisFree(old[i]);
+    }
 }
 
 Test(session, two_instances_of_one_name_end_in_a_clear_message_for_one_of_them) {
@@ -160,6 +174,7 @@ Test(session, every_rule_of_the_minimal_set_is_needed) {
         redis_is(&redis, "1", "ACL DELUSER millrace");
         redis_is(&redis, "OK", "FLUSHALL");
         redisFree(old);
+        rig_crash(&rig);
     }
 }
 
@@ -310,6 +325,7 @@ Test(session, evicting_policy_is_refused_at_first_and_at_every_connect_unless_al
     redis_is(&redis, "OK", "CONFIG SET maxmemory-policy allkeys-lru");
     rig_init(&rig, &redis, 1);
     expect_failed("maxmemory-policy is allkeys-lru");
+    rig_crash(&rig);
     rig_init(&rig, &redis, 1);
     rig.config.redis.allow_eviction = 1;
     traffic();

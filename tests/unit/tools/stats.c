@@ -83,6 +83,7 @@ static void instance_drop(void) {
 static const char *rendered(void (*render)(const struct stats *, FILE *)) {
     static char *text;
     size_t len;
+    free(text);
     FILE *out = open_memstream(&text, &len);
     render(&s, out);
     fclose(out);

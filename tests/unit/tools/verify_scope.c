@@ -77,4 +77,6 @@ Test(verify_scope, candidates_are_copies_and_have_a_most) {
     cr_assert(v.count == VERIFY_CANDIDATES_MAX && v.dropped == 5);
     cr_assert_str_eq(v.candidate[0].name, "a");
     cr_assert(v.candidate[1].name_bytes == 2 && v.candidate[1].key[0] == 7 && v.candidate[1].class == VERIFY_MOVING);
+    for (size_t i = 0; i < v.count; i++) free(v.candidate[i].name);
+    free(v.candidate);
 }

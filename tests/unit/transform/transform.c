@@ -93,6 +93,12 @@ static void attach_neighbours(void) {
     cr_assert_eq(ring_consumer_attach(&rejected, &rejects_fds, -1, &err), RING_ATTACHED, "%s", err.text);
 }
 
+static void detach_neighbours(void) {
+    ring_producer_detach(&ingest);
+    ring_consumer_detach(&sink);
+    ring_consumer_detach(&rejected);
+}
+
 static int transform_try(struct err *err) {
     cr_assert_eq(ring_consumer_attach(&in, &in_fds, -1, err), RING_ATTACHED, "%s", err->text);
     cr_assert_eq(ring_producer_attach(&out, &out_fds, -1, err), RING_ATTACHED, "%s", err->text);
@@ -605,6 +611,7 @@ static void die_and_succeed(int records, int moment) {
     transform_step(&transform);
     struct rings after = snapshot();
     transform_kill();
+    detach_neighbours();
     rejects_fds = moment >= 1 ? after.rejects : before.rejects;
     out_fds = moment >= 2 ? after.out : before.out;
     in_fds = moment >= 3 ? after.in : before.in;
@@ -615,6 +622,7 @@ static void die_and_succeed(int records, int moment) {
     cr_assert_eq(in.number_released, MIXED);
     mixed_expect();
     transform_kill();
+    detach_neighbours();
 }
 
 Test(transform, a_successor_repeats_nothing_and_loses_nothing) {
