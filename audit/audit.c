@@ -83,6 +83,7 @@ static bool lane_take(struct audit *a, uint32_t lane) {
         if (a->broken) break;
         ring_in_hand(c, item.number);
         FAULT("audit:take");
+        FAULT_ON_CONTENT("audit:entry", item.body, item.len);
         entry_take(a, lane, &item);
         if (a->broken) {
             err_set(&a->err, EX_DATAERR, "lane %u: item %" PRIu64 " is of no topic or slot", lane, item.number);

@@ -32,6 +32,16 @@ bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what) {
     return p->epoch != 0 && epoch == p->epoch;
 }
 
+int64_t commit_crashed(const struct ingest *g, uint32_t slot, int64_t *ms, bool *waits) {
+    const struct partition *p = &g->partition[slot];
+    const struct ledger_sink_slot *s = &g->lane[p->lane].sink->slot[slot];
+    uint64_t epoch, offset;
+    twin_load(&s->crashed, &epoch, &offset);
+    *ms = atomic_load_explicit(&s->crashed_ms, memory_order_acquire);
+    *waits = epoch != 0 && epoch == p->epoch;
+    return epoch != 0 ? (int64_t)offset : -1;
+}
+
 static uint32_t slot_of(const struct ingest *g, const struct kafka_partition *at) {
     for (uint32_t i = 0; i < g->partition_count; i++)
         if (g->partition[i].topic == at->topic && g->partition[i].partition == at->partition) return i;

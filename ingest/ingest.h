@@ -33,7 +33,8 @@ struct partition {
     bool gone;           /* Kafka said that it does not have `next` */
     bool judged;         /* and found lost in this epoch: what the sink had noted then */
     uint64_t judged_what;
-    uint64_t judge_ns;  /* the broker is not asked about it before */
+    uint64_t judge_ns;           /* the broker is not asked about it before */
+    int64_t crashed, crashed_ms; /* the record that crashes the sink, as commit_crashed said before the last read */
     uint32_t witnessed; /* the epoch in which the topic was compared with what is known of it; 0: it is to be */
     struct proof proof; /* what to compare it with next; none, and not witnessed: what its mark says */
     struct proof last;  /* the newest record that was read in this epoch */
@@ -199,6 +200,9 @@ static inline bool commit_logged(const struct ingest *g, uint32_t slot) {
 }
 /* Offset of the partition's first reject in its present epoch that is not durable; INT64_MAX: none. */
 int64_t commit_cap(struct ingest *g, uint32_t slot);
+/* The offset of the last record that crashed the sink poison.attempts times, -1 none; *ms its timestamp, *waits whether
+ * the sink stands before it in the present epoch. */
+int64_t commit_crashed(const struct ingest *g, uint32_t slot, int64_t *ms, bool *waits);
 /* Whether the sink has found writes of the present epoch, or before it, gone from Redis; *what as in shm/ledger.h. */
 bool commit_lost_found(const struct ingest *g, uint32_t slot, uint64_t *what);
 

@@ -106,6 +106,7 @@ static bool take(struct ingest *g, struct lane *l, struct partition *p, uint32_t
     struct record r = record_begin(p, slot, m->offset, now);
     bool refed = m->offset < p->next;
     r.timestamp_ms = m->timestamp_ms;
+    if (m->offset == p->crashed && m->timestamp_ms == p->crashed_ms) r.reason = REASON_CRASH;
     r.flags = (uint16_t)((m->key == NULL ? RECORD_KEY_NULL : 0) | (m->value == NULL ? RECORD_VALUE_NULL : 0) |
                          (refed ? RECORD_REFED : 0));
     r.kafka_key_bytes = m->key_bytes;
@@ -233,7 +234,9 @@ static uint32_t read_partition(struct ingest *g, struct lane *l, uint32_t slot, 
     struct kafka_message m;
     struct err err;
     uint32_t n = 0;
+    bool stands;
     if (p->waits || (p->refeed != NULL && refeed_waits(g, p)) || !readable(g, p, now)) return 0;
+    p->crashed = commit_crashed(g, slot, &p->crashed_ms, &stands);
     while (n < BURST && !g->holding && ring_has_room(&l->out, ring_record_max(l->out.capacity))) {
         enum kafka_fetch f = g->kafka.fetch(g->kafka.self, p->handle, &m, &err);
         if (f == KAFKA_NOTHING) {

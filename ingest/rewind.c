@@ -81,6 +81,20 @@ static bool judge_due(const struct ingest *g, uint32_t i, uint64_t now, bool *fo
     return p->assigned && ((*found && !known) || p->gone) && now >= p->judge_ns;
 }
 
+/* A record crashes the sink, which waits before it. When everything before it is done, rejects included, the partition
+ * is read again from there in another epoch, and transform rejects the record. True: the sink waits for that still. */
+static bool crash_rewind(struct ingest *g, uint32_t slot, bool *changed) {
+    int64_t ms, released = commit_released(g, slot);
+    bool waits;
+    commit_crashed(g, slot, &ms, &waits);
+    if (!waits || !g->partition[slot].assigned) return false;
+    if (!commit_logged(g, slot) || commit_cap(g, slot) != INT64_MAX) return true;
+    if (released < 0) released = atomic_load_explicit(&g->ledger->slot[slot].start, memory_order_relaxed);
+    rewind_to(g, slot, released, 0);
+    *changed = true;
+    return false;
+}
+
 /* A broker that does not answer takes a second a partition: there may be hundreds, and a worker that is silent for long
  * is taken for hung. So this goes on for a bounded time, in turns. */
 void rewind_step(struct ingest *g) {
@@ -96,7 +110,8 @@ void rewind_step(struct ingest *g) {
             now = clock_ns(g->clock);
             found = commit_lost_found(g, i, &what);
         }
-        g->partition[i].waits = loss_stands(g, i) || g->partition[i].gone || found;
+        bool lost = loss_stands(g, i) || g->partition[i].gone || found;
+        g->partition[i].waits = lost || crash_rewind(g, i, &changed);
     }
     if (!changed) return;
     g->commit_due_ns = 0; /* and again as soon as one that is under way is answered */

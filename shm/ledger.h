@@ -18,7 +18,7 @@
 #include "shm/twin.h"
 
 #define LEDGER_MAGIC 0x726567646c6c696dULL
-enum { LEDGER_VERSION = 4, CLUSTER_BYTES = 64 };
+enum { LEDGER_VERSION = 5, CLUSTER_BYTES = 64 };
 
 enum ledger_flags {
     LEDGER_ASSIGNED = 1 << 0,    /* this instance reads the partition now */
@@ -75,9 +75,12 @@ struct ledger_sink_slot {       /* ABI: written by the lane's sink only */
     struct twin seen;             /* {next offset, ms}: what the mark found when the epoch was established says of the
                                      last record it covers, its offset + 1 (0: nothing) and its Kafka timestamp; stored
                                      before `released` names that epoch */
-    uint64_t reserved[6];
+    struct twin crashed;        /* {epoch, offset}: the last record that crashed the sink poison.attempts times; read
+                                   again in a later epoch it is to be rejected, if its timestamp is crashed_ms */
+    _Atomic int64_t crashed_ms; /* stored before `crashed` */
+    uint64_t reserved[7];
 };
-static_assert(sizeof(struct ledger_sink_slot) == 256, "ledger ABI");
+static_assert(sizeof(struct ledger_sink_slot) == 320, "ledger ABI");
 
 struct ledger_sink { /* ABI */
     _Atomic uint64_t magic;

@@ -4,7 +4,8 @@
  *     trace (RECORD_TRACED), Kafka key, Redis key, old Redis key, value, headers, content (of the trace)
  * with the lengths in the struct. The same layout at every stage; which parts are filled says `op`:
  *
- *   ingest -> transform   op RECORD_RAW: Kafka key, value and headers as read; no Redis keys
+ *   ingest -> transform   op RECORD_RAW: Kafka key, value and headers as read; no Redis keys. reason `crash`: it has
+ *                         crashed the sink and is to be rejected
  *   ingest -> transform   op SKIP (the end of a partition) or REJECT (too large for a ring): a marker, as below; with
  *                         audit on a REJECT has its headers
  *   transform -> sink     op ADD/UPDATE/DELETE: Redis keys and the value to be stored; no Kafka key, no headers

@@ -110,8 +110,11 @@ static void entry_fill(const struct account *a, const struct batch *b, const str
 /* One record's entry. False: there is no room. */
 static bool entry_stage(struct account *a, const struct batch *b, uint64_t number) {
     const struct account_note *n = &a->note[number & a->note_mask];
-    struct record_view view;
-    CHECK(record_open(n->body, n->len, &view) == 0); /* examined when it was taken */
+    struct record_view view = {0};
+    if (n->epoch == 0) /* it counts for nothing; one that has crashed us is not parsed again */
+        memcpy(&view.head, n->body, sizeof view.head);
+    else
+        CHECK(record_open(n->body, n->len, &view) == 0); /* examined when it was taken */
     enum entry_outcome outcome = outcome_of(a, n, &view.head);
     uint32_t content = outcome > ENTRY_SKIPPED ? view.trace.content_bytes : 0;
     struct entry *e = ring_reserve(a->ring, (uint32_t)sizeof *e + content);

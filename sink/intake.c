@@ -81,11 +81,28 @@ static enum intake_stop examine(struct intake *in, const struct ring_item *ring_
     return current && !marks_checked(in->marks, h->slot, epoch) ? INTAKE_UNMARKED : INTAKE_OPEN;
 }
 
-/* The record is not parsed again: its head is only copied, to say which one it is. */
-static enum intake_stop poison(struct intake *in, const struct ring_item *ring_item) {
+static bool poison_stands(const struct intake *in) {
+    const struct record *r = &in->poison;
+    return r->topic == UINT16_MAX ||
+           r->epoch == atomic_load_explicit(&in->plan->slot[r->slot].epoch, memory_order_acquire);
+}
+
+/* The record is not parsed again: its head is only copied, to say which one it is. Nothing but a marker can become of
+ * it. */
+static enum intake_stop poison(struct intake *in, const struct ring_item *ring_item, struct intake_item *out) {
     in->poison = (struct record){.topic = UINT16_MAX};
-    if (ring_item->len >= sizeof in->poison) memcpy(&in->poison, ring_item->body, sizeof in->poison);
-    return INTAKE_POISON;
+    if (ring_item->type != RECORD_DATA || ring_item->len < sizeof in->poison) return INTAKE_POISON;
+    memcpy(&in->poison, ring_item->body, sizeof in->poison);
+    if (!head_valid(in, &in->poison)) in->poison.topic = UINT16_MAX;
+    *out = (struct intake_item){.body = ring_item->body,
+                                .number = ring_item->number,
+                                .end = ring_item->end,
+                                .next = in->poison.offset + 1,
+                                .len = ring_item->len,
+                                .slot = in->poison.slot,
+                                .kind = ITEM_MARKER};
+    in->sample[ring_item->number & in->sample_mask] = (struct intake_sample){.ingest_ns = -1, .timestamp_ms = -1};
+    return poison_stands(in) ? INTAKE_POISON : INTAKE_OPEN;
 }
 
 static void take(struct intake *in, const struct intake_item *item, uint64_t now_ns) {
@@ -108,7 +125,7 @@ static bool held_free(struct intake *in) {
 
 uint32_t intake_fill(struct intake *in, uint64_t reject_number, uint64_t now_ns) {
     uint32_t before = in->count;
-    if (in->stop == INTAKE_UNMARKED && held_free(in)) {
+    if ((in->stop == INTAKE_UNMARKED && held_free(in)) || (in->stop == INTAKE_POISON && !poison_stands(in))) {
         in->stop = INTAKE_OPEN;
         take(in, &in->held, now_ns);
     }
@@ -119,7 +136,8 @@ uint32_t intake_fill(struct intake *in, uint64_t reject_number, uint64_t now_ns)
         if (state == RING_BROKEN)
             in->stop = INTAKE_BROKEN;
         else
-            in->stop = ring_item.number == reject_number ? poison(in, &ring_item) : examine(in, &ring_item, &in->held);
+            in->stop = ring_item.number == reject_number ? poison(in, &ring_item, &in->held)
+                                                         : examine(in, &ring_item, &in->held);
         if (in->stop == INTAKE_OPEN) take(in, &in->held, now_ns);
     }
     return in->count - before;

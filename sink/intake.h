@@ -46,7 +46,7 @@ struct intake_sample {               /* when a record in hand or in flight came;
 enum intake_stop {
     INTAKE_OPEN,     /* no stop: the ring is empty or the batch is full */
     INTAKE_UNMARKED, /* the mark of its partition is not checked in this epoch and on this connection */
-    INTAKE_POISON,   /* it is the number that the supervisor wants rejected */
+    INTAKE_POISON,   /* it is the number that the supervisor wants rejected, and its epoch stands */
     INTAKE_BROKEN,   /* the ring or the record fails its checks; err says how */
 };
 
@@ -62,8 +62,8 @@ struct intake {
     size_t bytes;      /* room of the records in it */
     uint64_t since_ns; /* when its first record was taken */
     enum intake_stop stop;
-    struct intake_item held; /* INTAKE_UNMARKED: the record it stopped at */
-    struct record poison;    /* INTAKE_POISON: its head, as far as it is one */
+    struct intake_item held; /* INTAKE_UNMARKED, INTAKE_POISON: the record it stopped at */
+    struct record poison;    /* INTAKE_POISON: its head; topic UINT16_MAX when it is none of this pipeline */
     struct err err;
 };
 
@@ -74,7 +74,8 @@ int intake_init(struct intake *in, struct ring_consumer *ring, const struct conf
 void intake_free(struct intake *in);
 
 /* intake_fill takes records until the batch is full, the ring is empty, or it has to stop. reject_number: of the
- * supervisor, 0 none. Returns how many it took. A stop for a mark is looked at again at every call. */
+ * supervisor, 0 none: once its epoch has passed it is a marker. Returns how many it took. A stop for a mark or for that
+ * number is looked at again at every call. */
 uint32_t intake_fill(struct intake *in, uint64_t reject_number, uint64_t now_ns);
 
 /* intake_full: the batch will not grow any more, whatever comes. */

@@ -193,7 +193,7 @@ static void take_heart(struct sink *s) {
         s->failures = 0;
         s->refused = false;
     }
-    if (s->refused || s->unleased || s->stalled || flight_asking(&s->line.flight)) return;
+    if (s->refused || s->unleased || s->stalled || s->aside || flight_asking(&s->line.flight)) return;
     if (s->announced && (!s->recovering || now - s->shown_ns < SHOW_NS)) return;
     s->announced = true;
     s->shown_ns = now;
@@ -242,20 +242,31 @@ static void show_stalled(struct sink *s) {
     worker_state(s->worker, STATE_BLOCKED, "the audit ring is full: audit is slower, or blocked itself");
 }
 
-/* The record that the supervisor wants rejected. It has a valid head in all likelihood, which says where it came from;
- * nothing is dropped silently, so the lane stops here with everything before it released. */
+/* The record that the supervisor wants rejected, with everything before it released. The sink has neither the original
+ * nor a way to the rejects: it notes which record it is and waits. Ingest reads the partition again from here, in
+ * another epoch, and has transform reject the record; what stands here is a marker then. Without a head that says where
+ * it came from, nobody can read it again, and nothing is dropped silently: the lane ends here. */
 static enum step poisoned(struct sink *s) {
-    const struct record *r = &s->line.intake.poison;
-    const struct config *config = s->worker->config;
-    if (r->topic < config->topic_count) {
-        struct log_at at = {config->topic[r->topic].name, r->partition, r->offset};
-        LOG_LINE(LOG_ERROR, "sink.record_poison", &at, "this record has crashed the sink repeatedly");
+    struct line *l = &s->line;
+    const struct record *r = &l->intake.poison;
+    if (r->topic == UINT16_MAX) {
+        drop(s, SINK_HALTED);
+        return worker_fail(s->worker, "sink.record_crashes",
+                           "record %llu crashes the sink, and does not say which one it is",
+                           (unsigned long long)(l->ring->number_released + 1));
     }
-    drop(s, SINK_HALTED);
-    return worker_fail(
-        s->worker, "sink.record_crashes", "record %llu crashes the sink (topic %s, partition %d, offset %lld)",
-        (unsigned long long)(s->line.ring->number_released + 1),
-        r->topic < config->topic_count ? config->topic[r->topic].name : "unknown", r->partition, (long long)r->offset);
+    if (s->aside) return STEP_BLOCKED;
+    struct ledger_sink_slot *slot = &l->ledger->slot[r->slot];
+    const char *topic = s->worker->config->topic[r->topic].name;
+    struct log_at at = {topic, r->partition, r->offset};
+    LOG_LINE(LOG_ERROR, "sink.record_poison", &at, "this record has crashed the sink repeatedly: it is to be rejected");
+    atomic_store_explicit(&slot->crashed_ms, r->timestamp_ms, memory_order_release);
+    twin_store(&slot->crashed, r->epoch, (uint64_t)r->offset);
+    s->aside = true;
+    s->announced = false;
+    worker_state(s->worker, STATE_RECOVERING, "offset %lld of %.120s/%d crashes the sink and is put aside",
+                 (long long)r->offset, topic, r->partition);
+    return STEP_BLOCKED;
 }
 
 /* A partition was given up before Redis had answered for all of it (it was lost, or Redis stood still for too long):
@@ -283,6 +294,7 @@ static enum step step_open(struct sink *s) {
     int out = line_send(l, s->failures > 0 ? config->redis.batch : config->redis.in_flight, &f);
     if (out < 0) return stand_still(s, &f);
     show_stalled(s);
+    s->aside = s->aside && l->intake.stop == INTAKE_POISON;
     take_heart(s);
     if (l->intake.stop == INTAKE_BROKEN) return worker_broken(s->worker, "sink.ring_broken", "%s", l->intake.err.text);
     if (in > 0 || out > 0) return STEP_BUSY;

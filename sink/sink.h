@@ -45,6 +45,7 @@ struct sink {
     uint64_t unleased_ns; /* since when they wait; 0: they do not */
     uint64_t stalled_ns;  /* since when the audit ring has no room; 0: it has */
     bool stalled;         /* the state shown says so */
+    bool aside;           /* the state shown says that a record is to be put aside */
     bool recovering;      /* the state shown says that lost writes are written again */
     uint64_t shown_ns;    /* when it was last looked at */
     struct failure halt;  /* why the line was last halted */

@@ -78,6 +78,13 @@ static bool self_inflicted(const struct child *c) {
     }
 }
 
+/* Where the worker stands at a record it gives up, in records. What the sink gives up is read again with what follows
+ * it, so that its numbers run ahead: what Redis has counts. */
+static uint64_t stands_at(const struct child *c, uint64_t number) {
+    return c->role == ROLE_SINK ? atomic_load_explicit(&c->block->value[M_sink_record_applied], memory_order_relaxed)
+                                : number;
+}
+
 /* Too many poisonous records close together are a fault of the program, not of the data. */
 static bool poison_breaker(struct child_poison *q, uint64_t number, uint32_t limit) {
     if (q->rejected_count == POISON_MAX) {
@@ -129,7 +136,7 @@ static bool poison_count(struct child *c, const struct child_context *x) {
     stats_add(x->local, M_supervisor_record_poison, 1);
     log_error("supervisor.record_poison", "record %llu of lane %u crashes %s and will be rejected",
               (unsigned long long)q->number, c->lane, role_name(c->role));
-    if (poison_breaker(q, q->number, config->poison.limit))
+    if (poison_breaker(q, stands_at(c, q->number), config->poison.limit))
         snprintf(c->failure, sizeof c->failure, "more than %u of %d records crash %s[%u]: a fault of the program",
                  config->poison.limit, POISON_WINDOW, role_name(c->role), c->lane);
     return true;

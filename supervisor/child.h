@@ -56,7 +56,7 @@ struct child_poison {
     uint64_t number;               /* in hand at the last death that counted */
     uint32_t lane;                 /* whose it is */
     uint32_t attempts;             /* deaths on it */
-    uint64_t rejected[POISON_MAX]; /* numbers given up, newest last */
+    uint64_t rejected[POISON_MAX]; /* where the worker stood when it gave one up, newest last */
     uint32_t rejected_count;
 };
 

@@ -339,7 +339,9 @@ static enum pass record_pass(struct transform *t, const struct ring_item *item, 
                 record_op_name(in.head.op));
         return PASS_BROKEN;
     }
-    if (item->number == t->reject_number) return reject_pass(t, item, &in, REASON_CRASH);
+    /* It has crashed us; or the sink, and was read again for this (ingest/rewind.c). */
+    if (item->number == t->reject_number || in.head.reason == REASON_CRASH)
+        return reject_pass(t, item, &in, REASON_CRASH);
     return record_convert(t, item, &in);
 }
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -90,6 +91,17 @@ def broker(session_folder):
     b.process.shared = True
     yield b
     b.stop()
+
+
+@pytest.fixture(scope="session")
+def fault_build():
+    """Programs that can be told to fail (base/fault.h); the ones that users get cannot."""
+    folder = process.ROOT / "build-fault"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
+    done = subprocess.run(["make", "-s", f"BUILD={folder.name}", "VARIANT=fault", "all"], cwd=process.ROOT, env=env,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
 
 
 class Space:

@@ -1,6 +1,7 @@
 """Workers that die, hang or crash on a record, a supervisor that is killed, and what workers inherit."""
 
 import os
+import random
 import re
 import signal
 import stat
@@ -9,8 +10,9 @@ import time
 
 import pytest
 
+from harness import audit_log
 from harness.millrace import chains
-from harness.process import BUILD, ROOT, process_gone, wait_until
+from harness.process import BUILD, process_gone, wait_until
 from harness.reference import Topic
 
 ROLES = ("ingest", "transform", "sink")
@@ -186,29 +188,18 @@ def test_stuck_reader_of_the_log_does_not_stop_the_pipeline(space):
 
 
 # -- poison ----------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="session")
-def fault_build():
-    """Test builds can be told to crash on a record; the ones that users get cannot."""
-    folder = ROOT / "build-fault"
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
-    done = subprocess.run(["make", "-s", f"BUILD={folder.name}", "VARIANT=fault",
-                           *(f"{folder.name}/{p}" for p in ("millrace", "millrace-supervisor", "millrace-ingest",
-                                                            "millrace-transform", "millrace-sink"))],
-                          cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
-
-
 def poison_topic(name):
     return Topic(name, format="json", key="k:{id}")
 
 
-def publish(space, topic, count, poisonous):
+def publish(space, topic, count, poisonous, headers=None):
+    """headers: of the poisonous ones."""
     from confluent_kafka import Producer
     producer = Producer({"bootstrap.servers": space.broker.bootstrap, "log_level": 0})
     for i in range(count):
         text = "MARKER" if i in poisonous else "harmless"
-        producer.produce(topic.name, f'{{"id":{i},"text":"{text}"}}'.encode(), b"same", partition=0)
+        producer.produce(topic.name, f'{{"id":{i},"text":"{text}"}}'.encode(), b"same", partition=0,
+                         headers=headers if i in poisonous else None)
     assert producer.flush(20) == 0
 
 
@@ -241,6 +232,75 @@ def test_neighbouring_poisonous_records_are_told_apart(space, fault_build):
     assert m.metric("supervisor_child_died", stats) == 8
     assert [r["offset"] for r in m.rejects()] == [0, 1, 20, 49]
     assert m.drain() == 0
+
+
+def keys_of(space):
+    with space.redis.client() as client:
+        return {k for k in client.scan_iter(count=1000) if not k.startswith(b"millrace:")}
+
+
+def entries_of(m):
+    """What became of each offset, as the audit log tells it."""
+    return {e["offset"]: (e["outcome"], e["reason"]) for e in audit_log.entries(m.data_dir)}
+
+
+@pytest.mark.parametrize("audit", ["off", "on"])
+@pytest.mark.parametrize("role,point", [("transform", "transform:parse"), ("sink", "sink:format")])
+def test_poison_among_kills_costs_its_deaths_and_nobody_else(space, fault_build, role, point, audit):
+    """Two poisonous records stand side by side, workers are killed at random meanwhile, and the deaths of the records
+    are counted as if nothing else had happened."""
+    seed = int(os.environ.get("SEED", 5))
+    print(f"SEED={seed}")
+    r, poisonous, attempts, count = random.Random(seed), {0, 137, 138, 299}, 3, 300
+    space.start_redis()
+    t = space.topic(poison_topic, "poison", partitions=1)
+    publish(space, t, count, poisonous)
+    m = space.millrace(build=fault_build, env={"MILLRACE_FAULT": f"{point}=MARKER"}, poison={"attempts": attempts},
+                       restart={"limit": 1000, "backoff_max": "50ms"}, audit=audit,
+                       redis={"batch": 20, "in_flight": 40}).start_ready()
+    killed = 0
+    while m.metric("supervisor_record_poison") < len(poisonous):
+        m.kill_worker(r.choice(ROLES + ("audit",) * (audit == "on")), 0)
+        killed += 1
+        time.sleep(r.uniform(0, 0.2))
+    stats = m.wait_drained({(t.name, 0): count})
+    assert m.metric("supervisor_record_poison", stats) == len(poisonous)
+    suspects = re.findall(r"supervisor.record_suspect (?:held=\d+ )?(\S+) died", m.log_text())
+    print(f"{killed} kills; {len(suspects)} lines tell of deaths on a record")
+    deaths = m.metric("supervisor_child_died", stats) - killed
+    assert deaths == attempts * len(poisonous), "each costs its deaths, and nothing else dies"
+    assert {(x["offset"], x["reason"]) for x in m.rejects()} == {(i, "crash") for i in poisonous}
+    assert keys_of(space) == {f"k:{i}".encode() for i in range(count) if i not in poisonous}
+    assert "MARKER" not in m.log_text()
+    assert m.drain() == 0
+    if audit == "on":
+        crash = 8  # docs/formats.md
+        assert entries_of(m) == {i: ("rejected", crash) if i in poisonous else ("applied", 0) for i in range(count)}
+
+
+def test_record_that_crashes_audit_stops_the_instance(space, fault_build):
+    """What is not logged is not done: there is no way around it, and nothing behind it is committed."""
+    space.start_redis()
+    t = space.topic(poison_topic, "poison", partitions=1)
+    marker = "MARKERMARKERMARK"  # a record's id may be any 16 bytes, and an entry has it
+    publish(space, t, 50, {20}, [("millrace-id", marker)])
+    m = space.millrace(build=fault_build, env={"MILLRACE_FAULT": f"audit:entry={marker}"}, audit="on").start()
+    assert m.wait_exit(60) == 70
+    assert re.search(r"record 21 of lane 0 crashes audit", m.log_text())
+    assert len(re.findall("audit pid .* ended by signal 11", m.log_text())) == 3
+    assert space.broker.committed(m.group, [t.name], 1).get((t.name, 0), 0) <= 20
+
+
+def test_many_records_that_crash_the_sink_are_a_fault_of_the_program(space, fault_build):
+    """Each is read again with all that follows it, which must not look like many records between two of them."""
+    space.start_redis()
+    t = space.topic(poison_topic, "poison", partitions=1)
+    publish(space, t, 6000, set(range(10, 90)))
+    m = space.millrace(build=fault_build, env={"MILLRACE_FAULT": "sink:format=MARKER"},
+                       poison={"attempts": 1, "limit": 5}).start()
+    assert m.wait_exit(90) == 70
+    assert re.search(r"fault of the program", m.log_text())
+    assert len(m.rejects()) <= 6, "nothing more may be rejected once the program is to blame"
 
 
 def test_many_poisonous_records_are_a_fault_of_the_program(space, fault_build):

@@ -311,3 +311,72 @@ Test(rewind, flag_of_an_earlier_epoch_does_not_reach_a_later_one) {
     cr_assert_eq(start_of(b, 0), 18);
     bench_drop(b);
 }
+
+/* -- a record that crashes the sink ------------------------------------------------------------ */
+
+static void crash_note(struct bench *b, uint64_t epoch, uint64_t offset, int64_t ms) {
+    struct ledger_sink_slot *s = &b->sink[0]->slot[slot_at(b, 0, 0)];
+    atomic_store(&s->crashed_ms, ms);
+    twin_store(&s->crashed, epoch, offset);
+}
+
+static int64_t timestamp_of(struct bench *b, int64_t offset) { return b->kafka.partition[0].log[offset]->timestamp_ms; }
+
+/* 20 records of which seven are released; the sink stands before the eighth. */
+static struct bench *bench_crashing(void) {
+    struct bench *b = bench_reading(1, RING, 1, 20);
+    settle(b);
+    for (int64_t i = 0; i < 7; i++) expect_record(b, 0, 0, 0, i);
+    crash_note(b, 1, 7, timestamp_of(b, 7));
+    return b;
+}
+
+static struct taken next_of(struct bench *b, int64_t offset, uint32_t epoch) {
+    struct taken t;
+    cr_assert(take_next(b, 0, &t) && t.head.offset == offset && t.head.epoch == epoch);
+    release(b, 0, &t);
+    return t;
+}
+
+Test(rewind, reads_a_record_that_crashes_the_sink_again_to_have_it_rejected) {
+    struct bench *b = bench_crashing();
+    settle(b);
+    cr_assert_eq(start_of(b, 0), 7);
+    for (int64_t i = 7; i < 20; i++) cr_assert_eq(next_of(b, i, 1).head.reason, REASON_NONE);
+    for (int64_t i = 7; i < 20; i++)
+        cr_assert_eq(next_of(b, i, 2).head.reason, i == 7 ? REASON_CRASH : REASON_NONE, "%lld", (long long)i);
+    expect_nothing(b, 0);
+    cr_assert_eq(counted(b, M_ingest_partition_rewind), 1);
+    bench_drop(b);
+}
+
+Test(rewind, takes_no_other_record_for_the_one_that_crashed) {
+    struct bench *b = bench_crashing();
+    crash_note(b, 1, 7, timestamp_of(b, 7) + 1); /* the topic was made anew since */
+    settle(b);
+    for (int64_t i = 7; i < 20; i++) next_of(b, i, 1);
+    for (int64_t i = 7; i < 20; i++) cr_assert_eq(next_of(b, i, 2).head.reason, REASON_NONE);
+    bench_drop(b);
+}
+
+Test(rewind, for_a_record_that_crashes_waits_until_rejects_before_it_are_durable) {
+    struct bench *b = bench_reading(1, RING, 1, 20);
+    struct taken t;
+    settle(b);
+    uint64_t max = b->g->store.max_bytes;
+    b->config.rejects.max_bytes = 0;
+    b->g->store.max_bytes = 0; /* nothing is kept */
+    for (int64_t i = 0; i < 7; i++) {
+        cr_assert(take_next(b, 0, &t));
+        if (i == 5) reject(b, 0, &t.head, 10);
+        release(b, 0, &t);
+    }
+    crash_note(b, 1, 7, timestamp_of(b, 7));
+    settle(b);
+    cr_assert_eq(epoch_of(b, 0, 0), 1, "it would be read again, and crash somebody again");
+    b->config.rejects.max_bytes = b->g->store.max_bytes = max;
+    pass_ms(b, 2000);
+    settle(b);
+    cr_assert(epoch_of(b, 0, 0) == 2 && start_of(b, 0) == 7);
+    bench_drop(b);
+}

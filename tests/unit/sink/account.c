@@ -334,6 +334,21 @@ Test(account_small, sink_that_dies_between_steps_tells_of_every_number_once) {
     cr_assert_gt(put_last, 1000);
 }
 
+Test(account, record_that_has_crashed_the_sink_has_an_entry_and_is_not_parsed_for_it) {
+    struct record head = {.op = RECORD_ADD, .epoch = 1, .value_bytes = 99}; /* lengths that do not add up */
+    memcpy(ring_reserve(&rig.producer, sizeof head), &head, sizeof head);
+    ring_stage(&rig.producer, sizeof head, RECORD_DATA);
+    atomic_store(&rig.control.reject_number[0], 1);
+    ring_publish(&rig.producer);
+    RIG_UNTIL(&rig, 5000, atomic_load(&rig.block.state) == STATE_RECOVERING);
+    atomic_store(&rig.plan->slot[0].flags, LEDGER_ASSIGNED | LEDGER_REWOUND);
+    atomic_store(&rig.plan->slot[0].epoch, 2);
+    rig_put(&rig, .op = RECORD_REJECT, .epoch = 2);
+    rig_run(&rig);
+    entry_expect(1, ENTRY_SKIPPED);
+    cr_assert_eq(entry_expect(2, ENTRY_REJECTED).offset, 0);
+}
+
 /* A sink in a process of its own, on the same rings and ledgers. */
 static pid_t sink_spawn(void) {
     pid_t parent = getpid(), pid = fork();

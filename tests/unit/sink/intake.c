@@ -104,7 +104,24 @@ Test(intake, poison_is_recognised_by_its_number_and_never_parsed) {
     ring_stage(&rig.producer, 50, RECORD_DATA);
     cr_assert_eq(fill(2), 1);
     cr_assert_eq(in->stop, INTAKE_POISON);
+    cr_assert_eq(in->poison.topic, UINT16_MAX);
     cr_assert_eq(atomic_load(&rig.ring.page->in_hand), 0);
+    cr_assert_eq(fill(2), 0, "nobody can read it again");
+}
+
+Test(intake, poison_whose_epoch_has_passed_is_a_marker_and_never_parsed) {
+    struct record head = {
+        .op = RECORD_ADD, .epoch = 1, .offset = 7, .value_bytes = 99}; /* lengths that do not add up */
+    memcpy(ring_reserve(&rig.producer, sizeof head), &head, sizeof head);
+    ring_stage(&rig.producer, sizeof head, RECORD_DATA);
+    cr_assert_eq(fill(1), 0);
+    cr_assert(in->stop == INTAKE_POISON && in->poison.offset == 7);
+    atomic_store(&rig.plan->slot[0].epoch, 2);
+    cr_assert_eq(fill(1), 1);
+    cr_assert(in->stop == INTAKE_OPEN && in->item[0].kind == ITEM_MARKER && in->item[0].epoch == 0);
+    intake_rewind(in);
+    cr_assert_eq(fill(1), 1, "nor does a successor stop at it");
+    cr_assert_eq(in->item[0].kind, ITEM_MARKER);
 }
 
 static void put_broken(struct record head, uint16_t type) {

@@ -707,6 +707,25 @@ Test(child, is_given_up_when_more_than_poison_limit_of_a_thousand_records_crash_
 
 Test(child, is_not_given_up_for_poisonous_records_far_apart) { cr_assert_eq(breaker(100, 10, 40), 0); }
 
+/* What the sink gives up is read again with what follows: its numbers say nothing of how many records crash it. */
+Test(child, sink_is_given_up_by_what_redis_has_and_not_by_numbers) {
+    for (uint64_t applied = 1; applied <= 2000; applied += 1999) {
+        struct instance *i = instance_make(ROLE_SINK);
+        i->config.poison.attempts = 1;
+        i->config.poison.limit = 2;
+        plan(i->folder, "sink",
+             "attach ready hold:1 raise:11\nattach ready hold:5000 raise:11\nattach ready hold:10000 raise:11\n"
+             "attach silent\n");
+        child_begin(i);
+        for (int n = 0; n < 3; n++) {
+            atomic_fetch_add(&i->child.block->value[M_sink_record_applied], applied);
+            deaths(i, 1);
+        }
+        cr_assert_eq(i->child.state == CHILD_FAILED, applied == 1);
+        instance_drop(i);
+    }
+}
+
 /* -- the heartbeat watch ----------------------------------------------------------------------- */
 
 Test(child, without_heartbeat_is_killed_after_its_time_and_restarted) {

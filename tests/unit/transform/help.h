@@ -16,6 +16,7 @@ struct given {                     /* a record from Kafka; NULL: null */
     uint16_t topic;
     int64_t offset, timestamp_ms;
     uint32_t epoch;             /* 0: 1 */
+    enum record_reason reason;  /* REASON_CRASH: it has crashed the sink */
     const char *const *headers; /* name, value (NULL: null), name, value, …, NULL; NULL: none */
 };
 
@@ -38,6 +39,7 @@ static inline void given_write(const struct given *g, void *out) {
     uint8_t *at = (uint8_t *)out + sizeof h;
     h.epoch = g->epoch != 0 ? g->epoch : 1;
     h.offset = g->offset;
+    h.reason = (uint8_t)g->reason;
     h.timestamp_ms = g->timestamp_ms;
     h.flags = (uint16_t)((g->key == NULL ? RECORD_KEY_NULL : 0) | (g->value == NULL ? RECORD_VALUE_NULL : 0));
     h.kafka_key_bytes = (uint32_t)given_len(g->key, g->key_bytes);

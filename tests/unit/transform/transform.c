@@ -694,6 +694,18 @@ Test(transform, the_number_that_crashed_workers_is_rejected_unread) {
     cr_assert_eq(counted(M_transform_reject_crash), 1);
 }
 
+Test(transform, a_record_that_crashed_the_sink_is_rejected_unread) {
+    lane_make(SMALL, SMALL, SMALL);
+    transform_start();
+    give_of(.key = "poison", .value = "{\"id\":1}", .offset = 1, .reason = REASON_CRASH);
+    transform_step(&transform);
+    marker_expect(1, RECORD_REJECT, REASON_CRASH);
+    struct taken t = take(&rejected);
+    cr_assert_eq(t.view.head.reason, REASON_CRASH);
+    part_expect(t.view.value, t.view.head.value_bytes, "{\"id\":1}");
+    cr_assert_eq(counted(M_transform_reject_crash), 1);
+}
+
 #ifdef MILLRACE_FAULT
 #include <sys/wait.h>
 Test(transform, a_record_that_kills_its_worker_is_in_hand_when_it_dies) {
