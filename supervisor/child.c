@@ -389,7 +389,14 @@ void child_look(struct child *c, const struct child_context *x, bool forgive) {
     if (c->state == CHILD_STARTING && forgive && c->due_ns != 0)
         c->due_ns = now + x->plumbing->config->heartbeat_timeout_ms * NS_PER_MS;
     if (c->pid > 0) heartbeat_look(c, x, forgive, now);
-    if (c->due_ns != 0 && now >= c->due_ns) child_handle(c, EVENT_DUE, x);
+    if (c->due_ns == 0 || now < c->due_ns) return;
+    if (c->state == CHILD_STARTING && !c->hung) {
+        c->hung = true;
+        stats_add(x->local, M_supervisor_child_hung, 1);
+        log_warn("supervisor.child_hung", "%s pid %d: not ready after %llu ms, killing it", c->name, (int)c->pid,
+                 (unsigned long long)((now - c->started_ns) / NS_PER_MS));
+    }
+    child_handle(c, EVENT_DUE, x);
 }
 
 bool child_fresh(const struct child *c, const struct child_context *x) {

@@ -78,7 +78,7 @@ struct child {
     uint64_t death_ns[DEATHS_MAX]; /* when: the last ones without progress, as a ring */
     uint32_t death_count;
     bool draining; /* asked to finish what it has and leave; started again when it dies before that */
-    bool hung;     /* killed by us because its heartbeat stopped */
+    bool hung;     /* killed by us because its heartbeat stopped, or because it was not ready in time */
     bool burning;  /* and it was using the processor all the while */
     uint64_t heartbeat_seen, heartbeat_since_ns, cpu_at_heartbeat_ns;
     int exit_signal, exit_code; /* of the last process */

@@ -176,6 +176,7 @@ Test(child, that_is_not_ready_in_time_is_killed) {
     child_until(i, i->child.pid != first);
     cr_assert_eq(i->child.exit_signal, SIGKILL);
     cr_assert_eq(counted(i, M_supervisor_child_died), 1);
+    cr_assert_eq(counted(i, M_supervisor_child_hung), 1, "whoever reads of the kill finds the reason");
     instance_drop(i);
 }
 
