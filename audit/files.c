@@ -37,7 +37,7 @@ static int real_rename(void *context, int folder_fd, const char *from, const cha
 
 static int real_unlink(void *context, int folder_fd, const char *name) {
     (void)context;
-    return FAULT_FAILS("audit:unlink") ? -1 : unlinkat(folder_fd, name, 0);
+    return unlinkat(folder_fd, name, 0);
 }
 
 static void real_forget(void *context, int fd, off_t before) {

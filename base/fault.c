@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,7 +36,6 @@ struct armed {
     const char *marker;
     long argument; /* milliseconds, or an errno */
     uint64_t from, count;
-    bool once; /* over all processes */
     _Atomic uint64_t passed;
 };
 static struct armed armed[ARMED_MAX];
@@ -67,7 +67,6 @@ static void when_parse(struct armed *a, const char *when) {
     char *end;
     a->from = strtoull(when, &end, 10);
     a->count = 1;
-    a->once = *end == 0;
     if (*end == '+') a->count = UINT64_MAX, end++;
     if (*end == '*') a->count = strtoull(end + 1, &end, 10);
     if (a->from == 0 || a->count == 0 || *end != 0) refuse("@N, @N+ or @N*COUNT", when);
@@ -122,16 +121,19 @@ static void read_environment(void) {
     for (char *item = strtok_r(text, ",", &rest); item != NULL; item = strtok_r(NULL, ",", &rest)) item_parse(item);
 }
 
-/* Leaves the point's file. False: it was there. */
-static bool leave_file(const struct armed *a) {
+/* Whether the action is still due: the point's file has a line for each time, over all processes. */
+static bool due(const struct armed *a, uint64_t n) {
     char path[TEXT_MAX];
-    if (folder == NULL) return true;
+    char line[32];
+    if (folder == NULL) return n - a->from < a->count;
     snprintf(path, sizeof path, "%s/%s", folder, a->point->name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0) return errno != EEXIST;
-    dprintf(fd, "%d\n", (int)getpid());
+    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return true;
+    int len = snprintf(line, sizeof line, "%15d\n", (int)getpid());
+    struct stat st;
+    bool yes = fstat(fd, &st) == 0 && (uint64_t)(st.st_size / len) < a->count && write(fd, line, (size_t)len) == len;
     close(fd);
-    return true;
+    return yes;
 }
 
 static void wait_ms(long ms) {
@@ -146,7 +148,7 @@ static const struct armed *pass(const char *point) {
         struct armed *a = &armed[i];
         if (strcmp(a->point->name, point) != 0 || a->action == MARKER) continue;
         uint64_t n = atomic_fetch_add(&a->passed, 1) + 1;
-        if (n < a->from || n - a->from >= a->count || (!leave_file(a) && a->once)) return NULL;
+        if (n < a->from || !due(a, n)) return NULL;
         if (n == a->from) {
             static const char *const names[] = {"", "kill", "delay", "fail", "corrupt"};
             dprintf(STDERR_FILENO, "fault: %s %s, pid %d, passing %llu\n", point, names[a->action], (int)getpid(),

@@ -5,11 +5,11 @@
  *
  *     POINT=kill | delay[:MS] | fail[:ERRNO] | corrupt   and then   @N | @N+ | @N*COUNT
  *
- * kill is SIGKILL; MS is 20 if not given, ERRNO EIO (a name as in errno.h). @N: at the N-th passing in a process, and,
- * where MILLRACE_FAULT_DIR names a folder, only in the first of all processes that get there; @N+: from the N-th on,
- * always; @N*COUNT: COUNT times from the N-th on, in one process. Without any: @1+. What was done is told on stderr,
- * and by a file of the point's name in that folder. A point that does not exist, or an action that is not of its kind,
- * ends the program at once with EX_USAGE.
+ * kill is SIGKILL; MS is 20 if not given, ERRNO EIO (a name as in errno.h). @N: once, at the N-th passing in a process;
+ * @N*COUNT: COUNT times from the N-th on; @N+: always from the N-th on. Without any: @1+. Where MILLRACE_FAULT_DIR
+ * names a folder, the times are counted over all processes: a successor does not do again what its predecessor did. The
+ * folder then has a file of the point's name, with a line for each time; what is done is told on stderr, too. A point
+ * that does not exist, or an action that is not of its kind, ends the program at once with EX_USAGE.
  *
  *     POINT=MARKER       for points of content: SIGSEGV when the bytes at hand contain MARKER
  *
