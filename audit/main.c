@@ -14,7 +14,7 @@ static struct audit audit;
 
 static _Noreturn void refuse(const char *what, const struct err *err, int status) {
     worker_fail(&worker, "audit.cannot_attach", "%s: %s", what, err->text);
-    exit(status);
+    exit(err_exit(err, status));
 }
 
 /* Descriptors of the lanes, in the order of shm/worker.h. */
@@ -35,14 +35,14 @@ static void body_init(struct audit_ports *ports) {
     worker_hide();
     if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_CHAIN | AUDIT_KEY_ANCHOR, &keys, &err) != 0) {
         worker_fail(&worker, "audit.keys_refused", "%s", err.text);
-        exit(EXIT_DONT_RESTART);
+        exit(err_exit(&err, EXIT_DONT_RESTART));
     }
     ports->keys = &keys;
     int status = audit_init(&audit, ports, &err);
     explicit_bzero(&keys, sizeof keys);
     if (status == 0) return;
     worker_fail(&worker, "audit.cannot_start", "%s", err.text);
-    exit(EXIT_DONT_RESTART);
+    exit(err_exit(&err, EXIT_DONT_RESTART));
 }
 
 int main(int argc, char **argv) {

@@ -39,7 +39,7 @@ int audit_keys_load(const char *path, unsigned parts, struct audit_keys *out, st
             err_set(err, EX_CONFIG, "%s: %u keys; the keys of the audit log come from exactly one", path, keys->count);
     for (size_t i = 0; failed == 0 && i < sizeof rows / sizeof rows[0]; i++)
         if ((parts & rows[i].part) != 0 && derive(key, rows[i].label, rows[i].bytes) != 0)
-            failed = err_set(err, EX_SOFTWARE, "OpenSSL cannot derive the key \"%s\"", rows[i].label);
+            failed = err_set(err, EX_OSERR, "OpenSSL cannot derive the key \"%s\"", rows[i].label); /* no memory */
     keys_free(keys);
     if (failed != 0) explicit_bzero(out, sizeof *out);
     return failed;

@@ -1,10 +1,12 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 int err_set(struct err *e, int code, const char *format, ...) {
@@ -30,6 +32,24 @@ int err_prefix(struct err *e, const char *format, ...) {
     memcpy(e->text, text, sizeof e->text - 1);
     e->text[sizeof e->text - 1] = 0;
     return -1;
+}
+
+int err_exit(const struct err *e, int otherwise) {
+    switch (e->code) {
+    case EX_OSERR:
+    case EX_IOERR:
+    case EX_TEMPFAIL:
+    case EINTR:
+    case EIO:
+    case EAGAIN:
+    case ENOMEM:
+    case ENFILE:
+    case EMFILE:
+    case ENOSPC:
+    case ENOBUFS:
+    case EDQUOT: return EX_TEMPFAIL;
+    default: return otherwise;
+    }
 }
 
 /* Two threads may fail at once: the hook belongs to the first. */

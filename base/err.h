@@ -25,6 +25,11 @@ enum {
     EXIT_DONT_RESTART = 125, /* a restart cannot help: the message and the stats block say why (s6's convention) */
 };
 
+/* err_exit is the exit status of a worker that cannot start: EX_TEMPFAIL where a new start may find what was missing
+ * (memory, descriptors, threads, a disk), so that the supervisor makes one, in its patience; else `otherwise`. e->code:
+ * of sysexits.h, or an errno. */
+int err_exit(const struct err *e, int otherwise);
+
 /* CHECK(x) holds in every build. When x is false the panic hook (if one is set) gets the text, then abort(). */
 #define CHECK(x) (__builtin_expect(!!(x), 1) ? (void)0 : check_failed(__FILE__, __LINE__, __func__, #x))
 _Noreturn void check_failed(const char *file, int line, const char *function, const char *expression);

@@ -22,7 +22,9 @@ static void *secret_map(size_t bytes, struct err *err) {
         return NULL;
     }
     if (mlock(p, bytes) != 0) {
-        err_set(err, EX_OSERR, "keys cannot be locked in memory: %s; raise the limit of locked memory (LimitMEMLOCK=)",
+        bool limit = errno == ENOMEM || errno == EPERM;
+        err_set(err, limit ? EX_NOPERM : EX_OSERR,
+                "keys cannot be locked in memory: %s; raise the limit of locked memory (LimitMEMLOCK=)",
                 strerror(errno));
         munmap(p, bytes);
         return NULL;
@@ -186,13 +188,20 @@ static int keys_parse(struct keys *keys, const char *text, size_t len, const cha
 
 /* -- the file ---------------------------------------------------------------------------------- */
 
+/* What is not to be had now is another matter than a file that is not there. */
+static int file_failed(const char *path, struct err *err) {
+    bool passing = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO || errno == EAGAIN ||
+                   errno == EINTR || errno == ENOSPC;
+    return err_set(err, passing ? EX_IOERR : EX_NOINPUT, "%s: %s", path, strerror(errno));
+}
+
 static int file_open(const char *path, struct err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: a fifo must not hang the start */
-    if (fd < 0) return err_set(err, EX_NOINPUT, "%s: %s", path, strerror(errno));
+    if (fd < 0) return file_failed(path, err);
     struct stat st;
     int status = 0;
     if (fstat(fd, &st) != 0) {
-        status = err_set(err, EX_NOINPUT, "%s: %s", path, strerror(errno));
+        status = file_failed(path, err);
     } else if (!S_ISREG(st.st_mode)) {
         status = err_set(err, EX_NOINPUT, "%s: not a file", path);
     } else if ((st.st_mode & 037) != 0) {
@@ -211,7 +220,7 @@ static ssize_t file_read(int fd, char *out, size_t room, const char *path, struc
     while (len < room) {
         ssize_t n = read(fd, out + len, room - len);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return err_set(err, EX_NOINPUT, "%s: %s", path, strerror(errno));
+        if (n < 0) return file_failed(path, err);
         if (n == 0) break;
         len += (size_t)n;
     }

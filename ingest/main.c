@@ -6,13 +6,13 @@
 
 _Noreturn static void refuse(struct worker *w, const char *what, const struct err *err) {
     worker_fail(w, "ingest.cannot_start", "%s: %s", what, err->text);
-    _Exit(EXIT_DONT_RESTART);
+    _Exit(err_exit(err, EXIT_DONT_RESTART));
 }
 
 static void ring_check(struct worker *w, const char *which, enum ring_grade grade, const struct err *err) {
     if (grade == RING_ATTACHED) return;
     worker_fail(w, "ingest.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
-    _Exit(ring_grade_exit(grade));
+    _Exit(err_exit(err, ring_grade_exit(grade)));
 }
 
 static void lane_attach(struct ingest *g, struct worker *w, uint32_t i, struct err *err) {

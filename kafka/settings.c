@@ -58,7 +58,8 @@ rd_kafka_t *kafka_settings_open(rd_kafka_conf_t *conf, rd_kafka_type_t type, str
     char text[256];
     rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof text);
     if (rk != NULL) return rk;
+    bool resources = rd_kafka_last_error() == RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE; /* a thread, say */
     rd_kafka_conf_destroy(conf);
-    err_set(err, EX_CONFIG, "Kafka client: %s", text);
+    err_set(err, resources ? EX_OSERR : EX_CONFIG, "Kafka client: %s", text);
     return NULL;
 }

@@ -17,9 +17,8 @@ static struct worker worker;
 
 /* What may pass (a full disk, a predecessor that is still there) is tried again by the supervisor. */
 static _Noreturn void refuse(const struct err *err) {
-    bool passing = err->code == EX_IOERR || err->code == EX_TEMPFAIL;
     worker_fail(&worker, "recon.cannot_start", "%s", err->text);
-    exit(passing ? EX_TEMPFAIL : EXIT_DONT_RESTART);
+    exit(err_exit(err, EXIT_DONT_RESTART));
 }
 
 /* Loads the key for digests, starts the thread that asks Kafka, and forgets the key. */
@@ -27,10 +26,7 @@ static void evidence_start(struct recon *recon, struct evidence_port *port) {
     static struct evidence_from from[PARTITIONS_MAX];
     static struct audit_keys keys;
     struct err err = {0};
-    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_DIGEST, &keys, &err) != 0) {
-        if (err.code == EX_IOERR) err.code = EX_CONFIG;
-        refuse(&err);
-    }
+    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_DIGEST, &keys, &err) != 0) refuse(&err);
     size_t n = recon_manifests(recon, from, PARTITIONS_MAX);
     int status = evidence_open(port, worker.config, keys.digest, from, n, &err);
     explicit_bzero(&keys, sizeof keys);
@@ -43,10 +39,7 @@ static void share(struct recon *recon) {
     static struct audit_keys keys;
     struct err err = {0};
     if (worker.config->recon.anchor_topic[0] == '\0') return;
-    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_ACCOUNT, &keys, &err) != 0) {
-        if (err.code == EX_IOERR) err.code = EX_CONFIG;
-        refuse(&err);
-    }
+    if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_ACCOUNT, &keys, &err) != 0) refuse(&err);
     int status = account_kafka_open(&port, worker.config, &err);
     if (status == 0) status = recon_share(recon, &port, keys.account, &err);
     explicit_bzero(&keys, sizeof keys);

@@ -21,7 +21,7 @@ static void panic_save(const char *text) { stats_text_set(&panic_block->panic, t
 
 _Noreturn static void refuse(const char *what, const struct err *err) {
     log_error("worker.cannot_attach", "%s: %s", what, err->text);
-    exit(EXIT_DONT_RESTART);
+    exit(err_exit(err, EXIT_DONT_RESTART));
 }
 
 static uint64_t argument(int argc, char **argv, const char *name) {

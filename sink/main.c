@@ -26,7 +26,7 @@ static struct sink sink;
 
 static _Noreturn void refuse(const char *what, const struct err *err, int status) {
     worker_fail(&worker, "sink.cannot_attach", "%s: %s", what, err->text);
-    exit(status);
+    exit(err_exit(err, status));
 }
 
 int main(int argc, char **argv) {

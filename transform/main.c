@@ -12,7 +12,7 @@ static struct transform transform;
 
 static int ring_refused(const char *which, enum ring_grade grade, const struct err *err) {
     worker_fail(&worker, "transform.cannot_attach", "%s: %s: %s", which, ring_grade_name(grade), err->text);
-    return ring_grade_exit(grade);
+    return err_exit(err, ring_grade_exit(grade));
 }
 
 /* Descriptors of a lane, in the order of shm/worker.h. Returns 0 or an exit status. */
@@ -32,7 +32,7 @@ static int rings_attach(void) {
 
 static int keys_refused(const struct err *err) {
     worker_fail(&worker, "transform.keys_refused", "%s", err->text);
-    return EXIT_DONT_RESTART;
+    return err_exit(err, EXIT_DONT_RESTART);
 }
 
 /* Loads the keys, prepares the body, and forgets the keys, for it has derived the ones it uses. 0 or an exit status. */
@@ -54,7 +54,7 @@ static int body_init(const struct ledger_ingest *ledger) {
     explicit_bzero(&audit, sizeof audit);
     if (status == 0) return 0;
     worker_fail(&worker, "transform.refused", "%s", err.text);
-    return EXIT_DONT_RESTART;
+    return err_exit(&err, EXIT_DONT_RESTART);
 }
 
 int main(int argc, char **argv) {
@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
     const struct ledger_ingest *ledger = ledger_ingest_map(WORKER_FD_LEDGER, false, &err);
     if (ledger == NULL) {
         worker_fail(&worker, "transform.cannot_attach", "ledger: %s", err.text);
-        return EXIT_DONT_RESTART;
+        return err_exit(&err, EXIT_DONT_RESTART);
     }
     status = body_init(ledger);
     if (status != 0) return status;

@@ -2,8 +2,10 @@
 
 #include <criterion/criterion.h>
 #include <criterion/redirect.h>
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 Test(err, set_fills_code_and_text_and_returns_minus_one) {
@@ -40,6 +42,19 @@ Test(err, long_texts_are_cut_and_terminated) {
     cr_assert_eq(strlen(e.text), sizeof e.text - 1);
     err_prefix(&e, "%s", long_text);
     cr_assert_eq(strlen(e.text), sizeof e.text - 1);
+}
+
+Test(err, tells_what_a_new_start_may_mend_from_what_it_cannot) {
+    const int passing[] = {ENOMEM, EMFILE, ENFILE, EAGAIN, EINTR, EIO, ENOSPC, EX_OSERR, EX_IOERR, EX_TEMPFAIL};
+    const int lasting[] = {0, EINVAL, EACCES, ENOENT, EX_CONFIG, EX_DATAERR, EX_SOFTWARE, EX_NOPERM};
+    for (size_t i = 0; i < sizeof passing / sizeof passing[0]; i++) {
+        struct err e = {.code = passing[i]};
+        cr_assert_eq(err_exit(&e, EXIT_DONT_RESTART), EX_TEMPFAIL, "%d", passing[i]);
+    }
+    for (size_t i = 0; i < sizeof lasting / sizeof lasting[0]; i++) {
+        struct err e = {.code = lasting[i]};
+        cr_assert_eq(err_exit(&e, EXIT_RING_BROKEN), EXIT_RING_BROKEN, "%d", lasting[i]);
+    }
 }
 
 Test(check, does_nothing_when_it_holds) { CHECK(1 + 1 == 2); }
