@@ -38,8 +38,8 @@ static int mark_map(struct log_writer *w, struct err *err) {
     int fd = f->open(f->context, w->folder_fd, LOG_MARK_NAME, O_RDWR | O_CREAT);
     if (fd < 0) return failed(err, LOG_MARK_NAME);
     const struct iovec part = {(void *)(uintptr_t)zeros, sizeof zeros};
-    int code = 0;
-    if (fstat(fd, &st) != 0 || st.st_size < PAGE) { /* now, so that a full disk is told now */
+    int code = fstat(fd, &st) == 0 ? 0 : errno;
+    if (code == 0 && st.st_size < PAGE) { /* now, so that a full disk is told now */
         ssize_t n = f->write(f->context, fd, &part, 1, 0);
         if (n != PAGE) code = n < 0 ? errno : ENOSPC;
     }
@@ -110,20 +110,23 @@ static void batch_pass(struct log_writer *w, const struct segment_batch *b) {
 
 /* -- where it ends ----------------------------------------------------------------------------- */
 
-/* A page of zeros behind what is known to be durable was never written: the file grew before its content came. */
-static bool page_missing(const struct log_writer *w, const struct segment *s, uint64_t at) {
+/* Whether there is a page of zeros behind what is known to be durable: it was never written, the file grew before its
+ * content came. -1 with err: it cannot be told. */
+static int page_missing(const struct log_writer *w, const struct segment *s, uint64_t at, struct err *err) {
     static const uint8_t zeros[PAGE];
     uint8_t page[PAGE];
-    uint64_t size = segment_bytes(s);
-    if (at < mark_end(w, s->first)) return false;
+    uint64_t size;
+    if (at < mark_end(w, s->first)) return 0;
+    if (segment_size(s, &size, err) != 0) return -1;
     while (at < size) {
         uint64_t next = (at / PAGE + 1) * PAGE, end = next < size ? next : size;
         ssize_t n = pread(s->fd, page, end - at, (off_t)at);
-        if (n != (ssize_t)(end - at)) return false;
-        if (memcmp(page, zeros, (size_t)n) == 0) return true;
+        if (n < 0) return failed(err, "reading the audit log");
+        if (n != (ssize_t)(end - at)) return 0;
+        if (memcmp(page, zeros, (size_t)n) == 0) return 1;
         at = end;
     }
-    return false;
+    return 0;
 }
 
 static bool mac_is(const struct log_writer *w, const uint8_t previous[LOG_MAC_BYTES], const void *bytes, size_t len,
@@ -152,9 +155,11 @@ static int head_check(const struct log_writer *w, const struct segment *s, struc
             s->head.key_id, w->key_id);
     uint8_t *bytes = malloc(s->body);
     CHECK(bytes != NULL);
-    bool good = pread(s->fd, bytes, s->body, 0) == (ssize_t)s->body &&
-                mac_is(w, s->head.previous, bytes, s->body - LOG_MAC_BYTES, s->mac);
+    ssize_t n = pread(s->fd, bytes, s->body, 0);
+    int code = n < 0 ? errno : 0;
+    bool good = n == (ssize_t)s->body && mac_is(w, s->head.previous, bytes, s->body - LOG_MAC_BYTES, s->mac);
     free(bytes);
+    if (code != 0) return err_set(err, code, "reading the audit log: %s", strerror(code));
     return good ? 0 : changed(s, 0, err);
 }
 
@@ -205,6 +210,13 @@ static void segment_drop(struct log_writer *w) {
     w->segment = 0;
 }
 
+/* What stands at `at` is no batch: 0 when it has never reached the disk as a whole, else -1 with err. */
+static int never_whole(const struct log_writer *w, const struct segment *s, uint64_t at, struct err *err) {
+    int missing = page_missing(w, s, at, err);
+    if (missing < 0) return -1;
+    return missing > 0 ? 0 : changed(s, at, err);
+}
+
 /* Passes over the whole batches. Of these only the last one's mac is checked: it is the one that goes on. Leaves w as
  * it was before the last batch when that has never reached the disk as a whole. */
 static int batches_pass(struct log_writer *w, struct segment *s, uint64_t *last, struct err *err) {
@@ -215,10 +227,10 @@ static int batches_pass(struct log_writer *w, struct segment *s, uint64_t *last,
         enum segment_read r = segment_batch_at(s, at, &b, err);
         if (r == SEGMENT_END || r == SEGMENT_TORN) return 0;
         if (r == SEGMENT_BAD && err->code != EX_DATAERR) return -1;
-        if (r == SEGMENT_BAD || b.head.first != w->sequence) return page_missing(w, s, at) ? 0 : changed(s, at, err);
+        if (r == SEGMENT_BAD || b.head.first != w->sequence) return never_whole(w, s, at, err);
         bool is_last = segment_head_at(s, at + b.head.bytes, &next, err) != SEGMENT_BATCH;
         if (is_last && !mac_is(w, w->mac, b.bytes, b.head.bytes - LOG_MAC_BYTES, b.mac))
-            return page_missing(w, s, at) ? 0 : changed(s, at, err);
+            return never_whole(w, s, at, err);
         batch_pass(w, &b);
         *last = at;
         at += b.head.bytes;
@@ -230,7 +242,9 @@ static int last_batch_settle(struct log_writer *w, struct segment *s, uint64_t l
     struct segment_batch b;
     const struct log_files *f = w->files;
     if (last != 0 && mark_end(w, s->first) < w->end) {
-        if (segment_batch_at(s, last, &b, err) != SEGMENT_BATCH) return changed(s, last, err);
+        enum segment_read r = segment_batch_at(s, last, &b, err);
+        if (r == SEGMENT_BAD && err->code != EX_DATAERR) return -1;
+        if (r != SEGMENT_BATCH) return changed(s, last, err);
         const struct iovec part = {(void *)(uintptr_t)b.bytes, b.head.bytes};
         ssize_t n = f->write(f->context, w->fd, &part, 1, (off_t)last);
         if (n >= 0 && n < (ssize_t)b.head.bytes) errno = ENOSPC;
@@ -257,8 +271,10 @@ static int last_segment_take(struct log_writer *w, uint64_t first, struct err *e
     }
     if (bad == 0 && mark_end(w, first) > w->end) bad = changed(&s, w->end, err); /* no torn tail: it was durable */
     if (bad == 0 && (w->fd = f->open(f->context, w->folder_fd, name, O_RDWR)) < 0) bad = failed(err, name);
-    if (bad == 0 && segment_bytes(&s) > w->end) {
-        w->cut_bytes = segment_bytes(&s) - w->end;
+    uint64_t size = 0;
+    if (bad == 0) bad = segment_size(&s, &size, err);
+    if (bad == 0 && size > w->end) {
+        w->cut_bytes = size - w->end;
         if (f->truncate(f->context, w->fd, (off_t)w->end) != 0) bad = failed(err, name);
     }
     if (bad == 0) bad = last_batch_settle(w, &s, last, err);

@@ -47,7 +47,8 @@ uint64_t *segment_list(int folder_fd, size_t *count, struct err *err) {
         free(list);
         return NULL;
     }
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+    struct dirent *e;
+    while (errno = 0, (e = readdir(d)) != NULL) {
         uint64_t first = name_parse(e->d_name);
         if (first == 0) continue;
         if (*count == room) {
@@ -57,7 +58,13 @@ uint64_t *segment_list(int folder_fd, size_t *count, struct err *err) {
         }
         list[(*count)++] = first;
     }
+    int code = errno; /* of the last readdir: a list that is not whole would be a log without its end */
     closedir(d);
+    if (code != 0) {
+        err_set(err, code, "the folder of the audit log: %s", strerror(code));
+        free(list);
+        return NULL;
+    }
     qsort(list, *count, sizeof *list, ascending);
     return list;
 }
@@ -72,9 +79,17 @@ void segment_free(struct segment *s) {
     segment_init(s);
 }
 
-uint64_t segment_bytes(const struct segment *s) {
+int segment_size(const struct segment *s, uint64_t *bytes, struct err *err) {
     struct stat st;
-    return fstat(s->fd, &st) == 0 && st.st_size > 0 ? (uint64_t)st.st_size : 0;
+    if (fstat(s->fd, &st) != 0) return err_set(err, errno, "%016" PRIx64 ".log: %s", s->first, strerror(errno));
+    *bytes = st.st_size > 0 ? (uint64_t)st.st_size : 0;
+    return 0;
+}
+
+uint64_t segment_bytes(const struct segment *s) {
+    uint64_t bytes = 0;
+    (void)segment_size(s, &bytes, NULL);
+    return bytes;
 }
 
 /* -- reading bytes ----------------------------------------------------------------------------- */
@@ -168,7 +183,8 @@ int segment_open(struct segment *s, int folder_fd, uint64_t first, struct err *e
 /* -- batches ----------------------------------------------------------------------------------- */
 
 enum segment_read segment_head_at(struct segment *s, uint64_t at, struct log_batch *head, struct err *err) {
-    uint64_t size = segment_bytes(s);
+    uint64_t size;
+    if (segment_size(s, &size, err) != 0) return SEGMENT_BAD;
     if (at >= size) return SEGMENT_END;
     enum segment_read r = read_at(s, head, sizeof *head, at, err);
     if (r != SEGMENT_BATCH) return r;

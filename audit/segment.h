@@ -49,7 +49,10 @@ void segment_free(struct segment *s);
  * of the head stands in s->head). Allocates. */
 int segment_open(struct segment *s, int folder_fd, uint64_t first, struct err *err);
 
-/* segment_bytes: size of the file now; 0 when it cannot be told. */
+/* segment_size: size of the file now. 0, or -1 with err (an errno). */
+int segment_size(const struct segment *s, uint64_t *bytes, struct err *err);
+
+/* segment_bytes is segment_size for those to whom 0 is as good as an error. */
 uint64_t segment_bytes(const struct segment *s);
 
 /* segment_head_at reads the head of the batch at a place, for skipping it. SEGMENT_BATCH: all of it is there. err may
