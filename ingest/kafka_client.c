@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "kafka/settings.h"
+#include "kafka/watermarks.h"
 #include "base/log.h"
 #include "ingest/subscription.h"
 #include "shm/record.h"
@@ -295,10 +296,9 @@ static int client_committed(void *self, struct kafka_partition *list, uint32_t n
 static int client_watermarks(void *self, const struct kafka_partition *p, int64_t *low, int64_t *high,
                              struct err *err) {
     struct client *c = self;
-    rd_kafka_resp_err_t e =
-        FAULT_FAILS("ingest:watermarks")
-            ? RD_KAFKA_RESP_ERR__FAIL
-            : rd_kafka_query_watermark_offsets(c->rk, topic_name(c, p->topic), p->partition, low, high, KAFKA_CALL_MS);
+    rd_kafka_resp_err_t e = FAULT_FAILS("ingest:watermarks") ? RD_KAFKA_RESP_ERR__FAIL
+                                                             : kafka_watermarks(c->rk, topic_name(c, p->topic),
+                                                                                p->partition, low, high, KAFKA_CALL_MS);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : library_error(err, "reading the ends of a partition", e);
 }
 

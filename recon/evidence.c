@@ -16,6 +16,7 @@
 #include "base/thread.h"
 #include "kafka/note.h"
 #include "kafka/settings.h"
+#include "kafka/watermarks.h"
 #include "shm/record.h"
 #include "transform/trace.h"
 
@@ -199,8 +200,8 @@ static void scans_take(struct asker *a) {
 static void reading_gone(struct asker *a, struct reading *r) {
     int64_t low, high;
     reading_stop(r);
-    if (rd_kafka_query_watermark_offsets(a->questions, rd_kafka_topic_name(r->handle), r->partition, &low, &high,
-                                         CALL_MS) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (kafka_watermarks(a->questions, rd_kafka_topic_name(r->handle), r->partition, &low, &high, CALL_MS) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR) {
         reading_start(a, r); /* the same answer comes again, later */
         return;
     }
@@ -352,7 +353,7 @@ static void members_ask(struct asker *a) {
 
 static bool watermarks(struct asker *a, rd_kafka_topic_t *topic, int32_t partition, int64_t *low, int64_t *high) {
     const char *name = rd_kafka_topic_name(topic);
-    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(a->questions, name, partition, low, high, CALL_MS);
+    rd_kafka_resp_err_t e = kafka_watermarks(a->questions, name, partition, low, high, CALL_MS);
     if (e != RD_KAFKA_RESP_ERR_NO_ERROR) trouble(a, name, rd_kafka_err2str(e));
     return e == RD_KAFKA_RESP_ERR_NO_ERROR;
 }

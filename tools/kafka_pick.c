@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "kafka/settings.h"
+#include "kafka/watermarks.h"
 
 enum { JUMP = 20000, POLL_MS = 200 }; /* offsets to be left out that are worth beginning anew */
 
@@ -104,8 +105,7 @@ static int pass_missing(struct walk *w, int64_t to) {
 /* The oldest offset that Kafka has, when what was asked for is below it or beyond the end. */
 static int out_of_range(struct kafka_pick *p, struct walk *w, struct err *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t e =
-        rd_kafka_query_watermark_offsets(p->rk, w->topic, w->partition, &low, &high, PICK_TIMEOUT_S * 1000);
+    rd_kafka_resp_err_t e = kafka_watermarks(p->rk, w->topic, w->partition, &low, &high, PICK_TIMEOUT_S * 1000);
     if (e != 0) return err_set(err, EX_UNAVAILABLE, "%s[%d]: %s", w->topic, w->partition, rd_kafka_err2str(e));
     int r = pass_missing(w, low);
     if (r == 0 && w->at < w->count && w->offset[w->at] >= high) r = pass_missing(w, INT64_MAX);

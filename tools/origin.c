@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "kafka/settings.h"
+#include "kafka/watermarks.h"
 #include "transform/convert.h"
 
 /* Few records at a time are wanted, each at once. */
@@ -197,7 +198,7 @@ int32_t origin_partitions(struct origin *o, const char *topic, struct err *err) 
 }
 
 static int ends(struct origin *o, const char *topic, int32_t partition, int64_t *low, int64_t *high, struct err *err) {
-    rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(o->rk, topic, partition, low, high, ORIGIN_PATIENCE_MS);
+    rd_kafka_resp_err_t e = kafka_watermarks(o->rk, topic, partition, low, high, ORIGIN_PATIENCE_MS);
     return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : err_set(err, EX_UNAVAILABLE, "Kafka: %s", rd_kafka_err2str(e));
 }
 
