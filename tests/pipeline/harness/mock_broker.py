@@ -5,8 +5,7 @@ import subprocess
 from .broker import Broker
 from .process import ROOT, Process, started
 
-FETCH, LIST_OFFSETS, METADATA, OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 1, 2, 3, 8, 9, 10
-JOIN_GROUP, HEARTBEAT, SYNC_GROUP = 11, 12, 14
+FETCH, LIST_OFFSETS, OFFSET_COMMIT, FIND_COORDINATOR, HEARTBEAT = 1, 2, 8, 10, 12
 DROPPED = -195  # instead of an answer the connection is closed
 
 
