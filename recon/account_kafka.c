@@ -43,10 +43,13 @@ static const struct kafka_setting consumer_fixed[] = {
 };
 
 static const struct kafka_setting producer_fixed[] = {
-    {"enable.idempotence", "true"},    {"acks", "all"},
-    {"partitioner", "murmur2_random"}, {"linger.ms", "5"},
-    {"message.timeout.ms", "300000"},  {"queue.buffering.max.messages", "10000"},
-    {"log.connection.close", "false"}, {NULL, NULL},
+    {"enable.idempotence", "true"},
+    {"acks", "all"},
+    {"linger.ms", "5"},
+    {"message.timeout.ms", "300000"},
+    {"queue.buffering.max.messages", "10000"},
+    {"log.connection.close", "false"},
+    {NULL, NULL},
 };
 
 struct link {
@@ -75,7 +78,7 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
 static bool port_send(void *self, const char *text, size_t len) {
     struct link *l = self;
     rd_kafka_resp_err_t e = rd_kafka_producev(l->producer, RD_KAFKA_V_TOPIC(l->config->recon.anchor_topic),
-                                              RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                                              RD_KAFKA_V_PARTITION(0), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
                                               RD_KAFKA_V_KEY(l->config->instance, strlen(l->config->instance)),
                                               RD_KAFKA_V_VALUE((void *)(uintptr_t)text, len), RD_KAFKA_V_END);
     rd_kafka_poll(l->producer, 0);

@@ -70,6 +70,7 @@ size_t account_write(const struct account *a, const struct digest_key *key, char
     put_text(f, "group", a->group);
     put_text(f, "instance", a->instance);
     put_text(f, "log", a->log);
+    fprintf(f, ",\"order\":%" PRId64, a->order);
     put_body(a, f);
     long len = ftell(f);
     CHECK(fclose(f) == 0 && len > 0 && len < ACCOUNT_MESSAGE_BYTES - MAC_TAIL_BYTES - 1);
@@ -170,6 +171,7 @@ static int object_get(yajl_val o, struct account *a) {
     if (type_get(o, &a->type) != 0 || text_get(o, "group", a->group, sizeof a->group) != 0 ||
         text_get(o, "instance", a->instance, sizeof a->instance) != 0 || text_get(o, "log", a->log, sizeof a->log) != 0)
         return -1;
+    if (member(o, "order", yajl_t_any) != NULL && (number_get(o, "order", &a->order) != 0 || a->order < 0)) return -1;
     if (a->type == ACCOUNT_BEAT) return beat_get(o, a);
     if (text_get(o, "topic", a->topic, sizeof a->topic) != 0 || number_get(o, "where", &a->where) != 0) return -1;
     return a->type <= ACCOUNT_LOAD ? rows_get(o, a) : ranges_get(o, a);

@@ -30,6 +30,7 @@ struct account_seen {
 struct account {
     enum account_type type;
     char group[TOPIC_BYTES], instance[NAME_BYTES], log[ACCOUNT_LOG_ID_BYTES];
+    int64_t order;           /* counts up over all messages of a log; 0: of an instance that does not count them */
     char topic[TOPIC_BYTES]; /* all but beats */
     int64_t where;           /* partition; of origin and sequences the producer's hash */
     int64_t start_ms;        /* of tally and origin */

@@ -23,7 +23,8 @@ enum {
     MEMBERS_MAX = ACCOUNT_SEEN_MAX,
     GONE_QUIET_MS = 3000,
     OVERLAP_MS = 200,
-    GONE_AGAIN_MS = 10000
+    GONE_AGAIN_MS = 10000,
+    STALE_AGAIN_MS = 60000
 };
 
 /* Of the rows that are told, the newest state is; the triggers only note which have changed. `stamp`: when that was
@@ -46,6 +47,7 @@ static const char accounts_schema[] =
     " gone INTEGER NOT NULL DEFAULT 0," /* its instance has another log now */
     " left INTEGER NOT NULL DEFAULT 0," /* it was stopped, and has told everything */
     " heard_ms INTEGER NOT NULL DEFAULT 0, UNIQUE(instance, log));"
+    "CREATE TABLE IF NOT EXISTS account_order(id INTEGER PRIMARY KEY, number INTEGER NOT NULL);" /* the last taken */
     "CREATE TABLE IF NOT EXISTS account_position(partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);"
     "CREATE TABLE IF NOT EXISTS account_changed(kind INTEGER NOT NULL, topic INTEGER NOT NULL, a INTEGER NOT NULL,"
     " b INTEGER NOT NULL, load BLOB NOT NULL, stamp INTEGER NOT NULL, version INTEGER NOT NULL,"
@@ -83,6 +85,7 @@ struct member {
     int64_t id; /* in table instance */
     char instance[NAME_BYTES], log[ACCOUNT_LOG_ID_BYTES];
     int64_t beat, seen, heard_ms;
+    int64_t order, order_put; /* of the last message that was taken; and stored */
     bool gone, left;
     bool silent;         /* for so long that it is not waited for */
     int64_t reported_ms; /* gone, and said so; it may turn out what comes behind */
@@ -100,6 +103,7 @@ struct accounts {
     const struct config *config;
     const struct account_port *port;
     const struct clock_port *clock;
+    struct stats_local *stats;
     struct digest_key key;
     char log[ACCOUNT_LOG_ID_BYTES];
     struct member member[MEMBERS_MAX];
@@ -107,7 +111,9 @@ struct accounts {
     struct told told[TELL_MAX]; /* with the port, and not acknowledged */
     size_t tolds;
     int64_t stamp;
-    int64_t beat; /* of the last one sent */
+    int64_t order;    /* of the last message sent */
+    int64_t stale_ms; /* when messages out of order were told last; 0 never */
+    int64_t beat;     /* of the last one sent */
     uint64_t beat_ns;
     struct { /* what the next beat says */
         bool pending;
@@ -187,7 +193,10 @@ static int member_put(struct accounts *a, const struct member *m, struct err *er
 
 static int members_read(struct accounts *a, struct err *err) {
     int r;
-    sqlite3_stmt *s = query(a, "SELECT id, instance, log, beat, seen, gone, left, heard_ms FROM account_member", err);
+    sqlite3_stmt *s = query(a,
+                            "SELECT m.id, instance, log, beat, seen, gone, left, heard_ms, coalesce(o.number, 0) FROM"
+                            " account_member m LEFT JOIN account_order o ON o.id = m.id",
+                            err);
     if (s == NULL) return -1;
     while ((r = db_step(s, err)) == 1 && a->members < MEMBERS_MAX) {
         struct member *m = &a->member[a->members++];
@@ -198,6 +207,7 @@ static int members_read(struct accounts *a, struct err *err) {
         m->seen = sqlite3_column_int64(s, 4);
         m->gone = sqlite3_column_int64(s, 5) != 0;
         m->left = sqlite3_column_int64(s, 6) != 0;
+        m->order = m->order_put = sqlite3_column_int64(s, 8);
         m->heard_ms = sqlite3_column_int64(s, 7);
     }
     sqlite3_finalize(s);
@@ -208,7 +218,8 @@ static bool ours(const struct accounts *a, const struct account *t) {
     return strcmp(t->instance, a->config->instance) == 0 && strcmp(t->log, a->log) == 0;
 }
 
-/* A log that was not heard of before: of a new instance, or of one whose old log is gone then. */
+/* A log that was not heard of before: of a new instance, or of one whose old log is gone then; of two of an instance
+ * the one that has told the newest is the one it has. */
 static struct member *member_add(struct accounts *a, const struct account *t, struct err *err) {
     char name[NAME_BYTES + 16];
     if (a->members == MEMBERS_MAX) {
@@ -222,15 +233,17 @@ static struct member *member_add(struct accounts *a, const struct account *t, st
     if (s == NULL) return NULL;
     sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
     if (finish(s, err) != 0) return NULL;
-    for (size_t i = 0; i < a->members; i++)
-        if (strcmp(a->member[i].instance, t->instance) == 0 && !a->member[i].gone) {
-            a->member[i].gone = true;
-            if (member_put(a, &a->member[i], err) != 0) return NULL;
-        }
+    bool older = strcmp(t->instance, a->config->instance) == 0;
+    for (size_t i = 0; i < a->members; i++) {
+        if (strcmp(a->member[i].instance, t->instance) != 0 || a->member[i].gone) continue;
+        older |= a->member[i].order > t->order;
+        a->member[i].gone = !older;
+        if (member_put(a, &a->member[i], err) != 0) return NULL;
+    }
     s = query(a, "SELECT max(id) FROM instance", err);
     if (s == NULL || db_step(s, err) != 1) return NULL;
     struct member *m = &a->member[a->members++];
-    *m = (struct member){.id = sqlite3_column_int64(s, 0), .gone = strcmp(t->instance, a->config->instance) == 0};
+    *m = (struct member){.id = sqlite3_column_int64(s, 0), .gone = older};
     sqlite3_finalize(s);
     snprintf(m->instance, sizeof m->instance, "%s", t->instance);
     snprintf(m->log, sizeof m->log, "%s", t->log);
@@ -331,16 +344,40 @@ static void beat_take(struct accounts *a, struct member *m) {
             m->seen = t->seen[i].beat;
 }
 
+/* Whether it is newer than all that was taken of its log. One that cannot count was told by an earlier version; once it
+ * can, copies of what it told before are old. */
+static bool fresh(struct accounts *a, struct member *m) {
+    const struct account *t = &a->account;
+    int64_t now_ms = clock_wall_ms(a->clock);
+    if (t->order == 0 && m->order == 0) return true;
+    if (t->order > m->order && a->message.partition == 0) {
+        m->order = t->order;
+        return true;
+    }
+    stats_add(a->stats, M_recon_account_refuse, 1);
+    if (a->stale_ms != 0 && now_ms - a->stale_ms < STALE_AGAIN_MS) return false;
+    a->stale_ms = now_ms;
+    log_warn("recon.account_stale",
+             "%s/%" PRId32 "@%" PRId64 ": %s, log %.8s has told this before, and something newer since",
+             a->config->recon.anchor_topic, a->message.partition, a->message.offset, m->instance, m->log);
+    return false;
+}
+
 static int account_take(struct accounts *a, struct err *err) {
     const struct account *t = &a->account;
     int64_t topic = -1;
-    if (strcmp(t->group, a->config->kafka.group_id) != 0 || ours(a, t)) return 0;
+    if (strcmp(t->group, a->config->kafka.group_id) != 0) return 0;
+    if (ours(a, t)) {
+        if (t->order > a->order) a->order = t->order; /* of before recon.db was made anew */
+        return 0;
+    }
     if (t->type != ACCOUNT_BEAT) {
         if (config_topic_index(a->config, t->topic) < 0) return 0;
         if ((topic = db_topic(a->db, t->topic, true, err)) < 0) return -1;
     }
     struct member *m = member_find(a, t->instance, t->log);
     if (m == NULL && (m = member_add(a, t, err)) == NULL) return err->code == 0 ? 0 : -1;
+    if (!fresh(a, m)) return 0;
     m->heard_ms = clock_wall_ms(a->clock);
     m->silent = false;
     if (t->type == ACCOUNT_BEAT) {
@@ -365,6 +402,19 @@ static int position_put(struct accounts *a, const int64_t next[], const bool mov
     return 0;
 }
 
+static int orders_put(struct accounts *a, struct err *err) {
+    for (size_t i = 0; i < a->members; i++) {
+        struct member *m = &a->member[i];
+        if (m->order == m->order_put) continue;
+        sqlite3_stmt *s = query(a, "INSERT OR REPLACE INTO account_order(id, number) VALUES(?, ?)", err);
+        if (s == NULL) return -1;
+        sqlite3_bind_int64(s, 1, m->id);
+        sqlite3_bind_int64(s, 2, m->order_put = m->order);
+        if (finish(s, err) != 0) return -1;
+    }
+    return 0;
+}
+
 /* Returns how many messages came, -1 with err. */
 static int take(struct accounts *a, struct err *err) {
     enum { PARTITIONS = 256 };
@@ -378,7 +428,7 @@ static int take(struct accounts *a, struct err *err) {
         next[m->partition] = m->offset + 1;
         moved[m->partition] = true;
     }
-    return n > 0 && position_put(a, next, moved, PARTITIONS, err) != 0 ? -1 : n;
+    return n > 0 && (position_put(a, next, moved, PARTITIONS, err) != 0 || orders_put(a, err) != 0) ? -1 : n;
 }
 
 /* -- telling ----------------------------------------------------------------------------------- */
@@ -413,6 +463,9 @@ static void begin(struct accounts *a, enum account_type type) {
 }
 
 static bool send(struct accounts *a) {
+    int64_t now_us = clock_wall_ms(a->clock) * 1000;
+    a->order = a->order < now_us ? now_us : a->order + 1;
+    a->account.order = a->order;
     size_t len = account_write(&a->account, &a->key, a->message.text);
     return a->port->send(a->port->self, a->message.text, len);
 }
@@ -738,7 +791,7 @@ static int tables_make(sqlite3 *db, struct err *err) {
 
 struct accounts *accounts_open(sqlite3 *db, struct count *count, const struct config *config,
                                const struct digest_key *key, const struct account_port *port,
-                               const struct clock_port *clock, struct err *err) {
+                               const struct clock_port *clock, struct stats_local *stats, struct err *err) {
     struct accounts *a = calloc(1, sizeof *a);
     CHECK(a != NULL);
     a->db = db;
@@ -746,11 +799,13 @@ struct accounts *accounts_open(sqlite3 *db, struct count *count, const struct co
     a->config = config;
     a->port = port;
     a->clock = clock;
+    a->stats = stats;
     a->key = *key;
     port->rewind(port->self);
     if (tables_make(db, err) == 0 && log_id(a, err) == 0 && members_read(a, err) == 0 && positions_seek(a, err) == 0) {
         if (a->members > 0) count_shared(count, true);
         a->stamp = db_meta_get(db, "account_stamp", 0);
+        a->order = db_meta_get(db, "account_order", 0);
         a->anchors_at = a->anchors_next = db_meta_get(db, "anchors_told", 0);
         return a;
     }
@@ -772,5 +827,6 @@ int accounts_step(struct accounts *a, struct err *err) {
     int anchored = a->tolds == 0 ? anchors_tell(a, err) : 0;
     int beaten = beat(a, err);
     if (anchored < 0 || beaten < 0 || members_watch(a, err) != 0 || overlaps_remove(a, err) != 0) return -1;
+    if ((told > 0 || beaten > 0) && db_meta_set(a->db, "account_order", a->order, err) != 0) return -1;
     return taken > 0 || told > 0 || beaten > 0;
 }

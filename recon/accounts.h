@@ -11,6 +11,10 @@
  * anchors, as it stands beat                    number: counts up; seen: of every other log the last beat that had come
  * before this log was read to its end and told; left: no more will come for now
  *
+ * All messages of a log stand in the topic's first partition and are counted (order, microseconds by the clock of the
+ * instance, or one more than the last): what is not newer than all that was taken of it before is a copy that somebody
+ * has published again, and is left out.
+ *
  * Beats are how one instance knows that the others have told it all: an answer to its beat n says that whatever they
  * had committed before they saw n has been accounted for.
  *
@@ -29,6 +33,7 @@
 #include "base/config.h"
 #include "base/err.h"
 #include "recon/count.h"
+#include "shm/stats.h"
 
 enum { ACCOUNT_MESSAGE_BYTES = 16384, ACCOUNT_BEAT_MS = 500, ACCOUNT_LOG_ID_BYTES = 33 };
 
@@ -56,7 +61,7 @@ struct accounts;
  * copied; the rest outlives it. NULL with err: EX_IOERR (the log's id cannot be read or made; the database). */
 struct accounts *accounts_open(sqlite3 *db, struct count *count, const struct config *config,
                                const struct digest_key *key, const struct account_port *port,
-                               const struct clock_port *clock, struct err *err);
+                               const struct clock_port *clock, struct stats_local *stats, struct err *err);
 void accounts_close(struct accounts *a);
 
 /* accounts_step takes what the others have told and tells what is new here, a bounded amount of each. In a transaction.

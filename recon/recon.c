@@ -94,7 +94,8 @@ static void core_close(struct recon *r) {
 
 static int accounts_start(struct recon *r, struct err *err) {
     if (r->others == NULL) return 0;
-    r->accounts = accounts_open(r->db, r->count, r->config, &r->account_key, r->others, r->worker->clock, err);
+    r->accounts =
+        accounts_open(r->db, r->count, r->config, &r->account_key, r->others, r->worker->clock, &r->worker->local, err);
     if (r->accounts == NULL) return -1;
     judge_accounts(r->judge, r->accounts);
     return 0;

@@ -17,6 +17,7 @@ static void setup(void) {
     snprintf(a.log, sizeof a.log, "0123456789abcdef0123456789abcdef");
     snprintf(a.topic, sizeof a.topic, "cards.change");
     a.where = 7;
+    a.order = INT64_MAX;
 }
 TestSuite(account_text, .init = setup);
 

@@ -1,5 +1,6 @@
 #include "recon/accounts.h"
 
+#include "recon/account_text.h"
 #include "tests/unit/recon/rig.h"
 
 enum { BUS_MESSAGES = 4096, INSTANCES = 2 };
@@ -125,6 +126,66 @@ static size_t told(const char *part) {
     size_t n = 0;
     for (size_t i = 0; i < bus.count; i++) n += strstr(bus.text[i], part) != NULL;
     return n;
+}
+
+/* Whoever may read the topic and write it publishes a message again: its mac is good. */
+static void again(const char *text) {
+    bus.text[bus.count] = strdup(text);
+    bus.len[bus.count++] = strlen(text);
+}
+
+static const char *first_of(const char *type, const char *instance) {
+    char who[64], what[64];
+    snprintf(what, sizeof what, "{\"type\":\"%s\"", type);
+    snprintf(who, sizeof who, "\"instance\":\"%s\"", instance);
+    for (size_t i = 0; i < bus.count; i++)
+        if (strstr(bus.text[i], what) != NULL && strstr(bus.text[i], who) != NULL) return bus.text[i];
+    cr_assert(false, "no %s of %s", type, instance);
+    return NULL;
+}
+
+Test(accounts, what_was_told_before_changes_nothing_when_it_is_told_again) {
+    make_both(EVIDENCE_MANIFEST);
+    publish(1, 40);
+    log_at(0, 0, 10);
+    pass(3);
+    log_at(0, 10, 20);
+    log_at(1, 20, 40);
+    manifest(1, 40);
+    pass(14);
+    both_say(WINDOW, "1|40|40|0|0|0");
+    static const char *const types[] = {"tally", "origin", "beat"};
+    for (size_t i = 0; i < 3; i++) again(first_of(types[i], "node1"));
+    pass(2);
+    rig_says(rig[1], "SELECT seen FROM tally WHERE instance <> 0", "20");
+    cr_assert_eq(rig[1]->worker.local.value[M_recon_account_refuse], 3);
+    cr_assert_eq(rig[0]->worker.local.value[M_recon_account_refuse], 0, "its own are no copies");
+    recon_close(rig[1]->recon); /* known after a restart, and by who reads the topic from its beginning */
+    rig_open(rig[1]);
+    share(1);
+    again(first_of("tally", "node1"));
+    pass(2);
+    rig_says(rig[1], "SELECT seen FROM tally WHERE instance <> 0", "20");
+    both_say(WINDOW, "1|40|40|0|0|0");
+    drop_both();
+}
+
+Test(accounts, of_two_logs_of_an_instance_the_one_that_was_told_of_last_is_there) {
+    struct account old = {.type = ACCOUNT_BEAT, .order = 5, .number = 7};
+    struct digest_key k;
+    char text[ACCOUNT_MESSAGE_BYTES];
+    make_both(EVIDENCE_MANIFEST);
+    pass(3);
+    rig_says(rig[1], "SELECT instance, gone FROM account_member", "node1|0");
+    digest_key_init(&k, key);
+    snprintf(old.group, sizeof old.group, "%s", rig[0]->b->config.kafka.group_id);
+    snprintf(old.instance, sizeof old.instance, "node1");
+    snprintf(old.log, sizeof old.log, "%032d", 4711);
+    account_write(&old, &k, text);
+    again(text);
+    pass(3);
+    rig_says(rig[1], "SELECT gone FROM account_member ORDER BY id", "0\n1");
+    drop_both();
 }
 
 Test(accounts, anchors_are_told_once_and_whole) {
