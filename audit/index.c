@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +13,27 @@
 #include <unistd.h>
 
 #include "audit/segment.h"
+#include "base/audit_keys.h"
 
 enum { BUCKET_SLOTS = 8, BITS_MAX = 26 };
+
+static struct {
+    struct digest_key digest;
+    bool there;
+} secret; /* of the macs; one log a process */
+
+void index_key(const uint8_t key[DIGEST_KEY_BYTES]) {
+    digest_key_init(&secret.digest, key);
+    secret.there = true;
+}
+
+int index_key_load(const char *path, struct err *err) {
+    struct audit_keys keys;
+    if (audit_keys_load(path, AUDIT_KEY_INDEX, &keys, err) != 0) return -1;
+    index_key(keys.index);
+    explicit_bzero(&keys, sizeof keys);
+    return 0;
+}
 
 /* -- hashes ------------------------------------------------------------------------------------ */
 
@@ -150,6 +170,63 @@ static int table_put(struct building *b, struct index_head *h, struct err *err) 
     return bad;
 }
 
+/* -- macs -------------------------------------------------------------------------------------- */
+
+static uint64_t pieces(const struct index_head *h) {
+    return (h->macs_at - sizeof *h + INDEX_PIECE_BYTES - 1) / INDEX_PIECE_BYTES;
+}
+
+static void piece_mac(const struct index *x, uint64_t piece, uint8_t out[DIGEST_BYTES]) {
+    uint64_t at = sizeof *x->head + piece * INDEX_PIECE_BYTES, end = at + INDEX_PIECE_BYTES;
+    if (end > x->head->macs_at) end = x->head->macs_at;
+    digest_of(&secret.digest, DIGEST_HMAC, (const char *)x->head + at, end - at, out);
+}
+
+/* Of the head and the macs of the pieces. */
+static void own_mac(const struct index_head *h, const uint8_t *macs, uint8_t out[DIGEST_BYTES]) {
+    size_t len = pieces(h) * DIGEST_BYTES;
+    struct index_head *copy = malloc(sizeof *copy + len);
+    CHECK(copy != NULL);
+    *copy = *h;
+    memset(copy->own_mac, 0, sizeof copy->own_mac);
+    memcpy(copy + 1, macs, len);
+    digest_of(&secret.digest, DIGEST_HMAC, copy, sizeof *copy + len, out);
+    free(copy);
+}
+
+/* Whether the bytes at a place are what was written there. */
+static bool unchanged(const struct index *x, uint64_t at, uint64_t len) {
+    const uint8_t *macs = (const uint8_t *)x->head + x->head->macs_at;
+    uint8_t mac[DIGEST_BYTES];
+    if (at < sizeof *x->head || at + len > x->head->macs_at) return false;
+    if (len == 0) return true;
+    for (uint64_t i = (at - sizeof *x->head) / INDEX_PIECE_BYTES;
+         i <= (at + len - 1 - sizeof *x->head) / INDEX_PIECE_BYTES; i++) {
+        piece_mac(x, i, mac);
+        if (CRYPTO_memcmp(mac, macs + i * DIGEST_BYTES, sizeof mac) != 0) return false;
+    }
+    return true;
+}
+
+/* Puts the macs behind what is written, and the head before it. */
+static int macs_put(struct building *b, struct index_head *h, struct err *err) {
+    h->macs_at = b->at;
+    uint64_t n = pieces(h);
+    uint8_t *macs = calloc(n + 1, DIGEST_BYTES);
+    CHECK(macs != NULL);
+    int bad = put(b, h, sizeof *h, 0, err);
+    void *map = bad == 0 ? mmap(NULL, h->macs_at, PROT_READ, MAP_SHARED, b->fd, 0) : MAP_FAILED;
+    if (bad == 0 && map == MAP_FAILED) bad = err_set(err, errno, "reading an index: %s", strerror(errno));
+    const struct index x = {map, h->macs_at};
+    for (uint64_t i = 0; bad == 0 && i < n; i++) piece_mac(&x, i, macs + i * DIGEST_BYTES);
+    if (map != MAP_FAILED) munmap(map, h->macs_at);
+    if (bad == 0) own_mac(h, macs, h->own_mac);
+    if (bad == 0) bad = put(b, macs, n * DIGEST_BYTES, h->macs_at, err);
+    if (bad == 0) bad = put(b, h, sizeof *h, 0, err);
+    free(macs);
+    return bad;
+}
+
 static int build(struct building *b, struct err *err) {
     struct index_head h = {.magic = INDEX_MAGIC,
                            .version = INDEX_VERSION,
@@ -164,7 +241,9 @@ static int build(struct building *b, struct err *err) {
     h.entries = b->entries;
     h.block_count = (uint32_t)b->blocks;
     h.blocks_at = b->at;
-    if (put(b, b->block, b->blocks * sizeof *b->block, b->at, err) != 0 || put(b, &h, sizeof h, 0, err) != 0) return -1;
+    if (put(b, b->block, b->blocks * sizeof *b->block, b->at, err) != 0) return -1;
+    b->at += b->blocks * sizeof *b->block;
+    if (macs_put(b, &h, err) != 0) return -1;
     return fdatasync(b->fd) == 0 ? 0 : err_set(err, errno, "fdatasync of an index: %s", strerror(errno));
 }
 
@@ -196,16 +275,20 @@ int index_build(int folder_fd, uint64_t first, struct err *err) {
 }
 
 int index_build_next(const char *dir, struct err *err) {
-    char name[INDEX_NAME_BYTES], segment[LOG_NAME_BYTES];
+    char segment[LOG_NAME_BYTES];
     struct stat st;
+    struct index x;
     size_t count;
+    if (!secret.there) return 0;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), made = 0;
     if (fd < 0) return errno == ENOENT ? 0 : err_set(err, errno, "%s: %s", dir, strerror(errno));
     uint64_t *list = segment_list(fd, &count, err);
     if (list == NULL) made = -1;
     for (size_t i = 0; made == 0 && i + 1 < count; i++) {
-        index_name(name, list[i]);
-        if (faccessat(fd, name, F_OK, 0) == 0) continue;
+        if (index_open(&x, fd, list[i], NULL) == 0) {
+            index_close(&x);
+            continue;
+        }
         segment_name(segment, list[i]);
         if (fstatat(fd, segment, &st, 0) != 0 || (uint64_t)st.st_size > INDEX_SEGMENT_BYTES_MAX) continue;
         made = index_build(fd, list[i], err) == 0 ? 1 : -1;
@@ -229,15 +312,27 @@ static bool fits(const struct index *x, const struct segment *s) {
         uint64_t starts = (((uint64_t)1 << h->table[t].bits) + 1) * sizeof(uint32_t);
         if (!within(x, h->table[t].at, starts + h->table[t].items * sizeof(struct index_slot))) return false;
     }
-    return h->blocks_at % 8 == 0 && within(x, h->blocks_at, (uint64_t)h->block_count * sizeof(struct index_block));
+    return h->blocks_at % 8 == 0 && within(x, h->blocks_at, (uint64_t)h->block_count * sizeof(struct index_block)) &&
+           h->macs_at >= sizeof *h && within(x, h->macs_at, pieces(h) * DIGEST_BYTES);
 }
 
-int index_open(struct index *x, int folder_fd, uint64_t first) {
+/* Whether the head and the macs are those that were written, and the blocks, which are few. */
+static bool believed(const struct index *x) {
+    const struct index_head *h = x->head;
+    uint8_t mac[DIGEST_BYTES];
+    own_mac(h, (const uint8_t *)h + h->macs_at, mac);
+    return CRYPTO_memcmp(mac, h->own_mac, sizeof mac) == 0 &&
+           unchanged(x, h->blocks_at, (uint64_t)h->block_count * sizeof(struct index_block));
+}
+
+int index_open(struct index *x, int folder_fd, uint64_t first, bool *forged) {
     char name[INDEX_NAME_BYTES];
     struct segment s;
     struct stat st;
     void *map = MAP_FAILED;
     *x = (struct index){0};
+    if (forged != NULL) *forged = false;
+    if (!secret.there) return -1;
     index_name(name, first);
     int fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) return -1;
@@ -249,7 +344,8 @@ int index_open(struct index *x, int folder_fd, uint64_t first) {
     segment_init(&s);
     bool good = segment_open(&s, folder_fd, first, NULL) == 0 && fits(x, &s);
     segment_free(&s);
-    if (good) return 0;
+    if (good && believed(x)) return 0;
+    if (good && forged != NULL) *forged = true;
     index_close(x);
     return -1;
 }
@@ -259,14 +355,19 @@ void index_close(struct index *x) {
     *x = (struct index){0};
 }
 
-void index_find(const struct index *x, enum index_table table, uint64_t hash,
-                void (*found)(void *context, uint32_t ordinal), void *context) {
+int index_find(const struct index *x, enum index_table table, uint64_t hash,
+               void (*found)(void *context, uint32_t ordinal), void *context) {
     uint32_t bits = x->head->table[table].bits, items = x->head->table[table].items;
-    const uint32_t *start = (const uint32_t *)(const void *)((const char *)x->head + x->head->table[table].at);
-    const struct index_slot *slot = (const struct index_slot *)(const void *)(start + ((size_t)1 << bits) + 1);
-    uint64_t bucket = hash >> (64 - bits);
-    for (uint32_t i = start[bucket]; i < start[bucket + 1] && i < items; i++)
+    uint64_t at = x->head->table[table].at, bucket = hash >> (64 - bits), slots = ((uint64_t)1 << bits) + 1;
+    const uint32_t *start = (const uint32_t *)(const void *)((const char *)x->head + at);
+    const struct index_slot *slot = (const struct index_slot *)(const void *)(start + slots);
+    if (!unchanged(x, at + bucket * sizeof *start, 2 * sizeof *start)) return -1;
+    uint32_t from = start[bucket], to = start[bucket + 1];
+    if (from > to || to > items) return -1;
+    if (!unchanged(x, at + slots * sizeof *start + from * sizeof *slot, (to - from) * sizeof *slot)) return -1;
+    for (uint32_t i = from; i < to; i++)
         if (slot[i].tag == (uint32_t)hash) found(context, slot[i].ordinal);
+    return 0;
 }
 
 const struct index_block *index_block_of(const struct index *x, uint64_t sequence) {

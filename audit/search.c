@@ -24,7 +24,7 @@ struct log_search {
     struct span *span; /* of the segment that is being looked at */
     size_t spans, span_room, current;
     bool within; /* the reader stands in the current span */
-    uint64_t read, unindexed;
+    uint64_t read, unindexed, forged;
 };
 
 struct log_search *log_search_open(const char *dir, const struct log_query *q, struct err *err) {
@@ -42,6 +42,8 @@ struct log_search *log_search_open(const char *dir, const struct log_query *q, s
     log_search_close(s);
     return NULL;
 }
+
+uint64_t log_search_forged(const struct log_search *s) { return s->forged; }
 
 void log_search_close(struct log_search *s) {
     if (s == NULL) return;
@@ -98,24 +100,33 @@ static void blocks_add(struct log_search *s) {
             span_add(s, (struct span){k[i].first, i + 1 < n ? k[i + 1].first : end, k[i].at, k[i].first});
 }
 
+/* What the index says. -1: it was changed where that stands. */
+static int index_ask(struct log_search *s) {
+    const struct log_query *q = &s->query;
+    if (q->id != NULL) return index_find(&s->index, INDEX_ID, index_hash(q->id), ordinal_add, s);
+    if (q->topic != NULL && q->partition >= 0 && q->offset_to == q->offset_from + 1)
+        return index_find(&s->index, INDEX_PLACE, index_hash_place(q->topic, q->partition, q->offset_from), ordinal_add,
+                          s);
+    if (q->key != NULL) return index_find(&s->index, INDEX_KEY, index_hash(q->key), ordinal_add, s);
+    blocks_add(s);
+    return 0;
+}
+
 static void spans_lay_out(struct log_search *s, uint64_t first, uint64_t end) {
     const struct log_query *q = &s->query;
+    bool forged = false;
     s->spans = s->current = 0;
     s->within = false;
     index_close(&s->index);
     if (end <= q->from || first >= q->to) return;
-    if (end == UINT64_MAX || index_open(&s->index, s->folder_fd, first) != 0) {
-        s->unindexed += end != UINT64_MAX;
-        span_add(s, (struct span){.from = first, .to = end, .at_sequence = first});
-    } else if (q->id != NULL) {
-        index_find(&s->index, INDEX_ID, index_hash(q->id), ordinal_add, s);
-    } else if (q->topic != NULL && q->partition >= 0 && q->offset_to == q->offset_from + 1) {
-        index_find(&s->index, INDEX_PLACE, index_hash_place(q->topic, q->partition, q->offset_from), ordinal_add, s);
-    } else if (q->key != NULL) {
-        index_find(&s->index, INDEX_KEY, index_hash(q->key), ordinal_add, s);
-    } else {
-        blocks_add(s);
+    if (end != UINT64_MAX && index_open(&s->index, s->folder_fd, first, &forged) == 0) {
+        if (index_ask(s) == 0) return;
+        forged = true;
     }
+    s->spans = 0;
+    s->unindexed += end != UINT64_MAX;
+    s->forged += forged;
+    span_add(s, (struct span){.from = first, .to = end, .at_sequence = first});
 }
 
 /* -- looking ----------------------------------------------------------------------------------- */

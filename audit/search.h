@@ -1,6 +1,7 @@
 /* Finding entries of the audit log: by id, by key, by place, by time. Closed segments are looked up in their indexes
- * (audit/index.h), where they have one; others, and the one that is being written, are read through. What is returned
- * was compared with the entry itself: an index only says where to look. */
+ * (audit/index.h), where they have one; others, and the one that is being written, are read through, and so is a
+ * segment whose index was changed. What is returned was compared with the entry itself: an index only says where to
+ * look. Without its key (index_key_load) none is used. */
 #ifndef MILLRACE_AUDIT_SEARCH_H
 #define MILLRACE_AUDIT_SEARCH_H
 
@@ -33,6 +34,9 @@ void log_search_close(struct log_search *s);
 /* log_search_next: LOG_ITEM with the next match, ascending by sequence number, valid until the next call; LOG_END there
  * is no more; LOG_BAD with err: the bytes are not a log. What retention removes meanwhile is passed over. */
 enum log_read log_search_next(struct log_search *s, struct log_item *item, struct err *err);
+
+/* How many segments have an index that somebody has changed: they were read through, so nothing is missing. */
+uint64_t log_search_forged(const struct log_search *s);
 
 /* How many entries were read, and how many segments had no index: what a search has cost. */
 void log_search_cost(const struct log_search *s, uint64_t *entries, uint64_t *segments);

@@ -31,7 +31,8 @@ int audit_keys_load(const char *path, unsigned parts, struct audit_keys *out, st
     } rows[] = {{AUDIT_KEY_DIGEST, "millrace digest", out->digest},
                 {AUDIT_KEY_CHAIN, "millrace chain", out->chain},
                 {AUDIT_KEY_ANCHOR, "millrace anchor", out->anchor_seed},
-                {AUDIT_KEY_ACCOUNT, "millrace account", out->account}};
+                {AUDIT_KEY_ACCOUNT, "millrace account", out->account},
+                {AUDIT_KEY_INDEX, "millrace index", out->index}};
     int failed = 0;
     out->id = key->id;
     if (keys->count != 1)

@@ -1,7 +1,7 @@
 /* The keys of reconciliation, all derived from the one key of the file `recon.keys` (made by `millrace keygen`, a key
  * file as in base/keys.h): HKDF-SHA-256 (RFC 5869) without salt, with the labels "millrace digest", "millrace chain",
- * "millrace anchor" and "millrace account". The file holds exactly one key: digests made under another one could not be
- * compared. */
+ * "millrace anchor", "millrace account" and "millrace index". The file holds exactly one key: digests made under
+ * another one could not be compared. */
 #ifndef MILLRACE_BASE_AUDIT_KEYS_H
 #define MILLRACE_BASE_AUDIT_KEYS_H
 
@@ -17,12 +17,13 @@ enum audit_key_part {
     AUDIT_KEY_CHAIN = 1 << 1,   /* audit, `millrace audit verify` */
     AUDIT_KEY_ANCHOR = 1 << 2,  /* audit: the seed of its Ed25519 key; `millrace audit key` shows the public half */
     AUDIT_KEY_ACCOUNT = 1 << 3, /* recon: of what instances tell each other */
+    AUDIT_KEY_INDEX = 1 << 4,   /* recon and who looks into the log: of its indexes */
 };
 
 struct audit_keys {
     uint32_t id; /* of the key in the file */
     uint8_t digest[AUDIT_KEY_BYTES], chain[AUDIT_KEY_BYTES], anchor_seed[AUDIT_KEY_BYTES];
-    uint8_t account[AUDIT_KEY_BYTES];
+    uint8_t account[AUDIT_KEY_BYTES], index[AUDIT_KEY_BYTES];
 };
 
 /* audit_keys_load reads the file at path and derives the parts asked for (enum audit_key_part, or'ed). The caller wipes

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sysexits.h>
 
+#include "audit/index.h"
 #include "base/audit_keys.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -27,6 +28,7 @@ static void evidence_start(struct recon *recon, struct evidence_port *port) {
     static struct audit_keys keys;
     struct err err = {0};
     if (audit_keys_load(worker.config->recon.keys, AUDIT_KEY_DIGEST, &keys, &err) != 0) refuse(&err);
+    if (index_key_load(worker.config->recon.keys, &err) != 0) refuse(&err);
     size_t n = recon_manifests(recon, from, PARTITIONS_MAX);
     int status = evidence_open(port, worker.config, keys.digest, from, n, &err);
     explicit_bzero(&keys, sizeof keys);

@@ -333,6 +333,7 @@ static int show(struct options *o) {
     int status = config_get(o, o->key != NULL && o->keys == NULL, dir, &config);
     if (status != EX_OK) return status;
     if (query_make(o, &asked, &q, &err) != 0) return complain("show", &err);
+    command_index_key(o->keys);
     struct log_search *s = log_search_open(o->dir, &q, &err);
     if (s == NULL) return complain("show", &err);
     for (uint64_t n = 0; o->count == 0 || n < o->count; n++) {
@@ -342,6 +343,7 @@ static int show(struct options *o) {
         else
             item_row(&item);
     }
+    command_forged("audit show", s);
     log_search_close(s);
     return what == LOG_BAD ? complain("show", &err) : EX_OK;
 }

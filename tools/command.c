@@ -1,11 +1,16 @@
 #include "tools/command.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sysexits.h>
 #include <unistd.h>
+
+#include "audit/index.h"
+#include "audit/search.h"
 
 const struct config *command_config(const char *file, int *status) {
     static struct config config; /* zeroed, and too large for a stack */
@@ -61,4 +66,20 @@ int command_exec(const char *program, char **argv) {
     }
     fprintf(stderr, "millrace: %s is neither beside this program nor in ../libexec/millrace\n", program);
     return EX_UNAVAILABLE;
+}
+
+void command_index_key(const char *keys) {
+    struct err ignored;
+    if (keys == NULL || keys[0] == '\0') return;
+    prctl(PR_SET_DUMPABLE, 0); /* what it holds in memory must not end in a core dump */
+    (void)index_key_load(keys, &ignored);
+}
+
+void command_forged(const char *command, const struct log_search *s) {
+    uint64_t n = log_search_forged(s);
+    if (n > 0)
+        fprintf(stderr,
+                "millrace %s: %" PRIu64 " indexes of the audit log were changed by somebody: those segments were "
+                "read through\n",
+                command, n);
 }

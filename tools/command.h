@@ -46,6 +46,13 @@ struct command_place {
 int command_place(const char *command, const char *file, const char *name, const char *run_dir,
                   struct command_place *out);
 
+/* command_index_key has this process use the indexes of the audit log, when it may read the key file (NULL, or "":
+ * none): without them segments are read through. command_forged tells on standard error of indexes that were changed.
+ * */
+void command_index_key(const char *keys);
+struct log_search;
+void command_forged(const char *command, const struct log_search *s);
+
 /* command_misuse prints "millrace COMMAND: <message>" and where the help is. Returns EX_USAGE. */
 int command_misuse(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

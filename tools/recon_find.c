@@ -8,6 +8,7 @@
 
 #include "audit/search.h"
 #include "shm/stats_view.h"
+#include "tools/command.h"
 
 static const uint8_t zeros[16];
 
@@ -45,6 +46,7 @@ static int search(struct find *f, const char *dir, const struct log_query *q, st
     struct log_search *s = log_search_open(dir, q, err);
     if (s == NULL) return -1;
     while ((got = log_search_next(s, &item, err)) == LOG_ITEM) add(f, &item);
+    command_forged("recon record", s);
     log_search_close(s);
     return got == LOG_BAD ? -1 : 0;
 }

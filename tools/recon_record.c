@@ -377,6 +377,7 @@ static int run(struct request *r, const struct config *c) {
         digest_of(&k, DIGEST_HMAC, r->key_text, strlen(r->key_text), r->key);
         r->find.key = r->key;
     }
+    command_index_key(c->recon.keys);
     int failed = find_run(&r->find, c, &err);
     if (failed == 0 && r->redis) failed = redis_look(r, c, &k, &err);
     if (r->key_text != NULL) digest_key_clear(&k);

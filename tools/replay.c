@@ -438,6 +438,7 @@ int command_replay(int argc, char **argv) {
     if (status != EX_OK) return status;
     const struct config *config = command_config(a.config, &status);
     if (config == NULL) return status;
+    command_index_key(config->recon.keys);
     status = query_make(&a, config);
     if (status != EX_OK) return status;
     sigaction(SIGINT, &action, NULL);

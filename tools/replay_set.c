@@ -6,6 +6,7 @@
 #include <sysexits.h>
 
 #include "shm/entry.h"
+#include "tools/command.h"
 
 enum { KEYS_MIN = 1024 };
 
@@ -258,6 +259,7 @@ int replay_set_choose(struct replay_set *s, const char *dir, const struct log_qu
         entry_add(s, &item, false);
         if (s->sequence == 0 || item.sequence < s->sequence) s->sequence = item.sequence;
     }
+    command_forged("replay", search);
     log_search_close(search);
     if (r == LOG_BAD) return -1;
     return s->records < REPLAY_RECORDS_MAX

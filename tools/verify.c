@@ -197,6 +197,7 @@ static int load_keys(struct verify *v, struct err *err) {
     if (audit_keys_load(v->config->recon.keys, AUDIT_KEY_DIGEST, &keys, err) != 0) return -1;
     digest_key_init(&v->digest, keys.digest);
     explicit_bzero(&keys, sizeof keys);
+    command_index_key(v->config->recon.keys);
     if (v->config->crypto.keys[0] == '\0') return 0;
     v->keys = keys_load(v->config->crypto.keys, err);
     return v->keys != NULL ? 0 : -1;

@@ -41,8 +41,11 @@ static struct bench *filled(void) {
     return b;
 }
 
+static const uint8_t index_secret[DIGEST_KEY_BYTES] = {7};
+
 static size_t index_all(struct bench *b) {
     size_t n = 0;
+    index_key(index_secret);
     int made;
     while ((made = index_build_next(b->log, &b->err)) == 1) n++;
     cr_assert_eq(made, 0, "%s", b->err.text);
@@ -155,23 +158,85 @@ Test(log_search, an_index_that_is_not_of_its_segment_or_not_whole_is_not_used) {
     index_all(b);
     int folder = open(b->log, O_RDONLY | O_DIRECTORY);
     uint64_t first = b->writer.closed[0].first, second = b->writer.closed[1].first;
-    cr_assert_eq(index_open(&x, folder, first), 0);
+    cr_assert_eq(index_open(&x, folder, first, NULL), 0);
     index_close(&x);
     char other[128];
     snprintf(path, sizeof path, "%s/%016" PRIx64 ".index", b->log, first);
     snprintf(other, sizeof other, "%s/%016" PRIx64 ".index", b->log, second);
     cr_assert_eq(truncate(path, 5000), 0);
-    cr_assert_neq(index_open(&x, folder, first), 0);
+    cr_assert_neq(index_open(&x, folder, first, NULL), 0);
     cr_assert_eq(rename(other, path), 0);
-    cr_assert_neq(index_open(&x, folder, first), 0);
+    cr_assert_neq(index_open(&x, folder, first, NULL), 0);
     struct log_query q = LOG_QUERY_ANY;
     q.key = key;
     cr_assert_gt(compare(b, &q, &read), 0);
     cr_assert_eq(unlink(path), 0);
     cr_assert_eq(index_all(b), 2);
-    cr_assert_eq(index_open(&x, folder, first), 0);
+    cr_assert_eq(index_open(&x, folder, first, NULL), 0);
     index_close(&x);
     close(folder);
+    bench_drop(b);
+}
+
+/* Whoever writes the disk has an entry left out of the index, or of the whole of it, and wants nobody to see it. */
+Test(log_search, an_index_that_somebody_has_changed_hides_nothing, .timeout = 120) {
+    struct bench *b = filled();
+    char path[128];
+    struct log_query q = LOG_QUERY_ANY;
+    struct log_item item;
+    struct stat st;
+    const char *chosen = getenv("SEED"), *times = getenv("TIMES");
+    uint64_t seed = chosen != NULL ? strtoull(chosen, NULL, 10) : 20261121;
+    int rounds = 200 * (times != NULL ? atoi(times) : 1);
+    uint8_t id[16], byte;
+    size_t noticed = 0;
+    fprintf(stderr, "SEED=%" PRIu64 "\n", seed);
+    index_all(b);
+    uint64_t first = b->writer.closed[1].first, count = b->writer.closed[2].first - first;
+    snprintf(path, sizeof path, "%s/%016" PRIx64 ".index", b->log, first);
+    int fd = open(path, O_RDWR);
+    cr_assert(fd >= 0 && fstat(fd, &st) == 0);
+    for (int i = 0; i < rounds; i++) {
+        /* Any entry of the segment, by its id, and any byte. */
+        q = LOG_QUERY_ANY;
+        q.from = first + random_below(&seed, (uint32_t)count);
+        q.to = q.from + 1;
+        struct log_search *s = log_search_open(b->log, &q, &b->err);
+        cr_assert_eq(log_search_next(s, &item, &b->err), LOG_ITEM);
+        memcpy(id, item.entry->id, sizeof id);
+        uint64_t sequence = item.sequence;
+        log_search_close(s);
+        off_t at = (off_t)random_below(&seed, (uint32_t)st.st_size);
+        cr_assert_eq(pread(fd, &byte, 1, at), 1);
+        uint8_t other = (uint8_t)(byte ^ (1 << random_below(&seed, 8)));
+        cr_assert_eq(pwrite(fd, &other, 1, at), 1);
+        q = LOG_QUERY_ANY;
+        q.id = id;
+        s = log_search_open(b->log, &q, &b->err);
+        bool found = false;
+        while (log_search_next(s, &item, &b->err) == LOG_ITEM) found |= item.sequence == sequence;
+        cr_assert(found, "byte %d, entry %d", (int)at, (int)sequence);
+        noticed += log_search_forged(s) == 1;
+        log_search_close(s);
+        cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
+    }
+    cr_assert_gt(noticed, 10);
+    close(fd);
+    bench_drop(b);
+}
+
+Test(log_search, without_the_key_of_the_indexes_none_is_used) {
+    struct bench *b = filled();
+    uint8_t key[16] = {3, [9] = 1};
+    struct log_query q = LOG_QUERY_ANY;
+    uint64_t with, without;
+    q.key = key;
+    index_all(b);
+    cr_assert_gt(compare(b, &q, &with), 0);
+    index_key((const uint8_t[DIGEST_KEY_BYTES]){8});
+    cr_assert_gt(compare(b, &q, &without), 0);
+    cr_assert_gt(without, 2 * with);
+    cr_assert_gt(index_build_next(b->log, &b->err), 0, "they are made anew");
     bench_drop(b);
 }
 
