@@ -235,7 +235,7 @@ static bool overtaken_to_markers(struct line *l) {
 static void encode_batch(struct line *l) {
     struct intake *in = &l->intake;
     const struct intake_item *last = &in->item[in->count - 1];
-    int64_t wall_ms = clock_wall_ms(l->worker->clock);
+    int64_t wall_ms = session_wall_ms(&l->session);
     if (flight_quiet(&l->flight)) session_waiting_begins(&l->session);
     struct batch *b = flight_begin(&l->flight, in->item[0].number);
     b->sent_ns = clock_ns(l->worker->clock);

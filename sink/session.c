@@ -10,7 +10,7 @@
 
 int session_init(struct session *s, const struct config *config, uint32_t lane, const struct clock_port *clock,
                  const struct stream_port *stream, size_t out_bytes, struct err *err) {
-    *s = (struct session){.config = config, .clock = clock, .stream = *stream, .phase = SESSION_DOWN};
+    *s = (struct session){.config = config, .clock = clock, .stream = *stream, .ahead_ms = INT64_MIN};
     int n = snprintf(s->name, sizeof s->name, "millrace:%s:%s:", config->kafka.group_id, config->instance);
     for (char *c = s->name; *c != 0; c++) /* what CLIENT SETNAME refuses */
         if (*c <= ' ' || *c > '~') *c = '_';
@@ -21,6 +21,11 @@ int session_init(struct session *s, const struct config *config, uint32_t lane, 
     if (s->chunk == NULL) return err_set(err, ENOMEM, "no memory for the read buffer");
     if (resp_init(&s->resp, err) != 0) return -1;
     return encode_init(&s->out, out_bytes, err);
+}
+
+int64_t session_wall_ms(const struct session *s) {
+    int64_t ours = clock_wall_ms(s->clock), its = s->ahead_ms + (int64_t)(clock_ns(s->clock) / NS_PER_MS);
+    return s->ahead_ms == INT64_MIN || ours < its ? ours : its;
 }
 
 void session_free(struct session *s) {
@@ -292,11 +297,15 @@ static void info_field(char *out, size_t size, const char *bytes, size_t len, co
 
 static bool ask_info(struct session *s) {
     s->version[0] = s->role[0] = s->policy[0] = s->cluster[0] = s->aof[0] = 0;
+    s->ahead_ms = INT64_MIN;
     COMMAND(s, "INFO");
     return true;
 }
 
 static void info_read(struct session *s, const char *bytes, size_t len) {
+    char now_us[24] = "";
+    info_field(now_us, sizeof now_us, bytes, len, "\nserver_time_usec:");
+    if (now_us[0] != 0) s->ahead_ms = strtoll(now_us, NULL, 10) / 1000 - (int64_t)(clock_ns(s->clock) / NS_PER_MS);
     info_field(s->version, sizeof s->version, bytes, len, "\nredis_version:");
     info_field(s->role, sizeof s->role, bytes, len, "\nrole:");
     info_field(s->policy, sizeof s->policy, bytes, len, "\nmaxmemory_policy:");

@@ -51,7 +51,8 @@ struct session {
     uint32_t kill_count, kill_at;
     bool namesake_newer; /* CLIENT LIST has one of our name that is newer than our last connection */
     uint64_t strike_ns;  /* when a namesake last ended ours; 0 never */
-    char version[16], role[16], policy[32], cluster[4], aof[4];                   /* from INFO; "" unknown */
+    char version[16], role[16], policy[32], cluster[4], aof[4]; /* from INFO; "" unknown */
+    int64_t ahead_ms; /* its wall clock over our monotonic one, at the greeting; INT64_MIN unknown */
     bool warned_unnamed, warned_info, warned_policy, warned_eviction, warned_aof; /* each said once per process */
     struct {
         uint64_t killed, bytes_sent; /* since session_init; the owner takes them over */
@@ -80,6 +81,10 @@ int session_reply(struct session *s, struct failure *f);
 
 /* session_drop closes the connection and forgets what was not sent. Any phase. */
 void session_drop(struct session *s);
+
+/* session_wall_ms: no later than it is by Redis's clock, as far as we know it: what is past by this, and by nothing
+ * else, is past. A clock of either machine that was set ahead ends no record's life. */
+int64_t session_wall_ms(const struct session *s);
 
 /* session_waiting_begins: an answer is awaited from now on, after nothing was. */
 static inline void session_waiting_begins(struct session *s) { s->progress_ns = clock_ns(s->clock); }

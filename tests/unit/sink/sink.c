@@ -186,6 +186,31 @@ Test(sink, time_to_live_is_set_with_the_value_and_past_is_a_delete) {
     redis_is(&redis, "-1", "PTTL t");
 }
 
+static int64_t ahead_ms; /* how far this machine's wall clock was set ahead of Redis's */
+static int64_t set_wall_ms(void *context) { return clock_real.wall_ms(context) + ahead_ms; }
+
+/* Years, both ways, at once and while the connection is open: the record lives as long as it was given by Redis's
+ * clock. */
+Test(sink, a_clock_that_was_set_ends_no_life_and_lengthens_none) {
+    static const int64_t year_ms = 31557600000;
+    struct clock_port jumped = clock_real;
+    jumped.wall_ms = set_wall_ms;
+    rig_run(&rig);
+    rig.worker.clock = rig.sink.line.session.clock = &jumped;
+    for (int years = -10; years <= 10; years += 5) {
+        ahead_ms = years * year_ms;
+        int64_t now = clock_wall_ms(&clock_real);
+        rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "t", .value = "v", .expire_at_ms = now + 100000);
+        rig_put(&rig, .op = RECORD_ADD, .partition = 0, .key = "gone", .value = "w", .expire_at_ms = now - 1);
+        rig_run(&rig);
+        long long left = atoll(redis_say(&redis, "PTTL t"));
+        cr_assert(left > 90000 && left <= 100000, "%lld ms left at %d years", left, years);
+        redis_is(&redis, "(nil)", "GET gone");
+        if (years == 0) redis_say(&redis, "CLIENT KILL TYPE normal SKIPME yes"); /* the later ones begin so */
+    }
+    ahead_ms = 0;
+}
+
 Test(sink, a_hash_is_replaced_whole) {
     rig_add(&rig, 0, "h", "a string before");
     rig_hash(&rig, 0, "h", "a=1 stale=x", .epoch = 1);
