@@ -4,11 +4,13 @@
 #include <string.h>
 #include <sysexits.h>
 
-/* Keys are digests already. */
-static uint32_t hash_of(const uint8_t key[DIGEST_BYTES]) {
-    uint32_t h;
-    memcpy(&h, key + 8, sizeof h);
-    return h;
+enum { AHEAD = 16 }; /* slots whose rows are fetched before they are looked at */
+
+/* Keys are digests already: their leading bits spread them evenly, and leave them in the table nearly in order. */
+static uint32_t home_of(const struct delta *d, const uint8_t key[DIGEST_BYTES]) {
+    uint32_t prefix;
+    memcpy(&prefix, key, sizeof prefix);
+    return (uint32_t)((uint64_t)__builtin_bswap32(prefix) * ((uint64_t)d->mask + 1) >> 32);
 }
 
 static int no_memory(struct err *err) { return err_set(err, EX_OSERR, "no memory for the rows of live keys"); }
@@ -37,7 +39,7 @@ void delta_clear(struct delta *d) {
 
 /* Where the key is, or where it would go: the table is never more than half full. */
 static uint32_t *place_of(const struct delta *d, const uint8_t key[DIGEST_BYTES]) {
-    uint32_t at = hash_of(key) & d->mask;
+    uint32_t at = home_of(d, key);
     while (d->slot[at] != 0 && memcmp(d->row[d->slot[at] - 1].key, key, DIGEST_BYTES) != 0) at = (at + 1) & d->mask;
     return &d->slot[at];
 }
@@ -79,36 +81,29 @@ int delta_put(struct delta *d, const struct live_row *row, struct err *err) {
     return 0;
 }
 
-struct sortable { /* most keys differ in their first bytes: what is compared stands side by side */
-    uint64_t prefix;
-    const struct live_row *row;
-};
-
-static int by_key(const void *a, const void *b) {
-    const struct sortable *x = a, *y = b;
-    if (x->prefix != y->prefix) return x->prefix < y->prefix ? -1 : 1;
-    return memcmp(x->row->key, y->row->key, DIGEST_BYTES);
-}
-
-static uint64_t prefix_of(const uint8_t key[DIGEST_BYTES]) {
-    uint64_t prefix;
-    memcpy(&prefix, key, sizeof prefix);
-    return __builtin_bswap64(prefix);
+/* Moves the last of sorted[0, n) to where it belongs: a few places before, behind keys it shares a cluster with. */
+static void settle(const struct live_row **sorted, uint32_t n) {
+    const struct live_row *row = sorted[n - 1];
+    uint32_t at = n - 1;
+    for (; at > 0 && memcmp(sorted[at - 1]->key, row->key, DIGEST_BYTES) > 0; at--) sorted[at] = sorted[at - 1];
+    sorted[at] = row;
 }
 
 const struct live_row **delta_sorted(const struct delta *d, struct err *err) {
-    struct sortable *order = malloc((d->count + 1) * sizeof *order);
-    const struct live_row **sorted = malloc((d->count + 1) * sizeof *sorted);
-    if (order == NULL || sorted == NULL) {
-        free(order);
-        free(sorted);
+    const struct live_row **sorted = malloc(((size_t)d->count + 1) * sizeof *sorted);
+    uint32_t n = 0, first = 0;
+    if (sorted == NULL) {
         no_memory(err);
         return NULL;
     }
-    for (uint32_t i = 0; i < d->count; i++)
-        order[i] = (struct sortable){.prefix = prefix_of(d->row[i].key), .row = &d->row[i]};
-    qsort(order, d->count, sizeof *order, by_key);
-    for (uint32_t i = 0; i < d->count; i++) sorted[i] = order[i].row;
-    free(order);
+    /* The last keys may have found no room at the end of the table and gone on at its beginning. */
+    while (d->slot[first] != 0 && home_of(d, d->row[d->slot[first] - 1].key) > first) first++;
+    for (uint64_t i = 0; i <= d->mask; i++) {
+        uint32_t at = (uint32_t)(first + i) & d->mask, ahead = d->slot[(at + AHEAD) & d->mask];
+        if (ahead != 0) __builtin_prefetch(&d->row[ahead - 1]);
+        if (d->slot[at] == 0) continue;
+        sorted[n++] = &d->row[d->slot[at] - 1];
+        settle(sorted, n);
+    }
     return sorted;
 }

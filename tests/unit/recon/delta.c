@@ -33,6 +33,26 @@ Test(delta, grows_finds_and_sorts) {
     delta_free(&d);
 }
 
+/* Keys that all want the last places of the table go on at its beginning. */
+Test(delta, sorts_what_is_crowded_at_the_end) {
+    enum { ROWS = 64 };
+    struct delta d;
+    struct err err = {0};
+    struct live_row low = {.key = {0}}, next = {.key = {[15] = 1}};
+    cr_assert_eq(delta_init(&d, ROWS, &err), 0);
+    delta_put(&d, &next, &err);
+    for (uint32_t i = 0; i < ROWS - 2; i++) {
+        struct live_row r = {.key = {0xff, 0xff, 0xff, 0xff, (uint8_t)(i * 37)}, .offset = i};
+        cr_assert_eq(delta_put(&d, &r, &err), 0);
+    }
+    delta_put(&d, &low, &err);
+    const struct live_row **sorted = delta_sorted(&d, &err);
+    for (uint32_t i = 1; i < ROWS; i++) cr_assert_lt(memcmp(sorted[i - 1]->key, sorted[i]->key, DIGEST_BYTES), 0);
+    cr_assert_eq(sorted[1]->key[15], 1);
+    free(sorted);
+    delta_free(&d);
+}
+
 Test(delta, which_row_counts) {
     struct delta d;
     struct err err = {0};
