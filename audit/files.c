@@ -40,10 +40,11 @@ static int real_unlink(void *context, int folder_fd, const char *name) {
     return unlinkat(folder_fd, name, 0);
 }
 
-static void real_forget(void *context, int fd, off_t before) {
+static int real_direct(void *context, int fd, bool on) {
     (void)context;
-    posix_fadvise(fd, 0, before, POSIX_FADV_DONTNEED);
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 ? -1 : fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
 }
 
 const struct log_files log_files_real = {real_open,   real_write,  real_truncate, real_sync,
-                                         real_rename, real_unlink, real_forget,   NULL};
+                                         real_rename, real_unlink, real_direct,   NULL};

@@ -2,6 +2,7 @@
 #ifndef MILLRACE_AUDIT_FILES_H
 #define MILLRACE_AUDIT_FILES_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -13,7 +14,7 @@ struct log_files {
     int (*sync)(void *context, int fd); /* fdatasync; of a folder too */
     int (*rename)(void *context, int folder_fd, const char *from, const char *to);
     int (*unlink)(void *context, int folder_fd, const char *name);
-    void (*forget)(void *context, int fd, off_t before); /* posix_fadvise: the cache need not keep what is before it */
+    int (*direct)(void *context, int fd, bool on); /* fcntl: past the page cache (O_DIRECT), or not */
     void *context;
 };
 

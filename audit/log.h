@@ -13,6 +13,9 @@
  * chain; that its end was not cut off, and without the key that it is the chain that was written, is what anchors are
  * for (audit/anchor.h).
  *
+ * Batches are written in whole blocks of LOG_BLOCK_BYTES, past the page cache: zeros follow the last batch up to the
+ * end of its block, and the next batch is written over them, with what its first block held before.
+ *
  * Every segment holds at least one entry, but for the last one, which may be about to get its first. What stands behind
  * the last whole batch is a torn tail: it was being written when the machine went down, and audit cuts it off.
  *
@@ -42,6 +45,7 @@ enum {
     LOG_TOPIC_BYTES = 256,
     LOG_NAME_BYTES = 16 + 4 + 1,
     LOG_ALIGN = 8,
+    LOG_BLOCK_BYTES = 4096,
 };
 #define LOG_BATCH_BYTES_MAX (1U << 30) /* no batch is larger */
 
@@ -116,6 +120,10 @@ enum log_read { LOG_ITEM, LOG_END, LOG_GONE, LOG_BAD };
  * NULL with err: EX_NOINPUT no such folder. A log that has no segment yet is LOG_END until it has one. */
 struct log_reader *log_reader_open(const char *dir, uint64_t from, struct err *err);
 void log_reader_close(struct log_reader *r);
+
+/* log_reader_direct, before the first log_reader_next: files are read past the page cache, where they can be. For one
+ * who follows the writer closely and reads each byte once. */
+void log_reader_direct(struct log_reader *r);
 
 /* log_reader_next: LOG_ITEM with *item; LOG_END nothing more yet (call again later); LOG_GONE: retention has removed
  * what comes next, and log_reader_sequence is now the oldest that is there; LOG_BAD with err: the bytes are not a log

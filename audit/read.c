@@ -58,6 +58,8 @@ void log_reader_close(struct log_reader *r) {
 
 uint64_t log_reader_sequence(const struct log_reader *r) { return r->sequence; }
 
+void log_reader_direct(struct log_reader *r) { r->segment.direct = true; }
+
 void log_reader_seek(struct log_reader *r, uint64_t from) {
     r->sequence = from;
     r->left = 0;

@@ -15,7 +15,7 @@
 #include "audit/writer.h"
 #include "base/log.h"
 
-enum { PAGE = 4096 };
+enum { PAGE = LOG_BLOCK_BYTES };
 
 static int failed(struct err *err, const char *what) { return err_set(err, errno, "%s: %s", what, strerror(errno)); }
 
@@ -253,6 +253,17 @@ static int last_batch_settle(struct log_writer *w, struct segment *s, uint64_t l
     return f->sync(f->context, w->fd) == 0 ? 0 : failed(err, "fdatasync of the audit log");
 }
 
+/* What the next write begins with. */
+static int tail_take(struct log_writer *w, const struct segment *s, struct err *err) {
+    uint8_t tail[LOG_BLOCK_BYTES];
+    size_t len = w->end % LOG_BLOCK_BYTES;
+    ssize_t n = pread(s->fd, tail, len, (off_t)(w->end - len));
+    if (n < 0) return failed(err, "reading the end of the audit log");
+    if (n != (ssize_t)len) return changed(s, w->end - len, err);
+    log_writer_goes_on(w, w->fd, s->first, w->end, tail);
+    return 0;
+}
+
 static int last_segment_take(struct log_writer *w, uint64_t first, struct err *err) {
     struct segment s;
     char name[LOG_NAME_BYTES];
@@ -272,8 +283,9 @@ static int last_segment_take(struct log_writer *w, uint64_t first, struct err *e
     if (bad == 0 && mark_end(w, first) > w->end) bad = changed(&s, w->end, err); /* no torn tail: it was durable */
     if (bad == 0 && (w->fd = f->open(f->context, w->folder_fd, name, O_RDWR)) < 0) bad = failed(err, name);
     uint64_t size = 0;
-    if (bad == 0) bad = segment_size(&s, &size, err);
-    if (bad == 0 && size > w->end) {
+    int padding = bad == 0 ? segment_padding(&s, w->end, err) : -1;
+    if (bad == 0) bad = padding < 0 ? -1 : segment_size(&s, &size, err);
+    if (bad == 0 && padding == 0) {
         w->cut_bytes = size - w->end;
         if (f->truncate(f->context, w->fd, (off_t)w->end) != 0) bad = failed(err, name);
     }
@@ -282,6 +294,7 @@ static int last_segment_take(struct log_writer *w, uint64_t first, struct err *e
         memcpy(w->mac, s.head.previous, sizeof w->mac);
         segment_drop(w);
     }
+    if (bad == 0 && w->fd >= 0) bad = tail_take(w, &s, err);
     segment_free(&s);
     return bad;
 }
@@ -363,9 +376,9 @@ int log_writer_open(struct log_writer *w, const struct log_writer_plan *plan, st
                              .key = *plan->key,
                              .key_id = plan->key_id,
                              .sequence = 1};
-    w->room = WRITER_BATCH_BYTES + plan->entry_bytes_max + LOG_ALIGN;
-    w->buffer = malloc(w->room);
-    CHECK(w->buffer != NULL);
+    w->entry_bytes_max = plan->entry_bytes_max;
+    w->area = aligned_alloc(LOG_BLOCK_BYTES, log_writer_area(plan->entry_bytes_max));
+    CHECK(w->area != NULL);
     if (folder_take(w, plan->dir, err) != 0 || mark_map(w, err) != 0 || log_take(w, err) != 0) {
         log_writer_close(w);
         return -1;
@@ -375,10 +388,10 @@ int log_writer_open(struct log_writer *w, const struct log_writer_plan *plan, st
 }
 
 void log_writer_close(struct log_writer *w) {
-    if (w->fd >= 0) close(w->fd);
+    log_writer_leave(w);
     if (w->folder_fd >= 0) close(w->folder_fd);
     if (w->mark != NULL) munmap(w->mark, sizeof *w->mark);
-    free(w->buffer);
+    free(w->area);
     free(w->closed);
     explicit_bzero(&w->key, sizeof w->key);
     *w = (struct log_writer){.fd = -1, .folder_fd = -1};

@@ -34,7 +34,7 @@ struct scribe {
     EVP_PKEY *anchor_key;
     uint64_t anchored_ns;
     uint64_t signed_for; /* the segment whose removal was signed for last; 0 none */
-    bool last; /* the errand is the last one: an anchor is due whenever something was written */
+    bool last;           /* the errand is the last one: an anchor is due whenever something was written */
     struct scribe_result result;
     bool threaded;
     pthread_t thread;

@@ -75,7 +75,8 @@ void segment_free(struct segment *s) {
     if (s->fd >= 0) close(s->fd);
     free(s->topic);
     free(s->place);
-    free(s->buffer);
+    free(s->batch.bytes);
+    free(s->other.bytes);
     segment_init(s);
 }
 
@@ -94,11 +95,22 @@ uint64_t segment_bytes(const struct segment *s) {
 
 /* -- reading bytes ----------------------------------------------------------------------------- */
 
-/* Whole, or SEGMENT_TORN. */
-static enum segment_read read_at(const struct segment *s, void *out, size_t len, uint64_t at, struct err *err) {
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(s->fd, (char *)out + done, len - done, (off_t)(at + done));
+static void room_make(struct segment_blocks *b, size_t room) {
+    if (room <= b->room) return;
+    free(b->bytes);
+    b->room = (room + room / 2 + LOG_BLOCK_BYTES) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    b->bytes = aligned_alloc(LOG_BLOCK_BYTES, b->room);
+    CHECK(b->bytes != NULL);
+}
+
+/* len bytes: whole, or SEGMENT_TORN. Reads whole blocks, as O_DIRECT demands. */
+static enum segment_read fetch(const struct segment *s, struct segment_blocks *b, uint64_t at, size_t len,
+                               const uint8_t **out, struct err *err) {
+    uint64_t from = at / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES, end = at + len;
+    size_t blocks = (size_t)((end - from + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    room_make(b, blocks);
+    for (size_t done = 0; from + done < end;) {
+        ssize_t n = pread(s->fd, b->bytes + done, blocks - done, (off_t)(from + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
             err_set(err, errno, "%016" PRIx64 ".log: %s", s->first, strerror(errno));
@@ -107,7 +119,27 @@ static enum segment_read read_at(const struct segment *s, void *out, size_t len,
         if (n == 0) return SEGMENT_TORN;
         done += (size_t)n;
     }
+    *out = b->bytes + (at - from);
     return SEGMENT_BATCH;
+}
+
+static enum segment_read read_at(struct segment *s, void *out, size_t len, uint64_t at, struct err *err) {
+    const uint8_t *bytes;
+    enum segment_read r = fetch(s, &s->other, at, len, &bytes, err);
+    if (r == SEGMENT_BATCH) memcpy(out, bytes, len);
+    return r;
+}
+
+int segment_padding(struct segment *s, uint64_t at, struct err *err) {
+    const uint8_t *p;
+    uint64_t size;
+    if (segment_size(s, &size, err) != 0) return -1;
+    if (at >= size) return at == size;
+    if (size > (at + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES) return 0;
+    enum segment_read r = fetch(s, &s->other, at, (size_t)(size - at), &p, err);
+    if (r != SEGMENT_BATCH) return r == SEGMENT_BAD ? -1 : 0;
+    while (at < size && *p == 0) at++, p++;
+    return at == size;
 }
 
 static int bad(const struct segment *s, uint64_t at, const char *what, struct err *err) {
@@ -172,7 +204,8 @@ int segment_open(struct segment *s, int folder_fd, uint64_t first, struct err *e
     segment_name(name, first);
     s->first = first;
     s->head = (struct log_head){0};
-    s->fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    s->fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | (s->direct ? O_DIRECT : 0));
+    if (s->fd < 0 && s->direct && errno == EINVAL) s->fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (s->fd < 0) return err_set(err, errno, "%s: %s", name, strerror(errno));
     if (s->topic == NULL) s->topic = calloc(TOPICS_MAX, sizeof *s->topic);
     if (s->place == NULL) s->place = calloc(PARTITIONS_MAX, sizeof *s->place);
@@ -187,8 +220,13 @@ enum segment_read segment_head_at(struct segment *s, uint64_t at, struct log_bat
     if (segment_size(s, &size, err) != 0) return SEGMENT_BAD;
     if (at >= size) return SEGMENT_END;
     enum segment_read r = read_at(s, head, sizeof *head, at, err);
-    if (r != SEGMENT_BATCH) return r;
+    if (r == SEGMENT_BAD) return r;
     const char *fault = NULL;
+    if (r == SEGMENT_TORN || head->magic != LOG_BATCH_MAGIC) {
+        int padding = segment_padding(s, at, err);
+        if (padding != 0) return padding < 0 ? SEGMENT_BAD : SEGMENT_END;
+    }
+    if (r == SEGMENT_TORN) return r;
     if (head->magic != LOG_BATCH_MAGIC)
         fault = "no batch begins here";
     else if (head->bytes % LOG_ALIGN != 0 || head->bytes > LOG_BATCH_BYTES_MAX || head->lane_count > LANES_MAX ||
@@ -226,23 +264,18 @@ enum segment_read segment_batch_at(struct segment *s, uint64_t at, struct segmen
     struct log_batch head;
     enum segment_read r = segment_head_at(s, at, &head, err);
     if (r != SEGMENT_BATCH) return r;
-    if (head.bytes > s->room) {
-        free(s->buffer);
-        s->room = head.bytes + head.bytes / 2;
-        s->buffer = malloc(s->room);
-        CHECK(s->buffer != NULL);
-    }
-    r = read_at(s, s->buffer, head.bytes, at, err);
+    const uint8_t *bytes;
+    r = fetch(s, &s->batch, at, head.bytes, &bytes, err);
     if (r != SEGMENT_BATCH) return r;
-    *out = (struct segment_batch){.bytes = s->buffer, .at = at, .mac = s->buffer + head.bytes - LOG_MAC_BYTES};
-    memcpy(&out->head, s->buffer, sizeof out->head);
-    out->lane = (const struct log_lane *)(const void *)(s->buffer + sizeof head);
-    out->entries = s->buffer + sizeof head + head.lane_count * sizeof *out->lane;
-    const uint8_t *fault = memcmp(&out->head, &head, sizeof head) != 0 ? s->buffer : NULL;
+    *out = (struct segment_batch){.bytes = bytes, .at = at, .mac = bytes + head.bytes - LOG_MAC_BYTES};
+    memcpy(&out->head, bytes, sizeof out->head);
+    out->lane = (const struct log_lane *)(const void *)(bytes + sizeof head);
+    out->entries = bytes + sizeof head + head.lane_count * sizeof *out->lane;
+    const uint8_t *fault = memcmp(&out->head, &head, sizeof head) != 0 ? bytes : NULL;
     for (uint32_t i = 0; fault == NULL && i < head.lane_count; i++)
         if (out->lane[i].lane >= LANES_MAX) fault = (const uint8_t *)&out->lane[i];
     if (fault == NULL) fault = entries_fault(s, out);
     if (fault == NULL) return SEGMENT_BATCH;
-    bad(s, at + (uint64_t)(fault - s->buffer), "an entry that is not whole", err);
+    bad(s, at + (uint64_t)(fault - bytes), "an entry that is not whole", err);
     return SEGMENT_BAD;
 }

@@ -19,8 +19,11 @@ struct segment {
     struct log_lane lane[LANES_MAX];
     uint8_t mac[LOG_MAC_BYTES]; /* of the head */
     uint64_t body;              /* where the first batch begins */
-    uint8_t *buffer;            /* of the batch read last */
-    size_t room;
+    struct segment_blocks {     /* of the file, those read last */
+        uint8_t *bytes;
+        size_t room;
+    } batch, other;
+    bool direct; /* files are read past the page cache: to be set after segment_init */
 };
 
 struct segment_batch { /* pointers are valid until the next call */
@@ -32,7 +35,8 @@ struct segment_batch { /* pointers are valid until the next call */
     uint64_t at;
 };
 
-/* SEGMENT_END: nothing at this place. SEGMENT_TORN: something, but the file ends before the batch does. */
+/* SEGMENT_END: nothing at this place, or zeros up to the end of its block and of the file. SEGMENT_TORN: something, but
+ * the file ends before the batch does. */
 enum segment_read { SEGMENT_BATCH, SEGMENT_END, SEGMENT_TORN, SEGMENT_BAD };
 
 /* segment_list returns the first sequence numbers of the segments in folder_fd, ascending; *count of them; to be freed.
@@ -54,6 +58,10 @@ int segment_size(const struct segment *s, uint64_t *bytes, struct err *err);
 
 /* segment_bytes is segment_size for those to whom 0 is as good as an error. */
 uint64_t segment_bytes(const struct segment *s);
+
+/* segment_padding: 1 when a place is the end of the file, or only zeros follow up to the end of its block and of the
+ * file; 0 when not; -1 with err (an errno). */
+int segment_padding(struct segment *s, uint64_t at, struct err *err);
 
 /* segment_head_at reads the head of the batch at a place, for skipping it. SEGMENT_BATCH: all of it is there. err may
  * be NULL. */

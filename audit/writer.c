@@ -13,14 +13,18 @@
 #include "base/fault.h"
 
 #define SEGMENT_NEW "segment.new" /* becomes the next segment once its head is durable */
-enum { US_PER_MS = 1000, PARTS_MAX = 4 };
-/* The end of the log that stays in the page cache for its readers. The rest would only push out what others need, and
- * pages that come back soon cost less than new ones: a quarter of the time of a write where the kernel clears them. */
-enum { CACHED_BYTES = 32 << 20 };
+enum { US_PER_MS = 1000 };
 
 static int64_t wall_us(const struct log_writer *w) { return clock_wall_ms(w->clock) * US_PER_MS; }
 
 /* -- the batch --------------------------------------------------------------------------------- */
+
+static size_t block_up(size_t bytes) { return (bytes + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES; }
+
+/* Where the entries of a batch of so many lanes stand in the area, when the batch follows what is durable now. */
+static size_t entries_place(const struct log_writer *w, uint32_t lanes) {
+    return w->end % LOG_BLOCK_BYTES + sizeof(struct log_batch) + lanes * sizeof(struct log_lane);
+}
 
 uint64_t log_writer_number(const struct log_writer *w, uint32_t lane, uint64_t incarnation) {
     return w->lane[lane].incarnation == incarnation ? w->lane[lane].number : 0;
@@ -54,11 +58,18 @@ static struct writer_place *place_of(struct log_writer *w, uint16_t slot, uint32
     return p;
 }
 
+size_t log_writer_area(uint32_t entry_bytes_max) {
+    size_t most = (LOG_BLOCK_BYTES - 1) + sizeof(struct log_batch) + LANES_MAX * sizeof(struct log_lane) +
+                  WRITER_BATCH_BYTES + entry_bytes_max + LOG_ALIGN + LOG_MAC_BYTES;
+    return block_up(most);
+}
+
 bool log_writer_add(struct log_writer *w, uint32_t lane, uint64_t incarnation, uint64_t number, const void *body) {
-    struct entry *e = (struct entry *)(void *)(w->buffer + w->used);
+    if (w->count == 0) w->entries_at = entries_place(w, w->config->lanes);
+    struct entry *e = (struct entry *)(void *)(w->area + w->entries_at + w->used);
     const struct entry *from = body;
     uint32_t len = from->bytes, padded = (len + LOG_ALIGN - 1) / LOG_ALIGN * LOG_ALIGN;
-    CHECK(padded <= w->room - w->used && from->topic < w->config->topic_count && lane < LANES_MAX);
+    CHECK(len <= w->entry_bytes_max && !log_writer_full(w) && from->topic < w->config->topic_count && lane < LANES_MAX);
     memcpy(e, body, len);
     memset((char *)e + len, 0, padded - len);
     e->bytes = padded;
@@ -128,22 +139,19 @@ static uint8_t *head_build(const struct log_writer *w, size_t *len, uint8_t mac[
     return out;
 }
 
-static int write_whole(const struct log_writer *w, int fd, const struct iovec *part, int parts, uint64_t at,
+static int write_whole(const struct log_writer *w, int fd, const void *bytes, size_t len, uint64_t at,
                        struct err *err) {
-    size_t total = 0;
-    for (int i = 0; i < parts; i++) total += part[i].iov_len;
-    ssize_t n = w->files->write(w->files->context, fd, part, parts, (off_t)at);
-    if (n == (ssize_t)total) return 0;
-    return failed(err, n < 0 ? errno : ENOSPC, "writing the audit log");
+    const struct iovec part = {(void *)(uintptr_t)bytes, len};
+    ssize_t n = w->files->write(w->files->context, fd, &part, 1, (off_t)at);
+    return n == (ssize_t)len ? 0 : failed(err, n < 0 ? errno : ENOSPC, "writing the audit log");
 }
 
 /* A new segment under another name, durable, then renamed: no file of the log is ever without its whole head. */
 static int segment_write(struct log_writer *w, const char *name, const uint8_t *head, size_t len, struct err *err) {
     const struct log_files *f = w->files;
-    const struct iovec part = {(void *)(uintptr_t)head, len};
     int fd = f->open(f->context, w->folder_fd, SEGMENT_NEW, O_RDWR | O_CREAT | O_TRUNC);
     if (fd < 0) return failed(err, errno, "beginning a segment of the audit log");
-    int bad = write_whole(w, fd, &part, 1, 0, err);
+    int bad = write_whole(w, fd, head, len, 0, err);
     if (bad == 0 && f->sync(f->context, fd) != 0) bad = failed(err, errno, "fdatasync of the audit log");
     if (bad == 0 && f->rename(f->context, w->folder_fd, SEGMENT_NEW, name) != 0)
         bad = failed(err, errno, "naming a segment of the audit log");
@@ -163,11 +171,25 @@ static void closed_note(struct log_writer *w, struct writer_segment s) {
     w->closed_bytes += s.bytes;
 }
 
-static void segment_leave(struct log_writer *w) {
-    if (w->fd >= 0) close(w->fd);
+void log_writer_leave(struct log_writer *w) {
+    if (w->fd < 0) return;
+    (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); /* zeros there mean no harm */
+    close(w->fd);
     w->fd = -1;
+}
+
+static void segment_leave(struct log_writer *w) {
+    log_writer_leave(w);
     if (w->segment != 0) closed_note(w, (struct writer_segment){w->segment, w->end, wall_us(w)});
     w->segment = 0;
+}
+
+void log_writer_goes_on(struct log_writer *w, int fd, uint64_t segment, uint64_t end, const void *tail) {
+    w->fd = fd;
+    w->segment = segment;
+    w->end = end;
+    memcpy(w->tail, tail, end % LOG_BLOCK_BYTES);
+    (void)w->files->direct(w->files->context, fd, true); /* a file system that cannot goes on as it does */
 }
 
 static int segment_begin(struct log_writer *w, struct err *err) {
@@ -177,12 +199,12 @@ static int segment_begin(struct log_writer *w, struct err *err) {
     uint8_t *head = head_build(w, &len, mac);
     segment_name(name, w->sequence);
     int fd = segment_write(w, name, head, len, err);
+    if (fd >= 0) {
+        segment_leave(w);
+        log_writer_goes_on(w, fd, w->sequence, len, head + len / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    }
     free(head);
     if (fd < 0) return -1;
-    segment_leave(w);
-    w->fd = fd;
-    w->segment = w->sequence;
-    w->end = len;
     memcpy(w->mac, mac, sizeof w->mac);
     return 0;
 }
@@ -219,30 +241,51 @@ static int removed_check(struct log_writer *w, struct err *err) {
     return err_set(err, ENOENT, "the file of the audit log that was being written to has been removed");
 }
 
-int log_writer_commit(struct log_writer *w, struct err *err) {
+/* The batch, in the area behind the tail: its head, lanes and mac around the entries. Returns its bytes. */
+static size_t batch_build(struct log_writer *w, uint8_t mac[LOG_MAC_BYTES]) {
     struct log_lane lane[LANES_MAX];
     uint32_t lanes = 0;
     struct log_mac m;
+    for (uint32_t i = 0; i < LANES_MAX; i++)
+        if ((w->lanes_in_batch & 1U << i) != 0) lane[lanes++] = w->pending[i];
+    const struct log_batch head = {.magic = LOG_BATCH_MAGIC,
+                                   .bytes = (uint32_t)(sizeof head + lanes * sizeof *lane + w->used + LOG_MAC_BYTES),
+                                   .count = w->count,
+                                   .first = w->sequence,
+                                   .written_us = w->written_us,
+                                   .lane_count = lanes};
+    size_t place = entries_place(w, lanes); /* another one when a segment was begun, or some lane had nothing */
+    if (place != w->entries_at) memmove(w->area + place, w->area + w->entries_at, w->used);
+    w->entries_at = place;
+    uint8_t *batch = w->area + w->end % LOG_BLOCK_BYTES, *behind = w->area + place + w->used;
+    memcpy(w->area, w->tail, w->end % LOG_BLOCK_BYTES);
+    memcpy(batch, &head, sizeof head);
+    memcpy(batch + sizeof head, lane, lanes * sizeof *lane);
+    log_mac_begin(&m, w->mac);
+    log_mac_add(&m, batch, (size_t)(behind - batch));
+    log_mac_end(&m, &w->key, mac);
+    memcpy(behind, mac, LOG_MAC_BYTES);
+    return head.bytes;
+}
+
+/* Writes the area, of which the first `len` bytes count, from the beginning of the block that holds the end. */
+static int area_write(struct log_writer *w, size_t len, struct err *err) {
+    size_t whole = block_up(len);
+    uint64_t at = w->end / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    memset(w->area + len, 0, whole - len);
+    int bad = write_whole(w, w->fd, w->area, whole, at, err);
+    if (bad != 0 && err->code == EINVAL && w->files->direct(w->files->context, w->fd, false) == 0)
+        bad = write_whole(w, w->fd, w->area, whole, at, err); /* its blocks are larger */
+    return bad;
+}
+
+int log_writer_commit(struct log_writer *w, struct err *err) {
     uint8_t mac[LOG_MAC_BYTES];
     if (w->count == 0) return 0;
     if (w->written_us == 0) w->written_us = wall_us(w);
     if ((w->fd < 0 || w->end >= w->config->recon.segment_bytes) && segment_begin(w, err) != 0) return -1;
-    for (uint32_t i = 0; i < LANES_MAX; i++)
-        if ((w->lanes_in_batch & 1U << i) != 0) lane[lanes++] = w->pending[i];
-    struct log_batch head = {.magic = LOG_BATCH_MAGIC,
-                             .bytes = (uint32_t)(sizeof head + lanes * sizeof *lane + w->used + LOG_MAC_BYTES),
-                             .count = w->count,
-                             .first = w->sequence,
-                             .written_us = w->written_us,
-                             .lane_count = lanes};
-    log_mac_begin(&m, w->mac);
-    log_mac_add(&m, &head, sizeof head);
-    log_mac_add(&m, lane, lanes * sizeof *lane);
-    log_mac_add(&m, w->buffer, w->used);
-    log_mac_end(&m, &w->key, mac);
-    const struct iovec part[PARTS_MAX] = {
-        {&head, sizeof head}, {lane, lanes * sizeof *lane}, {w->buffer, w->used}, {mac, sizeof mac}};
-    int bad = write_whole(w, w->fd, part, PARTS_MAX, w->end, err);
+    size_t bytes = batch_build(w, mac), len = w->end % LOG_BLOCK_BYTES + bytes;
+    int bad = area_write(w, len, err);
     if (bad == 0 && w->files->sync(w->files->context, w->fd) != 0)
         bad = failed(err, errno, "fdatasync of the audit log");
     if (bad != 0) {
@@ -251,8 +294,8 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
     }
     if (removed_check(w, err) != 0) return -1;
     FAULT("audit:durable");
-    committed(w, head.bytes, mac);
-    if (w->end > CACHED_BYTES) w->files->forget(w->files->context, w->fd, (off_t)(w->end - CACHED_BYTES));
+    memcpy(w->tail, w->area + len / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES, len % LOG_BLOCK_BYTES);
+    committed(w, bytes, mac);
     return 0;
 }
 

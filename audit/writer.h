@@ -53,7 +53,7 @@ struct log_writer {
     int folder_fd, fd; /* fd: of the last segment; -1: the next commit begins one */
     struct log_mark *mark;
     struct log_mac_key key;
-    uint32_t key_id;
+    uint32_t key_id, entry_bytes_max;
     uint8_t mac[LOG_MAC_BYTES]; /* the last one of the log: of a batch, or of a head */
     struct writer_last last;
     uint64_t segment, end; /* the last segment: first sequence number (0: there is none), durable bytes */
@@ -67,8 +67,10 @@ struct log_writer {
     struct log_lane lane[LANES_MAX];    /* durable */
     struct log_lane pending[LANES_MAX]; /* with what is in the batch */
     uint32_t lanes_in_batch;            /* a bit for each */
-    uint8_t *buffer;                    /* entries of the batch */
-    size_t room, used;
+    uint8_t tail[LOG_BLOCK_BYTES];      /* what of the block that holds `end` stands before it */
+    uint8_t *area;                      /* that again | the batch as it is written | zeros up to the end of a block */
+    size_t entries_at;                  /* in area */
+    size_t used;                        /* bytes of entries */
     uint32_t count;
     uint32_t repeats;              /* of them */
     int64_t written_us;            /* when it was tried first: tried again, it is the same bytes; 0 not yet */
@@ -84,6 +86,13 @@ struct log_writer {
  * else an errno: the same call may succeed later. Allocates. */
 int log_writer_open(struct log_writer *w, const struct log_writer_plan *plan, struct err *err);
 void log_writer_close(struct log_writer *w);
+
+/* For log_writer_open and log_writer_close alone: bytes of the area for entries of so many bytes at most; going on with
+ * the segment that is open as fd behind byte `end`, the bytes of whose block before it are `tail`; closing that file,
+ * without the zeros at its end. */
+size_t log_writer_area(uint32_t entry_bytes_max);
+void log_writer_goes_on(struct log_writer *w, int fd, uint64_t segment, uint64_t end, const void *tail);
+void log_writer_leave(struct log_writer *w);
 
 /* log_writer_number: up to which number of a lane's ring everything is durable in the log, or was never to be in it. */
 uint64_t log_writer_number(const struct log_writer *w, uint32_t lane, uint64_t incarnation);

@@ -178,7 +178,9 @@ static int core_open(struct recon *r, struct err *err) {
     r->scan = scan_open(r->count, r->config, r->evidence);
     uint64_t from = scan_from(r->scan, r->counted), live = live_sequence(r->live);
     r->reader = log_reader_open(r->log_dir, from < live ? from : live, err);
-    return r->reader != NULL ? 0 : -1;
+    if (r->reader == NULL) return -1;
+    log_reader_direct(r->reader);
+    return 0;
 }
 
 /* The folders may be there before audit has made them, or not. */

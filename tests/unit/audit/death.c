@@ -61,6 +61,10 @@ struct durable {
     ino_t file;
     off_t bytes;    /* durable, */
     off_t from, to; /* but for what a sync that failed has lost: nobody writes it back, until it is written again */
+    off_t over;     /* a block that was durable, and was written over since then: */
+    size_t old_bytes;
+    bool old_stays; /* what was written over it is lost in the same way */
+    uint8_t old[LOG_BLOCK_BYTES];
 };
 
 static struct {
@@ -101,10 +105,23 @@ static int disk_open(void *c, int folder, const char *name, int flags) {
     int fd = log_files_real.open(c, folder, name, flags);
     if (fd >= 0 && (flags & O_TRUNC) != 0) {
         struct durable *d = durable_fd(fd, &size);
-        d->bytes = d->from = d->to = 0;
+        *d = (struct durable){.file = d->file};
     }
     place_to_die();
     return fd;
+}
+
+/* Before a write of whole blocks that begins within what is durable: its last block gets other content. (A last batch
+ * that is written once more is the same bytes.) */
+static void old_keep(int fd, off_t at, size_t total) {
+    off_t size;
+    struct durable *d = durable_fd(fd, &size);
+    d->old_stays = false;
+    if (d->old_bytes > 0 || at >= d->bytes || total % LOG_BLOCK_BYTES != 0) return;
+    off_t last = (d->bytes - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    d->over = at > last ? at : last;
+    d->old_bytes = (size_t)(d->bytes - d->over);
+    cr_assert_eq(pread(fd, d->old, d->old_bytes, d->over), (ssize_t)d->old_bytes);
 }
 
 static ssize_t disk_write(void *c, int fd, const struct iovec *part, int parts, off_t at) {
@@ -113,6 +130,7 @@ static ssize_t disk_write(void *c, int fd, const struct iovec *part, int parts, 
     for (int i = 0; i < parts; i++) total += part[i].iov_len;
     bool fails = failing();
     if (fails && dice(2) == 0) return -1;
+    old_keep(fd, at, total);
     if (fails || dice(2) == 0) { /* a part of it is there first: it dies with that, or the disk is full */
         char *whole = malloc(total);
         size_t len = 0, some = dice((uint32_t)total);
@@ -138,6 +156,8 @@ static int disk_truncate(void *c, int fd, off_t bytes) {
     int r = log_files_real.truncate(c, fd, bytes);
     struct durable *d = durable_fd(fd, &size);
     if (d->bytes > bytes) d->bytes = bytes;
+    if (d->old_bytes > 0 && d->over + (off_t)d->old_bytes > bytes)
+        d->old_bytes = d->over < bytes ? (size_t)(bytes - d->over) : 0;
     if (d->to > bytes) d->to = bytes;
     if (d->from >= d->to) d->from = d->to = 0;
     place_to_die();
@@ -156,7 +176,9 @@ static int disk_sync(void *c, int fd) {
         d->from = d->bytes;
         d->to = size;
     }
+    if (fails) d->old_stays = true;
     if (fails) return -1;
+    if (!d->old_stays) d->old_bytes = 0;
     if (folder)
         disk.renamed[0] = '\0';
     else
@@ -182,7 +204,10 @@ static int disk_unlink(void *c, int folder, const char *name) {
     return r;
 }
 
-static void disk_forget(void *c, int fd, off_t before) { (void)c, (void)fd, (void)before; }
+static int disk_direct(void *c, int fd, bool on) { /* it cuts writes anywhere */
+    (void)c, (void)fd, (void)on;
+    return -1;
+}
 
 static void hole_make(const char *path, off_t from, off_t to) {
     char *zeros = calloc(1, (size_t)(to - from) + 1);
@@ -190,6 +215,19 @@ static void hole_make(const char *path, off_t from, off_t to) {
     cr_assert_eq(pwrite(fd, zeros, (size_t)(to - from), from), to - from);
     close(fd);
     free(zeros);
+}
+
+/* The block as it was, with nothing behind that. */
+static void old_restore(const char *path, const struct durable *f) {
+    static const char zeros[LOG_BLOCK_BYTES];
+    struct stat st;
+    off_t end = f->over + (off_t)f->old_bytes, block = (end + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    int fd = open(path, O_WRONLY);
+    cr_assert(fd >= 0 && fstat(fd, &st) == 0);
+    cr_assert_eq(pwrite(fd, f->old, f->old_bytes, f->over), (ssize_t)f->old_bytes);
+    if (block > st.st_size) block = st.st_size;
+    if (block > end) cr_assert_eq(pwrite(fd, zeros, (size_t)(block - end), end), block - end);
+    close(fd);
 }
 
 /* What the power left of the files: what is durable, and of what was written behind it nothing, some, or all. */
@@ -214,7 +252,9 @@ static void power_lost(struct bench *b) {
             cr_assert_geq(extra, 0);
             if (f->from < f->to) hole_make(path, f->from, f->to < st.st_size ? f->to : st.st_size);
             cr_assert_eq(truncate(path, f->bytes + (extra > 0 ? dice((uint32_t)extra + 1) : 0)), 0);
+            if (f->old_bytes > 0 && (f->old_stays || dice(2) == 0)) old_restore(path, f);
             f->from = f->to = 0;
+            f->old_bytes = 0;
         }
         free(path);
     }
@@ -351,7 +391,7 @@ static void descriptors_close(void) {
 /* … and its memory, as far as it is large. */
 static void memory_free(struct scribe *s) {
     if (s->log.mark != NULL) munmap(s->log.mark, sizeof *s->log.mark);
-    free(s->log.buffer);
+    free(s->log.area);
     free(s->log.closed);
     EVP_PKEY_free(s->anchor_key);
 }
@@ -423,7 +463,7 @@ static void world_make(uint64_t seed) {
     disk.fail = seed % 3 == 0 ? 0 : 40;
     w.r = rig_make(RING);
     w.r->b->files = (struct log_files){disk_open,   disk_write,  disk_truncate, disk_sync,
-                                       disk_rename, disk_unlink, disk_forget,   NULL};
+                                       disk_rename, disk_unlink, disk_direct,   NULL};
     w.r->b->config.recon.commit_records = 60;
     w.r->b->config.recon.segment_bytes = 30000;
     w.epoch = 1;

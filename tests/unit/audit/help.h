@@ -66,6 +66,7 @@ static inline struct bench *bench_make(void) {
     b->wall_ms = 1700000000000;
     b->clock = (struct clock_port){bench_ns, bench_wall_ms, bench_ns, clock_real.random, b};
     b->files = log_files_real;
+    b->writer = (struct log_writer){.fd = -1, .folder_fd = -1};
     return b;
 }
 
