@@ -21,7 +21,7 @@ HEAD = struct.Struct("<QIIQqIIII64s64s64s256s")
 PLACE, LANE = struct.Struct("<Iiq"), struct.Struct("<IIQQ")
 BATCH = struct.Struct("<QIIQqII")
 ENTRY = struct.Struct("<IHHiIqqqqIIIBBBBII16s16s16s16s16s16sQQqII")
-HASH_BYTES, MAC_BYTES, TOPIC_BYTES = 32, 64, 256
+HASH_BYTES, MAC_BYTES, TOPIC_BYTES, BLOCK_BYTES = 32, 64, 256, 4096
 HEAD_MAGIC, BATCH_MAGIC = b"mllaudt1", b"mllbatch"
 BYTES_NULL = 0xffffffff
 OPS = ("raw", "add", "update", "delete", "skip", "reject")
@@ -101,6 +101,8 @@ class Log:
         self.check(data[:at], data[at:at + MAC_BYTES], f"the head of {path.name}")
         at += MAC_BYTES
         while at + BATCH.size <= len(data):
+            if -at % BLOCK_BYTES >= len(data) - at and not any(data[at:]):
+                return  # the rest of the last block
             size = BATCH.unpack_from(data, at)[1]
             if at + size > len(data):
                 return  # it was being written, or is cut off: only anchors can tell
