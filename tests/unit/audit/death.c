@@ -196,10 +196,16 @@ static int disk_rename(void *c, int folder, const char *from, const char *to) {
     return r;
 }
 
+/* The inode of a file that is removed may be another one's next. */
+static void durable_forget(ino_t file) { *durable_of(file) = (struct durable){0}; }
+
 static int disk_unlink(void *c, int folder, const char *name) {
+    struct stat st;
     place_to_die();
     if (failing()) return -1;
+    bool there = fstatat(folder, name, &st, 0) == 0;
     int r = log_files_real.unlink(c, folder, name);
+    if (there) durable_forget(st.st_ino);
     place_to_die();
     return r;
 }
@@ -243,9 +249,13 @@ static void power_lost(struct bench *b) {
             continue;
         }
         if (strcmp(e->d_name, LOG_MARK_NAME) == 0) {
-            if (dice(2) == 0) unlink(path); /* it was never written back; else it was, at the right moment */
+            if (dice(2) == 0) { /* it was never written back; else it was, at the right moment */
+                unlink(path);
+                durable_forget(st.st_ino);
+            }
         } else if (strcmp(e->d_name, disk.renamed) == 0 && dice(2) == 0) {
             unlink(path);
+            durable_forget(st.st_ino);
         } else {
             struct durable *f = durable_of(st.st_ino);
             off_t extra = st.st_size - f->bytes;
