@@ -2,21 +2,25 @@
 kinds, TIMES how often; the load is the same for the same SEED."""
 
 import collections
+import datetime
 import os
 import random
+import signal
 import threading
 import time
 
 from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import NewTopic
 import pytest
 
 from harness import reference
+from harness.checker import CommitChecker
 from harness.link import LinkedBroker
 from harness.mock_broker import (DROPPED, FETCH, FIND_COORDINATOR, HEARTBEAT, LIST_OFFSETS, OFFSET_COMMIT,
                                  MockBroker)
 from harness.oracle import Decoder, compare, read_log, read_redis
 from harness.process import wait_until
-from test_lost_offsets import SHORT_SESSION, accept, folded, lost_of, publish, raw, store
+from test_lost_offsets import SHORT_SESSION, accept, folded, lost_of, publish, raw, store, wait_lost
 
 SEED = int(os.environ.get("SEED", "5"))
 TIMES = int(os.environ.get("TIMES", "1"))
@@ -124,7 +128,7 @@ def test_log_that_lost_its_end_is_told(space, linked):
 
 # -- what the simulated cluster can do ---------------------------------------------------------------------------------
 
-PARTITIONS = 4
+PARTITIONS, IN_FLIGHT = 4, 200
 CLIENT = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500, "fetch.wait.max.ms": 10,
           "topic.metadata.refresh.interval.ms": 5000}
 
@@ -262,3 +266,238 @@ def test_leaders_and_coordinators_move(space, mock):
             mock.do("leader", topic.name, partition, dice.choice(mock.brokers))
     read_over_the_mock(space, mock, disturb)
     assert moves.count(-1) >= 5 * TIMES
+
+
+# -- a real broker that goes, is slow, or has gaps ---------------------------------------------------------------------
+
+def read_under_load(space, m, records, seconds, disturb):
+    """A load that is read while disturb() goes on; in the end Redis has what the log says."""
+    load = space.load(records, seconds, keys=1500, seed=SEED)
+    load.start()
+    m.wait_for(lambda s: m.metric("sink_record_applied", s) > 200, 30, "some records")
+    disturb(load)
+    load.finish()
+    m.wait_drained(load.next_offset)
+    space.judge(produced=records)
+    stats = m.stats()
+    assert m.metric("supervisor_child_died", stats) == 0 and m.metric("sink_mark_mismatch", stats) == 0
+    assert not lost_of(stats) and "ingest.topic_other" not in m.log_text()
+    print(f"SEED={SEED} TIMES={TIMES}: {records} records published, {m.metric('sink_record_applied', stats)} applied, "
+          f"{m.metric('ingest_rebalance', stats)} rebalances, "
+          f"{m.metric('ingest_partition_rewind', stats)} partitions rewound")
+    return stats
+
+
+def test_broker_goes_and_comes_again_and_again(space, linked):
+    """Half of the times by SIGKILL, half of them stopped in order."""
+    instance = over_the_link(space, linked)
+    space.topic()
+    m = instance(kafka={"session.timeout.ms": 20000}).start_ready()
+    dice, rounds = random.Random(SEED), 4 * TIMES
+
+    def disturb(load):
+        for n in range(rounds):
+            (linked.kill if n % 2 else linked.stop)()
+            time.sleep(dice.uniform(0, 0.5))
+            linked.start()
+            linked.process.shared = True
+            time.sleep(dice.uniform(0, 1))
+    read_under_load(space, m, 3000 * rounds, 4 * rounds, disturb)
+    assert m.drain() == 0
+
+
+def test_slow_line_to_the_broker(space, linked):
+    """A fifth of a second each way, 400 kB a second, and cut twice; the membership survives that."""
+    instance = over_the_link(space, linked)
+    space.topic()
+    m = instance().start_ready()
+
+    def disturb(_):
+        linked.link.slow(0.2, 400_000)
+        for _ in range(2 * TIMES):
+            time.sleep(2)
+            linked.link.cut()
+            time.sleep(0.3)
+            linked.link.mend()
+        time.sleep(2)
+        linked.link.slow(0)
+    stats = read_under_load(space, m, 9000, 6 * TIMES, disturb)
+    assert m.metric("ingest_rebalance", stats) == 1
+    assert m.drain() == 0
+
+
+def test_offsets_that_are_deleted_before_they_are_read_are_lost_and_said_to_be(space, linked):
+    instance = over_the_link(space, linked)
+    t = space.topic(raw, "raw", partitions=1)
+    m = instance(kafka={"session.timeout.ms": 45000}).start_ready()
+    publish(linked, t, range(100), keys=10)
+    m.wait_drained({(t.name, 0): 100})
+    linked.link.cut()
+    publish(linked, t, range(100, 300), keys=10)
+    linked.delete_records(t.name, 0, 250)
+    linked.link.mend()
+    wait_lost(m, t, 100, 250, 30)
+    time.sleep(0.5)
+    assert store(space, t) == folded(range(100), 10), "read on behind the gap"
+    lines = accept(m)
+    assert [(e["from"], e["to"]) for e in lines] == [(100, 250)]
+    m.wait_drained({(t.name, 0): 300})
+    assert store(space, t) == folded(range(300), 10) and m.metric("ingest_offset_lost") == 150
+    assert m.drain() == 0
+
+
+def test_gaps_of_compaction(space, linked):
+    """Kafka keeps the last record of each key: the offsets of the others are no longer there, and that is no loss."""
+    instance = over_the_link(space, linked)
+    t = raw(f"t{space.number}.compacted")
+    space.topics.append(t)
+    space.partitions = 1
+    config = {"cleanup.policy": "compact", "segment.bytes": "4096", "min.cleanable.dirty.ratio": "0.01"}
+    admin = linked.admin()
+    admin.create_topics([NewTopic(t.name, num_partitions=1, replication_factor=1, config=config)])[t.name].result(20)
+    for n in range(0, 1000, 50):
+        publish(linked, t, range(n, n + 50), keys=20)
+    wait_until(lambda: len(numbers_in(linked, t)) < 400, 40, lambda: f"gaps, of {len(numbers_in(linked, t))} records")
+    m = instance(audit="on").start_ready()
+    m.wait_drained({(t.name, 0): 1000})
+    left = m.metric("sink_record_applied")
+    assert 20 <= left < 400 and store(space, t) == folded(range(1000), 20)
+    assert m.drain() == 0
+    m.start_ready()
+    publish(linked, t, range(1000, 1100), keys=20)
+    m.wait_drained({(t.name, 0): 1100})
+    assert store(space, t) == folded(range(1100), 20)
+    assert not lost_of(m.stats()) and "ingest.topic_other" not in m.log_text()
+    assert m.drain() == 0
+
+
+# -- members that come, go, and stand still ----------------------------------------------------------------------------
+
+class Guest:
+    """A member of the group that is none of ours: it takes partitions, commits nothing, and leaves."""
+
+    def __init__(self, broker, group, topics):
+        self.consumer = broker.consumer(group, **{"session.timeout.ms": 6000, "auto.offset.reset": "latest"})
+        self.given = threading.Event()
+        self.consumer.subscribe(topics, on_assign=lambda c, p: self.given.set())
+
+    def stay(self, seconds):
+        until = time.monotonic() + 20
+        while not self.given.is_set() and time.monotonic() < until:
+            self.consumer.poll(0.05)
+        assert self.given.is_set(), "the group gave it nothing"
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.consumer.poll(0.05)
+
+    def leave(self):
+        self.consumer.close()
+
+
+@pytest.mark.parametrize("instances", [2, 3])
+def test_rebalances_with_records_in_flight(space, instances):
+    space.start_redis()
+    space.topic()
+    names = [f"node{n + 1}" for n in range(instances)]
+    all_of_them = [space.millrace(n, group=f"dance{space.number}", instance=n, kafka=SHORT_SESSION).start() for n in names]
+    for m in all_of_them:
+        m.wait_ready()
+    group, dice, moves = all_of_them[0].group, random.Random(SEED + instances), 5 * TIMES
+    load = space.load(8000 * TIMES, 10 * TIMES, keys=1500, seed=SEED)
+    checker = CommitChecker(space.broker, group, space.topics, space.partitions, space.redis, load.history, SEED)
+    load.start()
+    checker.start()
+    for _ in range(moves):  # each is two rebalances: one comes, one goes
+        guest = Guest(space.broker, group, [t.name for t in space.topics])
+        guest.stay(dice.uniform(0, 0.5))
+        guest.leave()
+        time.sleep(dice.uniform(0, 0.5))
+    load.finish()
+
+    def whole():
+        return sum(m.metric("ingest_partition_assigned") for m in all_of_them) == space.partitions
+    wait_until(whole, 30, "the group to be whole again")
+
+    def drained():
+        committed = space.broker.committed(group, [t.name for t in space.topics], space.partitions)
+        return committed == load.next_offset
+    wait_until(drained, 60, "everything to be committed", 0.3)
+    checker.finish()
+    space.judge(produced=8000 * TIMES)
+    rebalances = [m.metric("ingest_rebalance") for m in all_of_them]
+    print(f"SEED={SEED} TIMES={TIMES}: {instances} instances, rebalances seen {rebalances}, "
+          f"{checker.checks} values checked against commits")
+    assert sum(rebalances) >= 4 * moves and checker.checks > 100
+    for m in all_of_them:
+        assert m.metric("supervisor_child_died") == 0
+        assert "sink.redis_lost_writes" not in m.log_text()
+        assert m.drain() == 0
+
+
+def everybody(m, number, pids):
+    for role, pid in pids:
+        m.signal_pid(pid, role, number)
+    m.process.signal(number)
+
+
+def test_member_that_stood_still_writes_what_it_had_sent_and_no_more(space):
+    """A whole instance is stopped under load, longer than its session; the other takes its partitions. What Redis runs of
+    the sleeper after it wakes, and before the group has taken it back, is counted by time."""
+    space.start_redis()
+    t = space.topic(raw, "raw", partitions=4)
+    first, second = [space.millrace(n, group=f"still{space.number}", instance=n, kafka=SHORT_SESSION,
+                                    redis={"in_flight": IN_FLIGHT}).start_ready()
+                     for n in ("node1", "node2")]
+    for m in (first, second):
+        m.wait_for(lambda s, m=m: m.metric("ingest_partition_assigned", s) == 2, 30, "half of the partitions each")
+    stream = Stream(space.broker, t, 4)
+    stream.start()
+    dice, late = random.Random(SEED), []
+    for _ in range(2 * TIMES):
+        time.sleep(1 + dice.random())
+        pids = [(w["role"], w["pid"]) for w in first.stats()["workers"]]
+        with space.redis.client() as client:
+            mine = {c["addr"] for c in client.client_list() if c["name"].startswith(f"millrace:{first.group}:node1:")}
+        everybody(first, signal.SIGSTOP, pids)
+        second.wait_for(lambda s: second.metric("ingest_partition_assigned", s) == 4, 30, "the other to take over")
+        time.sleep(0.5)
+        told = len(first.log_text())
+        woken, written = writes_after_waking(space, mine, lambda: everybody(first, signal.SIGCONT, pids))
+        wait_until(lambda: " ingest.partition_begin " in first.log_text()[told:], 30, "the sleeper to be taken back")
+        first.wait_for(lambda s: first.metric("ingest_partition_assigned", s) == 2, 30, "its half of the partitions")
+        taken_back = when_told(first.log_text()[told:], "ingest.partition_begin")
+        assert taken_back > woken
+        late.append([round(1000 * (at - woken)) for at in written if at < taken_back])
+    stream.finish()
+    expected, ends = all_there(space, t, 4, stream.sent)
+    wait_until(lambda: space.broker.committed(first.group, [t.name], 4) == ends, 60, "everything to be committed", 0.3)
+    with space.redis.client() as client:
+        difference = compare(expected, read_redis(client, Decoder([t])))
+    print(f"SEED={SEED} TIMES={TIMES}: milliseconds after waking of each late write: {late}")
+    assert not difference, str(difference)
+    assert all(ms <= 250 for times in late for ms in times) and all(len(times) <= IN_FLIGHT for times in late), late
+    for m in (first, second):
+        assert m.drain() == 0
+
+
+def when_told(log, event):
+    """The time of the first line with this event."""
+    when = next(line for line in log.splitlines() if f" {event} " in line).split()[0]
+    return datetime.datetime.fromisoformat(when.replace("Z", "+00:00")).timestamp()
+
+
+def writes_after_waking(space, connections, wake):
+    """The time of wake(), and those at which Redis then ran commands that came over these connections."""
+    times = []
+    with space.redis.client() as client, space.redis.client() as watcher, watcher.monitor() as monitor:
+        woken = time.time()
+        wake()
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            client.set("millrace:mark:tick", 1)  # so that there is always something to be seen
+            seen = monitor.next_command()
+            by = f"{seen['client_address']}:{seen['client_port']}"
+            if by in connections and seen["command"].split()[0] in ("SET", "MSET", "DEL"):
+                times.append(seen["time"])
+        client.delete("millrace:mark:tick")
+    return woken, times

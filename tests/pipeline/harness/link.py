@@ -90,7 +90,8 @@ class LinkedBroker(Broker):
             f"listeners={doors},FAR://127.0.0.1:{port},CONTROLLER://127.0.0.1:{self.controller_port}\n"
             f"advertised.listeners={doors},FAR://127.0.0.1:{self.link.port}\n"
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
-            "inter.broker.listener.name=PLAINTEXT\n", encoding="ascii")
+            "inter.broker.listener.name=PLAINTEXT\n"
+            "log.cleaner.backoff.ms=200\n", encoding="ascii")
 
     @property
     def far(self):
