@@ -185,7 +185,9 @@ THREADED := audit/anchor audit/audit base/log base/thread feed/feed feed/kafka_o
             ingest/kafka_witness recon/run recon/webhook shm/place shm/ring_file shm/ring_race shm/stats shm/twin
 ASAN_UNIT := $(UNIT_SRC:%.c=build-asan/%)
 TSAN_UNIT := $(THREADED:%=build-tsan/tests/unit/%)
-.PHONY: asan tsan asan-pipeline tsan-pipeline
+VALGRIND  := valgrind -q --trace-children=yes --log-file=REPORT.%p --leak-check=full --show-leak-kinds=definite \
+             --suppressions=tests/valgrind.supp
+.PHONY: asan tsan asan-pipeline tsan-pipeline valgrind coverage soak
 asan: ## run the unit tests under AddressSanitizer, with its leak checker, and UBSan
 	@$(MAKE) --no-print-directory BUILD=build-asan VARIANT=asan $(ASAN_UNIT)
 	@NAME="unit tests, address" tests/run-unit $(ASAN_UNIT)
@@ -201,6 +203,21 @@ tsan: ## run the unit tests of what has threads under ThreadSanitizer
 tsan-pipeline: ## run some pipeline tests with every process under ThreadSanitizer
 	@$(MAKE) --no-print-directory BUILD=build-tsan VARIANT=tsan all
 	@NAME="pipeline, threads" MILLRACE_BUILD=build-tsan tests/run-pipeline -m sanitized
+
+valgrind: $(UNIT_BIN) ## run the unit tests under Valgrind
+	@NAME="unit tests, valgrind" UNDER="$(VALGRIND)" tests/run-unit $(UNIT_BIN)
+
+COVERED := shm supervisor
+COVERAGE_UNIT := $(foreach f,$(COVERED),$(patsubst %.c,build-coverage/%,$(wildcard tests/unit/$(f)/*.c))) \
+                 build-coverage/tests/unit/tools/stats
+coverage: ## lines of shm/ and supervisor/ that their unit tests run, at least 90 % (TESTS=pipeline: all folders, all tests)
+	@$(MAKE) --no-print-directory BUILD=build-coverage VARIANT=coverage \
+	    $(if $(filter pipeline,$(TESTS)),all $(UNIT_SRC:%.c=build-coverage/%),$(COVERAGE_UNIT)) \
+	    build-coverage/obj/supervisor/main.o
+	@tests/run-coverage $(if $(filter pipeline,$(TESTS)),$(UNIT_SRC:%.c=build-coverage/%),$(COVERAGE_UNIT))
+
+soak: deps ## everything random again and again with other seeds, SEED= HOURS= (ROWS=)
+	@tests/run-soak
 
 check: deps ## install what is needed, build, run every test, end with a line of counts
 	@$(MAKE) --no-print-directory all $(UNIT_BIN) $(BENCH_BIN)
@@ -242,7 +259,7 @@ BUILD_PACKAGES := gcc make pkg-config libc6-dev librdkafka-dev libhiredis-dev li
                   libyajl-dev libncurses-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev redis-server
 TEST_PACKAGES  := libcriterion-dev default-jre-headless maven python3 python3-pytest python3-confluent-kafka \
                   python3-redis python3-lz4 xxhash python3-cryptography python3-yaml redis-tools \
-                  systemd tmux clang spin
+                  systemd tmux clang spin valgrind gcovr
 
 .PHONY: deps deps-build demo
 deps: ## install the packages for building and testing (apt-get, with sudo when not root)
