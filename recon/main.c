@@ -11,15 +11,33 @@
 #include "recon/account_kafka.h"
 #include "recon/evidence.h"
 #include "recon/recon.h"
+#include "recon/vigil.h"
 
 enum { NICE = 10 }; /* what is in the chain comes first: recon may fall behind, and says how far it is */
 
 static struct worker worker;
 
-/* What may pass (a full disk, a predecessor that is still there) is tried again by the supervisor. */
+/* What may pass (no memory, a predecessor that is still there) is tried again by the supervisor. */
 static _Noreturn void refuse(const struct err *err) {
     worker_fail(&worker, "recon.cannot_start", "%s", err->text);
     exit(err_exit(err, EXIT_DONT_RESTART));
+}
+
+/* Keeps watch until the store can be opened after all. */
+static struct recon *store_await(const struct evidence_port *evidence, const struct err *why) {
+    static struct vigil vigil;
+    struct err err = {0};
+    if (why->code != EX_IOERR) refuse(why);
+    if (vigil_open(&vigil, &worker, evidence, why, &err) != 0) refuse(&err);
+    worker_ready(&worker);
+    const struct worker_body body = {
+        .self = &vigil, .step = vigil_step, .arm = recon_arm, .disarm = recon_disarm, .wants = vigil_wants};
+    int status = worker_run(&worker, &body);
+    vigil_close(&vigil);
+    if (vigil.recon == NULL && worker_mode(&worker) == CONTROL_RUN) refuse(&vigil.err);
+    if (vigil.recon == NULL) exit(status);
+    log_info("recon.store_open", "what it keeps can be opened");
+    return vigil.recon;
 }
 
 /* Loads the key for digests, starts the thread that asks Kafka, and forgets the key. */
@@ -56,11 +74,12 @@ int main(int argc, char **argv) {
     worker_hide();
     setpriority(PRIO_PROCESS, 0, NICE);
     struct recon *recon = recon_open(&worker, &evidence, &err);
-    if (recon == NULL) refuse(&err);
+    bool ready = recon == NULL;
+    if (recon == NULL) recon = store_await(&evidence, &err);
     evidence_start(recon, &evidence);
     share(recon);
     FAULT("recon:ready");
-    worker_ready(&worker);
+    if (!ready) worker_ready(&worker);
     const struct worker_body body = {
         .self = recon, .step = recon_step, .arm = recon_arm, .disarm = recon_disarm, .wants = recon_wants};
     int status = worker_run(&worker, &body);

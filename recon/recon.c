@@ -213,6 +213,9 @@ struct recon *recon_open(struct worker *w, const struct evidence_port *evidence,
     log_dir(r->config, r->log_dir);
     if (parts_open(r, err) == 0) return r;
     recon_close(r);
+    /* Of SQLite, or an errno: what is read or written. */
+    if (err->code < EX__BASE)
+        err->code = err->code == SQLITE_CORRUPT || err->code == SQLITE_NOTADB ? EX_DATAERR : EX_IOERR;
     return NULL;
 }
 
