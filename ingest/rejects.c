@@ -60,7 +60,7 @@ static int last_segment_reopen(struct rejects_store *s, uint64_t end, struct err
         if (ftruncate(s->fd, (off_t)end) != 0) return err_set(err, errno, "%s: %s", name, strerror(errno));
         s->total_bytes -= s->segment_bytes - end;
     }
-    s->segment_bytes = end;
+    s->segment_bytes = s->durable_bytes = end;
     if (lseek(s->fd, (off_t)end, SEEK_SET) < 0 || fsync(s->fd) != 0)
         return err_set(err, errno, "%s: %s", name, strerror(errno));
     return 0;
@@ -112,7 +112,7 @@ static int segment_begin(struct rejects_store *s, struct err *err) {
     }
     s->fd = fd;
     s->segment++;
-    s->segment_bytes = sizeof head;
+    s->segment_bytes = s->durable_bytes = sizeof head;
     s->total_bytes += sizeof head;
     return 0;
 }
@@ -249,6 +249,7 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
 int rejects_store_sync(struct rejects_store *s, struct err *err) {
     if (s->dirty && !s->left_dirty && (FAULT_FAILS("ingest:reject_sync") || fdatasync(s->fd) != 0)) {
         err_set(err, errno, "fdatasync of the rejects folder: %s", strerror(errno));
+        if (ftruncate(s->fd, (off_t)s->durable_bytes) == 0) s->total_bytes -= s->segment_bytes - s->durable_bytes;
         segment_leave(s);
     } else if (s->dirty && !s->left_dirty && segment_removed(s)) {
         err_set(err, ENOENT, "the segment that was being written to has been removed from the rejects folder");
@@ -257,6 +258,7 @@ int rejects_store_sync(struct rejects_store *s, struct err *err) {
         err_set(err, EIO, "a segment of the rejects folder could not be finished");
     }
     bool whole = !s->left_dirty;
+    if (whole) s->durable_bytes = s->segment_bytes;
     for (uint32_t i = 0; i < LANES_MAX; i++) {
         if (whole)
             s->durable[i] = s->seen[i].number;

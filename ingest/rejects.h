@@ -27,6 +27,7 @@ struct rejects_store {
     int folder_fd, fd;
     uint64_t segment;       /* number of the one being written; 0 none yet */
     uint64_t segment_bytes; /* of it */
+    uint64_t durable_bytes; /* of these, as of the last sync */
     uint64_t total_bytes;   /* of all segments */
     uint64_t max_bytes;
     bool dirty;      /* appended since the last sync */
@@ -57,9 +58,10 @@ enum rejects_result rejects_store_append(struct rejects_store *s, uint32_t lane,
 /* rejects_store_close gives back descriptors and memory; what was not synced may be lost. For tests. */
 void rejects_store_close(struct rejects_store *s);
 
-/* rejects_store_sync makes what was appended durable. After a failed fsync the segment is left and a new one begun at
- * the next append, for the kernel may have dropped what it could not write: the caller appends everything since the
- * last sync again. 0, or -1 with err. */
+/* rejects_store_sync makes what was appended durable. After a failed fsync what it was about is cut off, the segment is
+ * left and a new one begun at the next append, for the kernel may have dropped what it could not write, and would tell
+ * the next who asks, a successor too, that all is well: the caller appends everything since the last sync again. 0, or
+ * -1 with err. */
 int rejects_store_sync(struct rejects_store *s, struct err *err);
 
 #endif

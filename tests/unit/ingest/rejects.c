@@ -289,6 +289,22 @@ Test(rejects, that_could_not_be_made_durable_are_no_repeats) {
     rig_drop(r);
 }
 
+Test(rejects, that_could_not_be_made_durable_are_not_believed_by_a_successor) {
+    struct rig *r = rig_make(1 << 20);
+    struct err err = {0};
+    store(r, 0, 1, 3, 33);
+    off_t durable = size_of(r, 1);
+    cr_assert_eq(append(r, 0, 4, 33), REJECTS_STORED);
+    disk.fdatasync_fails = 1;
+    cr_assert_eq(rejects_store_sync(&r->store, &err), -1);
+    cr_assert_eq(size_of(r, 1), durable, "it is in the page cache, and the kernel has told that it is not on the disk");
+    rig_reopen(r);
+    cr_assert_eq(append(r, 0, 4, 33), REJECTS_STORED);
+    cr_assert_eq(rejects_store_sync(&r->store, &err), 0);
+    expect_stored(r, 1, 4);
+    rig_drop(r);
+}
+
 Test(rejects, whose_sync_fails_within_an_append_are_not_said_to_be_durable) {
     struct rig *r = rig_make(1 << 20);
     struct err err = {0};
