@@ -3,6 +3,7 @@
 import collections
 import http.server
 import json
+import os
 import resource
 import ssl
 import sqlite3
@@ -171,5 +172,30 @@ def test_the_word_gets_out_that_the_audit_cannot_write(space):
     m.wait_for(lambda s: s["metrics"]["audit_entry"] == 200 and s["metrics"]["recon_exception_open"] == 0, 30,
                "the rest to be logged, and the exception to be closed")
     assert len(receiver.taken) == 1
+    receiver.stop()
+    assert m.drain() == 0
+
+
+def test_a_recon_that_starts_on_a_full_disk_tells_it_all_the_same(space, fault_build):
+    ca = Authority(space.folder / "tls")
+    certificate, key = ca.make("receiver", ["127.0.0.1"])
+    port = free_port()
+    receiver = Receiver(certificate, key, port)
+    topic, m, till = prepare(space, webhook=f"https://127.0.0.1:{port}/hook", webhook_ca_file=str(ca.file))
+    told = space.folder / "told"
+    told.mkdir()
+    m.build, m.env = fault_build, {**os.environ, "MILLRACE_FAULT_DIR": str(told), "MILLRACE_FAULT":
+                                   "recon:ids_open=fail:ENOSPC@1*8,audit:write=fail:ENOSPC@3*10"}
+    till.publish(100).declare()
+    m.start()
+    wait_until(lambda: receiver.taken, 30, lambda: f"a word of it: {m.stats_or_none()}", 0.1)
+    (_, body), = receiver.taken
+    assert body["kind"] == "audit_cannot_write" and "No space left" in body["text"], body
+    recon = m.worker("recon")
+    assert recon["state"] == "blocked" and recon["starts"] == 1 and "No space left" in recon["reason"], recon
+    m.wait_for(lambda s: s["metrics"]["audit_entry"] == 100 and s["metrics"]["recon_entry"] == 100 and
+               s["metrics"]["recon_exception_open"] == 0, 40, "both to go on")
+    assert len(receiver.taken) == 1 and m.worker("recon")["starts"] == 1
+    assert "recon.store_open" in m.log_text()
     receiver.stop()
     assert m.drain() == 0

@@ -35,6 +35,9 @@ ROWS = re.findall(r'^FAULT_POINT\("([^"]+)", (\w+),', (ROOT / "base/fault.def").
 ALSO = {"audit:truncate": "audit:sync=fail:EIO@3", "supervisor:make_anew": "transform:record_length=corrupt@5"}
 # What has failed once is looked at in every run.
 ALWAYS = ("sink:lost_noted=kill", "audit:truncate=fail", "recon:db_open=fail", "ingest:reject_sync=fail")
+DISK = ("audit:open", "audit:write", "audit:sync", "audit:rename", "ingest:reject_segment", "ingest:reject_head",
+        "ingest:reject_folder_sync", "ingest:reject_write", "ingest:reject_sync", "recon:db_open", "recon:ids_open",
+        "recon:manifest_open", "recon:manifest_write", "recon:manifest_sync", "recon:manifest_rename")
 FLUSHED = ("ingest:rewind", "ingest:rewound", "sink:lost")
 # After these a worker says that a restart cannot help, or the supervisor itself ends: somebody starts it again.
 ENDS = {"supervisor"}
@@ -48,6 +51,11 @@ class Case:
     @property
     def stage(self):
         return self.point.split(":")[0]
+
+    @property
+    def rare(self):
+        """Not the first passing of a point: there may be fewer."""
+        return self.point in DISK and "@1" not in self.action
 
     @property
     def spec(self):
@@ -72,8 +80,16 @@ def all_cases():
             yield Case(point, f"corrupt@{pick.randrange(1, 9)}")
 
 
+def disk_cases():
+    """Disk full, read-only, or broken for a while, at each place that is written to, and not only at its first time."""
+    pick = random.Random(SEED + 13)
+    for point in DISK:
+        for nth in range(1, 5):
+            yield Case(point, f"fail:{pick.choice(('ENOSPC', 'EROFS', 'EIO'))}@{nth}*{pick.randrange(1, 5)}")
+
+
 def cases():
-    every = list(all_cases())
+    every = list(all_cases()) + list(disk_cases())
     named = os.environ.get("FAULTS")  # a part of a case's name: only those
     if named:
         return [c for c in every if named in str(c)]
@@ -111,6 +127,13 @@ class Ground:
     def difference(self, db):
         with redis.Redis(host="127.0.0.1", port=self.redis.port, db=db, socket_timeout=20) as client:
             return oracle.compare(self.expected, oracle.read_redis(client, lambda key, value: value))
+
+
+    def same(self, db):
+        try:
+            return not self.difference(db)
+        except AssertionError:  # a key that goes while it is looked at
+            return False
 
 
 class Trial:
@@ -176,7 +199,7 @@ class Trial:
             with redis.Redis(host="127.0.0.1", port=self.ground.redis.port, db=self.db) as client:
                 client.flushdb()
             self.until(lambda s: self.m.metric("sink_loss_found", s) >= PARTITIONS or self.statuses, 20, "loss noted")
-            stats = self.until(lambda s: not self.ground.difference(self.db) and self.drained(s), 30, "what was lost")
+            stats = self.until(lambda s: self.drained(s) and self.ground.same(self.db), 30, "what was lost")
         if self.case and self.case.point.startswith("supervisor:control"):
             command("ctl", "status", "-c", self.m.file, build=self.m.build)
             stats = self.until(self.drained, 30, "drain after a request")
@@ -188,7 +211,7 @@ class Trial:
         descriptors = {w["role"]: len(os.listdir(f"/proc/{w['pid']}/fd")) for w in stats["workers"] if w["pid"]}
         descriptors["supervisor"] = len(os.listdir(f"/proc/{self.m.process.pid}/fd"))
         self.stop()
-        assert self.case is None or self.passed(), "the point was not passed"
+        assert self.case is None or self.passed() or self.case.rare, "the point was not passed"
         assert not self.m.process.alive()
         left = {re.sub(r"^f\d+", "", p.name) for p in self.m.run_dir.iterdir()}
         rejects = len(self.m.rejects())
@@ -241,7 +264,7 @@ def test_every_point_every_action(space, fault_build):
     finally:
         usual.end()
     chosen = cases()
-    print(f"SEED={SEED} TIMES={TIMES:g}: {len(chosen)} of {len(list(all_cases()))} cases")
+    print(f"SEED={SEED} TIMES={TIMES:g}: {len(chosen)} of {len(list(all_cases())) + len(list(disk_cases()))} cases")
     wrong = []
     with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         for case, problems, seconds, log, statuses in pool.map(lambda c: one(ground, c, usual_state), chosen):
