@@ -1,6 +1,6 @@
-/* recon without its store: what it keeps cannot be opened, for the disk is full, most likely, or cannot be read. Then it
- * counts nothing; but the audit log is on the same disk, and that it cannot be written has to be told all the same. So
- * it keeps watch with a database in memory, of which nothing stays, and tries to open its store each second. */
+/* recon without its store: what it keeps cannot be opened, for the disk is full, most likely, or cannot be read. Then
+ * it counts nothing; but the audit log is on the same disk, and that it cannot be written has to be told all the same.
+ * So it keeps watch with a database in memory, of which nothing stays, and tries to open its store each second. */
 #ifndef MILLRACE_RECON_VIGIL_H
 #define MILLRACE_RECON_VIGIL_H
 
