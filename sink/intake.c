@@ -39,8 +39,9 @@ static bool head_valid(const struct intake *in, const struct record *r) {
     return s->topic == r->topic && s->partition == r->partition && r->op != RECORD_RAW;
 }
 
-static enum item_kind kind_of(const struct record *r) {
+static enum item_kind kind_of(const struct record *r, bool done) {
     if (r->op == RECORD_SKIP || r->op == RECORD_REJECT) return ITEM_MARKER;
+    if (done) return ITEM_DONE;
     if (r->op == RECORD_DELETE) return ITEM_DELETE;
     if ((r->flags & RECORD_VALUE_FIELDS) != 0) return ITEM_HASH;
     if (r->old_key_bytes > 0) return ITEM_MOVE;
@@ -66,18 +67,24 @@ static enum intake_stop examine(struct intake *in, const struct ring_item *ring_
     const struct record *h = &view.head;
     uint32_t epoch = atomic_load_explicit(&in->plan->slot[h->slot].epoch, memory_order_acquire);
     bool current = h->epoch == epoch, refed = (h->flags & RECORD_REFED) != 0;
+    int64_t floor = marks_floor(in->marks, h->slot);
+    /* Acknowledged, but a predecessor died, or the connection broke, before it was given back in the ring. Ingest may
+     * have committed it since: were it sent again, and the machine went down before what follows it, the key would stay
+     * at this value. That Redis still has it, the mark has shown by the time it is taken. */
+    bool done = current && !refed && h->offset < floor;
     *out = (struct intake_item){.body = ring_item->body,
                                 .number = ring_item->number,
                                 .end = ring_item->end,
-                                .next = refed ? marks_floor(in->marks, h->slot) : h->offset + 1,
+                                .next = refed || done ? floor : h->offset + 1,
                                 .len = ring_item->len,
                                 .room = ring_item->len + list_room(h),
                                 .epoch = current ? epoch : 0,
                                 .refed = refed,
                                 .slot = h->slot,
-                                .kind = (uint8_t)(current ? kind_of(h) : ITEM_MARKER)};
-    in->sample[ring_item->number & in->sample_mask] = (struct intake_sample){
-        .ingest_ns = out->kind == ITEM_MARKER ? -1 : h->ingest_ns, .timestamp_ms = refed ? -1 : h->timestamp_ms};
+                                .kind = (uint8_t)(current ? kind_of(h, done) : ITEM_MARKER)};
+    in->sample[ring_item->number & in->sample_mask] =
+        (struct intake_sample){.ingest_ns = out->kind == ITEM_MARKER || done ? -1 : h->ingest_ns,
+                               .timestamp_ms = refed || done ? -1 : h->timestamp_ms};
     return current && !marks_checked(in->marks, h->slot, epoch) ? INTAKE_UNMARKED : INTAKE_OPEN;
 }
 

@@ -24,12 +24,15 @@ enum item_kind {
     ITEM_MOVE,   /* the key changes: delete the old, insert the new, in one transaction */
     ITEM_HASH,   /* a hash, replaced whole in one transaction; its key may change and it may expire */
     ITEM_DELETE,
+    ITEM_DONE, /* nothing to send: Redis has acknowledged it, and it was not given back in the ring */
 };
 
 struct intake_item {
     const uint8_t *body;
     uint64_t number, end;
-    int64_t next; /* Kafka offset + 1; of one that was refed: how far the partition is, which it does not change */
+    int64_t
+        next; /* Kafka offset + 1; of one that was refed, or is done: how far the partition is, which it does not change
+               */
     uint32_t len;
     uint32_t room;  /* what it takes when encoded, at most, beside ENCODE_RECORD_OVERHEAD */
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
@@ -40,7 +43,7 @@ struct intake_item {
 };
 
 struct intake_sample {               /* when a record in hand or in flight came; for latencies */
-    int64_t ingest_ns, timestamp_ms; /* ingest_ns -1: a marker; timestamp_ms -1: none, or refed */
+    int64_t ingest_ns, timestamp_ms; /* ingest_ns -1: a marker, or done; timestamp_ms -1: none, refed, or done */
 };
 
 enum intake_stop {

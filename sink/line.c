@@ -156,6 +156,16 @@ static void encode_hash(struct line *l, const struct record_view *v) {
     count_command(l, timed ? EXPECT_EXEC3 : EXPECT_EXEC);
 }
 
+/* One that Redis has acknowledged already. Whether it had expired when it was sent, the clock still tells. */
+static void pass_done(struct line *l, struct batch *b, struct intake_item *item, int64_t wall_ms) {
+    struct record_view v;
+    open_item(l, item, &v);
+    int64_t expire_at_ms = v.head.op == RECORD_DELETE ? 0 : v.head.expire_at_ms;
+    item->expired = expire_at_ms != 0 && expire_at_ms <= wall_ms;
+    b->applied++;
+    b->expired += item->expired;
+}
+
 /* One record with commands of its own. An expiry that is past is a delete: a replay revives nothing. */
 static void encode_single(struct line *l, struct batch *b, struct intake_item *item, int64_t wall_ms) {
     struct encode_buffer *out = &l->session.out;
@@ -245,6 +255,8 @@ static void encode_batch(struct line *l) {
             i++;
         } else if (in->item[i].kind == ITEM_PLAIN) {
             i = encode_run(l, b, i);
+        } else if (in->item[i].kind == ITEM_DONE) {
+            pass_done(l, b, &in->item[i++], wall_ms);
         } else {
             encode_single(l, b, &in->item[i++], wall_ms);
         }
@@ -255,7 +267,8 @@ static void encode_batch(struct line *l) {
         if (account_on(&l->account)) account_sent(&l->account, item);
         if (item->epoch == 0) continue;
         const struct ledger_sink_slot *s = &l->ledger->slot[item->slot];
-        bool refed = lost_open(s) && item->kind != ITEM_MARKER && !item->refed && lost_refeeds(s, item->next);
+        bool sent = item->kind != ITEM_MARKER && item->kind != ITEM_DONE;
+        bool refed = lost_open(s) && sent && !item->refed && lost_refeeds(s, item->next);
         int64_t timestamp_ms = in->sample[item->number & in->sample_mask].timestamp_ms;
         flight_touch(&l->flight, item->slot, marks_of(&l->marks, item->slot, item->next, item->epoch, timestamp_ms),
                      refed);

@@ -1,4 +1,5 @@
 /* The sink against a real Redis that works: what each record becomes, in which order, and what is said about it. */
+#include "shm/entry.h"
 #include "tests/unit/sink/rig.h"
 
 static struct rig_redis redis;
@@ -440,6 +441,32 @@ Test(sink, successor_sends_again_from_the_oldest_unreleased_record_in_order) {
     redis_is(&redis, "94", "GET k");
     mark_is(&redis, "2 115 1 i1 -", RIG_MARK(0));
     cr_assert_eq(rig_released(&rig, 0), 115);
+}
+
+/* A sink that dies between the ledger and the ring leaves this: what follows from the ledger may be committed, and on a
+ * machine that goes down while the first record is there again, the key would stay at it. */
+Test(sink, successor_does_not_send_what_redis_has_acknowledged) {
+    struct ring_consumer entries;
+    struct ring_item item;
+    struct err err;
+    rig_audit(&rig, 1 << 20);
+    redis_say(&redis, "EVAL %s 1 " RIG_MARK(0), "redis.call('SET',KEYS[1],'2 2 1 i1 -')");
+    rig_add(&rig, 0, "k", "first");
+    rig_add(&rig, 0, "k", "second");
+    rig_add(&rig, 0, "other", "third");
+    twin_store(&rig.ledger->slot[0].released, 1, 2);
+    redis_say(&redis, "SET k witness");
+    rig_run(&rig);
+    redis_is(&redis, "witness", "GET k");
+    redis_is(&redis, "third", "GET other");
+    mark_is(&redis, "2 3 1 i1 -", RIG_MARK(0));
+    cr_assert_eq(rig_released(&rig, 0), 3);
+    cr_assert_eq(ring_consumer_attach(&entries, &rig.audit_fds, -1, &err), RING_ATTACHED);
+    for (uint64_t n = 1; n <= 3; n++) {
+        cr_assert_eq(ring_peek(&entries, &item, &err), RING_OK);
+        cr_assert_eq(((const struct entry *)(const void *)item.body)->outcome, ENTRY_APPLIED);
+    }
+    ring_consumer_detach(&entries);
 }
 
 Test(sink, leaving_waits_for_answers_under_way_and_takes_nothing_new) {
