@@ -38,7 +38,7 @@ struct batch {
     uint32_t touch_at, touch_count;
     uint32_t old_seen;                  /* answers of kind EXPECT_OLD so far, refusals included */
     uint32_t applied, expired, markers; /* records */
-    uint64_t sent_ns, answered_ns;      /* monotonic clock; answered_ns 0: what Redis has is not in the ledger yet */
+    uint64_t sent_ns, answered_ns;      /* monotonic clock; answered_ns 0: not all answers were there yet */
 };
 
 struct flight {

@@ -394,7 +394,6 @@ static void acknowledge(struct line *l, struct batch *b) {
         FAULT("sink:acknowledged");
         recovered(l, t->slot, t->mark.next);
     }
-    b->answered_ns = clock_ns(l->worker->clock);
 }
 
 static void published_note(struct line *l, uint64_t number) {
@@ -411,12 +410,14 @@ static bool account_for(struct line *l, const struct batch *b) {
     return all;
 }
 
-/* Ledger, entries, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what
- * is given back in the ring is in the ledger and has its entry already. A successor that dies between them only sends a
- * batch again. False: the audit ring is full; call again later. */
+/* Entries, ledger, ring, stats block, in this order: what ingest may commit is never ahead of what Redis has, and what
+ * is given back in the ring is in the ledger and has its entry already. The ledger never says more than audit can come
+ * to know: after a loss ingest waits for that, and the sink passes nothing on. A successor that dies between them only
+ * does again what is left of it. False: the audit ring is full; call again later. */
 static bool release(struct line *l, struct batch *b) {
-    if (b->answered_ns == 0) acknowledge(l, b);
+    if (b->answered_ns == 0) b->answered_ns = clock_ns(l->worker->clock);
     if (account_on(&l->account) && !account_for(l, b)) return false;
+    acknowledge(l, b);
     FAULT("sink:release");
     ring_release(l->ring, b->end, b->last);
     FAULT("sink:released");

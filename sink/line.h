@@ -1,5 +1,5 @@
 /* Line: the open connection as a line of records. Sends batches with their marks, reads and judges every answer, and
- * releases what Redis has: first the ledger, then the entries for audit, then the ring, then the stats block, in this
+ * releases what Redis has: first the entries for audit, then the ledger, then the ring, then the stats block, in this
  * order. While the audit ring has no room the batch that was answered is kept, and no further answer is read.
  *
  * Knows nothing of connecting, waiting and trying again: sink/sink.c decides that from the failures reported here. */

@@ -206,6 +206,8 @@ Test(account_small, full_audit_ring_holds_the_line_and_loses_nothing) {
     cr_assert(rig_blocked_on(&rig, "audit ring"), "%s", rig_reason(&rig));
     cr_assert_eq(rig.audit.number_published, told);
     cr_assert_leq(rig.ring.number_released, told, "nothing is released that has no entry");
+    cr_assert_leq(rig_released(&rig, 0) + rig_released(&rig, 1), told,
+                  "nor is it in the ledger: after a loss ingest would wait for entries that never come");
     cr_assert_eq(atomic_load(&rig.block.published), told);
     cr_assert_eq(rig_count(&rig, M_sink_redis_connect), 1, "it is not Redis that is slow");
     cr_assert_eq(rig.last, STEP_BLOCKED);
