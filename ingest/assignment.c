@@ -172,7 +172,7 @@ static int partition_begin(struct ingest *g, struct kafka_partition *at, const s
     epoch_raise(g, slot, start);
     flags_set(g, slot,
               LEDGER_ASSIGNED | (first || at->note.first ? LEDGER_FIRST_START : 0) |
-                  (at->note.rewound ? LEDGER_REWOUND : 0) |
+                  (at->note.rewound ? LEDGER_REWOUND : 0) | (at->note.accepted ? LEDGER_ACCEPTED : 0) |
                   (at->note.run != 0 && at->note.run == g->worker->control->run ? LEDGER_MARKED : 0));
     FAULT("ingest:commit_known");
     commit_known(g, slot, at->offset, &at->note);

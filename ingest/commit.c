@@ -104,6 +104,7 @@ static struct note commit_note(const struct ingest *g, uint32_t slot) {
     struct note note = {.origin = atomic_load_explicit(&s->origin, memory_order_relaxed),
                         .first = !marked && (flags & LEDGER_FIRST_START) != 0,
                         .rewound = !marked && (flags & LEDGER_REWOUND) != 0,
+                        .accepted = !marked && (flags & LEDGER_ACCEPTED) != 0,
                         .run = known ? g->worker->control->run : 0,
                         .by = g->partition[slot].by};
     if (!loss_stands(g, slot)) return note;

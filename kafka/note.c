@@ -20,8 +20,8 @@ size_t note_write(char out[NOTE_BYTES], const struct note *note) {
     if (note->lost_to > note->lost_from)
         n += snprintf(out + n, NOTE_BYTES - (size_t)n, " lost=%lld-%lld", (long long)note->lost_from,
                       (long long)note->lost_to);
-    n += snprintf(out + n, NOTE_BYTES - (size_t)n, "%s%s", note->first ? " first=1" : "",
-                  note->rewound ? " rewound=1" : "");
+    n += snprintf(out + n, NOTE_BYTES - (size_t)n, "%s%s%s", note->first ? " first=1" : "",
+                  note->rewound ? " rewound=1" : "", note->accepted ? " accepted=1" : "");
     if (note->run != 0) n += snprintf(out + n, NOTE_BYTES - (size_t)n, " run=%016" PRIx64, note->run);
     if (note->by != 0) n += snprintf(out + n, NOTE_BYTES - (size_t)n, " by=%016" PRIx64, note->by);
     return (size_t)n;
@@ -44,6 +44,7 @@ static uint64_t number_read(const char *text) {
 static void word_read(const char *word, struct note *note) {
     if (strcmp(word, "first=1") == 0) note->first = true;
     if (strcmp(word, "rewound=1") == 0) note->rewound = true;
+    if (strcmp(word, "accepted=1") == 0) note->accepted = true;
     if (strncmp(word, "run=", 4) == 0) note->run = number_read(word + 4);
     if (strncmp(word, "by=", 3) == 0) note->by = number_read(word + 3);
     if (strncmp(word, "origin=", 7) == 0) {

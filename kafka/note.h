@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NOTE_BYTES = 144 }; /* three offsets of 19 digits, two numbers of 16, the words, and a NUL */
+enum { NOTE_BYTES = 160 }; /* three offsets of 19 digits, two numbers of 16, the words, and a NUL */
 #define NOTE_SEVERAL 1ULL
 
 struct note {
@@ -19,6 +19,7 @@ struct note {
     int64_t lost_from, lost_to; /* offsets that Redis needs and Kafka no longer has, from < to; 0 and 0: none */
     bool first;                 /* the group's first start, and no mark was made yet: the commit is where it began */
     bool rewound;               /* read again from this offset on, and the mark was not set back yet */
+    bool accepted;              /* … because an operator gave up what is lost before it */
     uint64_t run;               /* the run (struct control) in which its mark was there; 0: none is known */
     uint64_t by;                /* the instance that has committed here (note_instance), NOTE_SEVERAL, 0 unknown */
 };
@@ -38,7 +39,8 @@ struct note note_read(const char *text, size_t len);
 
 static inline bool note_same(const struct note *a, const struct note *b) {
     return a->origin == b->origin && a->lost_from == b->lost_from && a->lost_to == b->lost_to && a->first == b->first &&
-           a->rewound == b->rewound && a->run == b->run && a->by == b->by;
+           a->rewound == b->rewound && a->accepted == b->accepted && a->run == b->run &&
+           a->by == b->by;
 }
 
 #endif

@@ -171,7 +171,10 @@ static enum mark_verdict judge_rewound(const struct marks *m, uint32_t slot, str
         int64_t origin = atomic_load_explicit(&m->plan->slot[slot].origin, memory_order_acquire);
         return start <= origin ? MARK_SET : judge_nil(m, slot);
     }
-    if (noted == 0) return found->foreign ? MARK_LOST : MARK_SET;
+    if (noted == 0) { /* it went back to the mark, or before it: one that is lower by now has lost more since */
+        bool worse = found->foreign || found->next < start;
+        return worse && !assigned(m, slot, LEDGER_ACCEPTED) ? MARK_LOST : MARK_SET;
+    }
     if ((what & LEDGER_LOST_ALL) != 0) return MARK_SET;
     if (found->next < 0) return MARK_LOST;
     if ((what & LEDGER_LOST_OTHER) != 0) return MARK_SET;

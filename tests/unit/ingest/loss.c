@@ -141,6 +141,24 @@ Test(loss, is_made_up_for_where_a_load_has_nothing) {
     bench_drop(b);
 }
 
+Test(loss, that_was_accepted_is_known_to_the_next_instance) {
+    struct bench *b = bench_applied(1);
+    struct sim_partition *p = &b->kafka.partition[0];
+    low_set(p, 15);
+    lost_note(b, 0, 1, 7);
+    settle(b);
+    accept_loss(b, UINT32_MAX, -1);
+    settle(b);
+    cr_assert(p->committed == 15 && p->note.rewound && p->note.accepted, "committed %lld", (long long)p->committed);
+    bench_forgets(b);
+    ingest_starts(b);
+    sim_give(&b->kafka, 1);
+    settle(b);
+    cr_assert_eq(atomic_load(&ledger_of(b, 0, 0)->flags), LEDGER_ASSIGNED | LEDGER_REWOUND | LEDGER_ACCEPTED,
+                 "the mark may be below where it goes on");
+    bench_drop(b);
+}
+
 Test(loss, of_everything_moves_the_origin_when_it_is_accepted) {
     struct bench *b = bench_applied(1);
     low_set(&b->kafka.partition[0], 15);

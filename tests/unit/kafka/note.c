@@ -21,10 +21,12 @@ Test(note, is_read_as_it_was_written) {
     round_trip((struct note){.origin = 7, .lost_from = 0, .lost_to = 9}, "millrace 1 origin=7 lost=0-9");
     round_trip((struct note){.origin = 7, .first = true}, "millrace 1 origin=7 first=1");
     round_trip((struct note){.origin = 7, .rewound = true}, "millrace 1 origin=7 rewound=1");
+    round_trip((struct note){.origin = 7, .rewound = true, .accepted = true},
+               "millrace 1 origin=7 rewound=1 accepted=1");
     int64_t most = (1LL << 62) - 1;
-    round_trip((struct note){most, most - 1, most, true, true, UINT64_MAX, UINT64_MAX},
+    round_trip((struct note){most, most - 1, most, true, true, true, UINT64_MAX, UINT64_MAX},
                "millrace 1 origin=4611686018427387903 lost=4611686018427387902-4611686018427387903 first=1 rewound=1 "
-               "run=ffffffffffffffff by=ffffffffffffffff");
+               "accepted=1 run=ffffffffffffffff by=ffffffffffffffff");
     round_trip((struct note){.run = 7}, "millrace 1 origin=0 run=0000000000000007");
     cr_assert_eq(read_text("millrace 1 run=7").run, 0, "cut short");
 }

@@ -511,6 +511,25 @@ Test(forget, mark_of_another_cluster_waits_for_the_operator_and_is_taken_over) {
     mark_is(&redis, "2 101 2 i1 here", RIG_MARK(0));
 }
 
+/* The instance that noted a loss and went back to the mark is gone, and Redis has lost more since. */
+Test(forget, mark_below_where_an_instance_before_went_back_to_is_a_loss) {
+    uint64_t what;
+    begin_at_commit(100);
+    for (uint32_t p = 0; p < PARTITIONS; p++) {
+        uint32_t accepted = p == 1 ? LEDGER_ACCEPTED : 0;
+        atomic_store(&rig.plan->slot[p].flags, LEDGER_ASSIGNED | LEDGER_REWOUND | accepted);
+        redis_is(&redis, "OK", "SET millrace:mark:g:cards:%u %s", p, p < 2 ? "2 90 3 i1 -" : "2 120 3 i1 -");
+    }
+    hold = true;
+    PLAY_UNTIL(5000, note(0, &what));
+    cr_assert_eq(what, 90);
+    cr_assert_not(note(1, &what), "what was given up is not asked for again");
+    cr_assert_not(note(2, &what));
+    hold = false;
+    play(1);
+    for (uint32_t p = 0; p < PARTITIONS; p++) cr_assert_eq(released(p), 101);
+}
+
 Test(forget, key_of_a_mark_that_holds_something_else_stops_the_lane) {
     redis_is(&redis, "OK", "SET %s %s", RIG_MARK(0), "mine");
     PLAY_UNTIL(5000, rig_blocked_on(&rig, "the mark of cards/0 holds something else"));
