@@ -146,6 +146,31 @@ fuzz-corpus: deps
 	@$(MAKE) --no-print-directory fuzz-build
 	@tests/run-fuzz corpus
 
+# -- the simulator: the product's sources built once more, with its hooks, against a simulated world (tests/sim) ---------
+SIM        := $(BUILD)/tests/sim
+SIM_LEFT   := %/main.c base/clock.c base/log.c ingest/kafka_client.c ingest/kafka_witness.c supervisor/spawn.c
+SIM_SRC    := $(filter-out $(SIM_LEFT),$(foreach f,base shm kafka ingest transform sink audit supervisor,$(SRC_$(f))))
+SIM_OBJ    := $(SIM_SRC:%.c=$(SIM)/obj/%.o)
+SIM_KERNEL := shm/ring shm/worker supervisor/plumbing supervisor/child
+$(SIM_KERNEL:%=$(SIM)/obj/%.o): SIM_HOOKS := -DSIM_KERNEL
+$(SIM)/obj/shm/stats.o: SIM_HOOKS := -DSIM_QUIET
+$(SIM)/obj/shm/stats.o: $(BUILD)/version.h
+$(SIM)/obj/%.o: %.c tests/sim/hooks.h
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(SIM_HOOKS) -include tests/sim/hooks.h -c $< -o $@
+# Jumps between stacks are what a fortified longjmp is there to refuse.
+$(SIM)/world/%.o: tests/sim/%.c
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) $(CPPFLAGS) $(CFLAGS) -U_FORTIFY_SOURCE -c $< -o $@
+$(SIM)/libsim.a: $(SIM_OBJ)
+	@rm -f $@ && $(AR) rcs $@ $^
+$(SIM)/sim: $(patsubst tests/sim/%.c,$(SIM)/world/%.o,$(wildcard tests/sim/*.c)) $(SIM)/libsim.a
+	$(call say,LD)$(CC) $(CFLAGS) $(LDFLAGS) $(PRODUCT) $^ $(filter-out -lrdkafka -lcurl -lncurses -ltinfo -lsqlite3 -lssl,$(LIBS_ALL)) -o $@
+
+.PHONY: sim
+sim: $(SIM)/sim ## the whole instance in one process against a simulated world: 2,000 seeds (SEED= TIMES=)
+	@tests/run-sim $(SIM)/sim
+
 # -- the benchmark: a program per file of tests/bench/ but bench.c, which they share -----------------------------------
 BENCH     ?= full
 BENCH_SRC := $(filter-out tests/bench/bench.c,$(wildcard tests/bench/*.c))
