@@ -14,7 +14,7 @@
 
 /* -- anchors ----------------------------------------------------------------------------------- */
 
-/* A failure costs an anchor, not an entry: it is told, and the next errand tries again. */
+/* A failure costs an anchor, not an entry: it is told, and tried again soon. */
 static bool anchor_put(struct scribe *s, struct anchor a) {
     char line[ANCHOR_LINE_BYTES];
     struct err err;
@@ -39,7 +39,7 @@ static void anchor_last(struct scribe *s, const struct writer_last *last) {
     memcpy(a.mac, last->mac, sizeof a.mac);
     s->anchored_ns = clock_ns(s->plan.clock);
     FAULT("audit:anchor");
-    (void)anchor_put(s, a);
+    if (!anchor_put(s, a)) s->anchored_ns -= (ANCHOR_INTERVAL_S - ANCHOR_RETRY_S) * NS_PER_S; /* wraps, and back */
 }
 
 /* -- retention --------------------------------------------------------------------------------- */

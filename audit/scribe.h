@@ -13,7 +13,7 @@
 #include "audit/writer.h"
 #include "base/audit_keys.h"
 
-enum { ANCHOR_INTERVAL_S = 60, SCRIBE_STACK_BYTES = 256 << 10 };
+enum { ANCHOR_INTERVAL_S = 60, ANCHOR_RETRY_S = 1, SCRIBE_STACK_BYTES = 256 << 10 };
 
 enum scribe_state { SCRIBE_IDLE, SCRIBE_ASKED, SCRIBE_DONE, SCRIBE_LEAVING };
 

@@ -270,6 +270,27 @@ Test(audit, anchors_come_with_the_first_batch_each_minute_and_with_each_segment)
     rig_drop(r);
 }
 
+/* Batches can be written, anchors cannot. */
+static ssize_t anchors_fail(void *context, int fd, const struct iovec *part, int parts, off_t at) {
+    for (int i = 0; i < parts && disk.code != 0; i++)
+        if (memmem(part[i].iov_base, part[i].iov_len, "{\"type\":", 8) != NULL) return errno = disk.code, -1;
+    return log_files_real.write(context, fd, part, parts, at);
+}
+
+Test(audit, an_anchor_that_cannot_be_written_is_not_given_up_for_a_minute) {
+    struct rig *r = rig_started();
+    r->b->files.write = anchors_fail;
+    disk.code = ENOSPC;
+    rig_put_records(r, 0, 0, 0, 10);
+    for (int i = 0; i < 30; i++, r->b->wall_ms += 100) rig_settle(r);
+    cr_assert_eq(log_count(r->b, 0), 10);
+    cr_assert_eq(r->audit->scribe.anchors.sequence, 0);
+    disk.code = 0;
+    for (int i = 0; i < 12; i++, r->b->wall_ms += 100) rig_settle(r);
+    cr_assert_eq(r->audit->scribe.anchors.sequence, 10);
+    rig_drop(r);
+}
+
 Test(audit, what_is_no_entry_breaks_the_ring) {
     for (int kind = 0; kind < 4; kind++) {
         struct rig *r = rig_started();
