@@ -217,7 +217,10 @@ class Trial:
         rejects = len(self.m.rejects())
         assert rejects == BAD, f"{rejects} rejects are stored"
         audited = command("audit", "verify", "-c", self.m.file, build=self.m.build)
-        assert audited.returncode == 0, f"audit verify: {audited.stdout}{audited.stderr}"
+        # A failure costs an anchor, not an entry: an instance that stops before the next one is made has none.
+        unanchored = self.case is not None and self.case.stage == "audit" and "no anchor of this log" in audited.stdout
+        assert audited.returncode == 0 or unanchored, f"audit verify: {audited.stdout}{audited.stderr}"
+        assert f"{RECORDS} entries" in audited.stdout, audited.stdout
         return descriptors, left
 
     def end(self):
@@ -231,7 +234,7 @@ def judge(trial, descriptors, left, usual):
     """What is wrong beside what run() has looked at."""
     log = trial.m.log_text()
     for role, n in descriptors.items():
-        slack = 0 if role in ("supervisor", "transform", "sink") else 4  # the library's own connections come and go
+        slack = 0 if role in ("supervisor", "transform", "sink") else 16  # the library's own connections come and go
         if n > usual[0][role] + slack:
             yield f"{role} has {n} descriptors open, usually {usual[0][role]}"
     if left != usual[1]:
