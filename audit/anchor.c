@@ -17,7 +17,7 @@
 
 EVP_PKEY *anchor_key_make(const uint8_t seed[AUDIT_KEY_BYTES], struct err *err) {
     EVP_PKEY *key = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed, AUDIT_KEY_BYTES);
-    if (key == NULL) err_set(err, EX_SOFTWARE, "OpenSSL cannot make an Ed25519 key");
+    if (key == NULL) err_set(err, EX_OSERR, "OpenSSL cannot make an Ed25519 key");
     return key;
 }
 

@@ -111,7 +111,8 @@ class Ground:
         load.finish()
         producer = Producer({"bootstrap.servers": space.broker.bootstrap, "log_level": 0})
         for i in range(BAD):  # to be rejected
-            producer.produce(self.topic.name, b"{nothing", f"bad{i}", partition=i % PARTITIONS, headers=[("op", b"add")])
+            producer.produce(self.topic.name, b"{nothing", f"bad{i}", partition=i % PARTITIONS,
+                             headers=[("op", b"add")])
         assert producer.flush(20) == 0
         records, self.ends = oracle.read_log(space.broker, [self.topic.name], PARTITIONS)
         assert len(records) == RECORDS
@@ -277,8 +278,8 @@ def test_every_point_every_action(space, fault_build):
     assert not wrong, f"SEED={SEED}: {len(wrong)} of {len(chosen)} cases\n\n" + "\n\n".join(wrong)
 
 
-@pytest.mark.parametrize("spec", ["nowhere:at_all=kill", "audit:sync=corrupt", "audit:take=fail", "audit:sync=fail:EWHAT",
-                                  "audit:sync=kill@0", "audit:sync"])
+@pytest.mark.parametrize("spec", ["nowhere:at_all=kill", "audit:sync=corrupt", "audit:take=fail",
+                                  "audit:sync=fail:EWHAT", "audit:sync=kill@0", "audit:sync"])
 def test_a_fault_that_cannot_be_ends_the_program(space, fault_build, spec):
     space.start_redis()
     space.topic(partitions=1)
