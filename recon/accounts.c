@@ -358,7 +358,7 @@ static bool fresh(struct accounts *a, struct member *m) {
     if (a->stale_ms != 0 && now_ms - a->stale_ms < STALE_AGAIN_MS) return false;
     a->stale_ms = now_ms;
     log_warn("recon.account_stale",
-             "%s/%" PRId32 "@%" PRId64 ": %s, log %.8s has told this before, and something newer since",
+             "%s/%" PRId32 "/%" PRId64 ": %s, log %.8s has told this before, and something newer since",
              a->config->recon.anchor_topic, a->message.partition, a->message.offset, m->instance, m->log);
     return false;
 }

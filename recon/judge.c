@@ -14,6 +14,7 @@
 /* Why a window is what it is: the one that stands first wins. What is an exception raises one; the rest is an event,
  * which is counted and listed and calls nobody. */
 enum finding {
+    FINDING_LOST,
     FINDING_UNEXPLAINED,
     FINDING_OTHER_KEY,
     FINDING_ALTERED,
@@ -38,6 +39,8 @@ static const struct {
     enum exception_kind exception; /* EXCEPTION_KIND_COUNT: an event */
     const char *reason;
 } rules[FINDING_COUNT] = {
+    [FINDING_LOST] = {WINDOW_PENDING, EXCEPTION_KIND_COUNT,
+                      "entries of this time were removed before they were counted"},
     [FINDING_UNEXPLAINED] = {WINDOW_MISMATCH, EXCEPTION_UNEXPLAINED, "records are missing"},
     [FINDING_OTHER_KEY] = {WINDOW_MISMATCH, EXCEPTION_WINDOW_MISMATCH,
                            "no digest agrees: altered, or the producers have another recon.keys"},
@@ -138,8 +141,9 @@ struct judge {
     struct front front[TOPICS_MAX];
     struct accounts *accounts; /* NULL: there are none */
     bool shared;
-    int64_t begun_ms;    /* when the database was made: what is older may never have been counted */
-    uint8_t load_id[16]; /* of the load that was judged last: the next ones have their turn */
+    int64_t lost_from_ms, lost_to_ms; /* event times of entries that nobody has counted */
+    int64_t begun_ms;                 /* when the database was made: what is older may never have been counted */
+    uint8_t load_id[16];              /* of the load that was judged last: the next ones have their turn */
     int64_t load_topic;
 };
 
@@ -177,6 +181,11 @@ void judge_close(struct judge *j) {
 }
 
 void judge_shared(struct judge *j) { j->shared = true; }
+
+void judge_lost(struct judge *j, int64_t from_ms, int64_t to_ms) {
+    j->lost_from_ms = from_ms;
+    j->lost_to_ms = to_ms;
+}
 
 /* -- how far a topic is settled ---------------------------------------------------------------- */
 
@@ -299,6 +308,7 @@ struct verdict {
     int64_t published, seen, duplicate, in_flight, unexplained, unpublished, altered;
     int64_t scanned_more; /* records that the scan has found here, less those in this instance's log */
     bool digest_differs, bytes_differ, waiting, elsewhere, before, gone;
+    bool lost;      /* entries of this time were removed before they were counted */
     bool asked;     /* Kafka was asked when the window was due already: all that was declared until then is known */
     bool unsettled; /* what was published until its end may still be on its way */
 };
@@ -484,6 +494,7 @@ static void judge_scan(struct judge *j, struct verdict *v) {
 
 static enum finding finding_of(const struct verdict *v, uint32_t evidence) {
     bool late = v->now_ms >= v->due_ms && v->asked;
+    if (v->lost && v->unexplained > 0) return FINDING_LOST;
     if (v->unexplained > 0) return FINDING_UNEXPLAINED;
     if (v->altered > 1 && v->altered == v->seen) return FINDING_OTHER_KEY;
     if (v->altered > 0) return FINDING_ALTERED;
@@ -518,7 +529,10 @@ static int tell(struct judge *j, const struct verdict *v, enum finding finding, 
             r = exception_clear(j->db, &about, v->now_ms, err);
         else
             r = exception_raise(
-                j->db, j->config, &about, v->unexplained + v->unpublished + v->altered + v->in_flight, v->now_ms, err,
+                j->db, j->config, &about,
+                kinds[i] == EXCEPTION_UNEXPLAINED ? v->unexplained
+                                                  : v->unexplained + v->unpublished + v->altered + v->in_flight,
+                v->now_ms, err,
                 "%s: published %" PRId64 ", logged %" PRId64 ", in flight %" PRId64 ", unexplained %" PRId64,
                 rules[finding].reason, v->published, v->seen, v->in_flight, v->unexplained);
     }
@@ -588,6 +602,7 @@ static int window_judge(struct judge *j, int64_t topic, int64_t start_ms, int64_
     int64_t undeclared;
     v.end_ms = start_ms + j->config->recon.window_ms;
     v.due_ms = v.end_ms + j->config->recon.late_after_ms;
+    v.lost = start_ms < j->lost_to_ms && v.end_ms > j->lost_from_ms;
     v.asked = v.config >= 0 && j->front[v.config].round_ms >= v.due_ms;
     v.unsettled = v.config < 0 || j->front[v.config].settled_ms < v.end_ms;
     sqlite3_stmt *s = use(j, S_WINDOW, topic, start_ms);

@@ -35,6 +35,10 @@ void judge_accounts(struct judge *j, struct accounts *accounts);
  * accounts (recon.anchor_topic) nothing is called unexplained by its sequence number any more. */
 void judge_shared(struct judge *j);
 
+/* judge_lost: entries of records with event times in [from_ms, to_ms) were removed before they were counted: what is
+ * missing in those windows may be among them. from_ms = to_ms: none were. */
+void judge_lost(struct judge *j, int64_t from_ms, int64_t to_ms);
+
 /* judge_ends takes what the brokers say of a partition: the next offset there will be, and the group's committed one
  * (-1 none), the latter asked after the former. topic: index in the configuration. */
 void judge_ends(struct judge *j, uint32_t topic, int32_t partition, int64_t low, int64_t high, int64_t committed);

@@ -64,7 +64,8 @@ struct recon {
     bool open;  /* a transaction is */
     bool ended; /* the log was read to its end in it */
     bool shared;
-    bool full; /* the scan has to catch up */
+    bool lost_open; /* the entry that comes next stands behind some that were removed */
+    bool full;      /* the scan has to catch up */
     uint64_t retry_ns, judge_ns, look_ns, forget_ns, accounts_ns, index_ns, cover_ns, anchors_ns;
     uint64_t leave_due_ns;                  /* when it goes, told or not; 0: it does not leave */
     int64_t question_ms, question_round_ms; /* of a person, or the drain: when; the round that answers it. 0 none */
@@ -174,10 +175,14 @@ static int core_open(struct recon *r, struct err *err) {
     r->judge = judge_open(r->db, r->count, r->config, err);
     if (r->judge == NULL) return -1;
     if (r->shared) judge_shared(r->judge);
+    r->read_us = db_meta_get(r->db, "read_us", 0);
+    judge_lost(r->judge, db_meta_get(r->db, "entries_lost_from_ms", 0), db_meta_get(r->db, "entries_lost_to_ms", 0));
     if (accounts_start(r, err) != 0) return -1;
     r->scan = scan_open(r->count, r->config, r->evidence);
     uint64_t from = scan_from(r->scan, r->counted), live = live_sequence(r->live);
-    r->reader = log_reader_open(r->log_dir, from < live ? from : live, err);
+    if (live < from) from = live;
+    /* Not 0, the oldest there is: what was not counted and is gone has to be told. */
+    r->reader = log_reader_open(r->log_dir, from > 0 ? from : 1, err);
     if (r->reader == NULL) return -1;
     log_reader_direct(r->reader);
     return 0;
@@ -269,7 +274,7 @@ static int manifest_take(struct recon *r, const struct evidence *e, int64_t now_
     }
     if (status < 0) {
         stats_add(&r->worker->local, M_recon_manifest_refuse, 1);
-        log_warn("recon.manifest_refused", "%s/%" PRId32 "@%" PRId64 ": %s", r->config->recon.manifest_topic,
+        log_warn("recon.manifest_refused", "%s/%" PRId32 "/%" PRId64 ": %s", r->config->recon.manifest_topic,
                  e->partition, e->offset, why.text);
     }
     stats_add(&r->worker->local, M_recon_manifest, status == 1);
@@ -329,10 +334,45 @@ static int evidence_read(struct recon *r, int64_t now_ms, struct err *err) {
     return 0;
 }
 
+static int gone(struct recon *r, int64_t now_ms, struct err *err) {
+    uint64_t oldest = log_reader_sequence(r->reader);
+    if (oldest <= r->counted) return 0; /* what was wanted again is not there: only digests for a scan */
+    if (r->counted == 0) return 0;      /* nothing was counted ever: it begins with what there is */
+    if (begin(r, err) != 0) return -1;
+    log_error("recon.entries_lost",
+              "the audit log's retention removed entries %" PRIu64 "-%" PRIu64 " before they were counted", r->counted,
+              oldest - 1);
+    const struct exception_about about = {EXCEPTION_EVIDENCE_LOST, "", -1, "entries"};
+    int64_t lost = db_meta_get(r->db, "entries_lost", 0) + (int64_t)(oldest - r->counted);
+    int64_t from_ms = r->read_us / 1000 - (int64_t)r->config->recon.window_ms - (int64_t)r->config->recon.late_after_ms;
+    int64_t known_ms = db_meta_get(r->db, "entries_lost_from_ms", from_ms);
+    int status =
+        db_meta_set(r->db, "entries_lost", lost, err) != 0 ||
+                db_meta_set(r->db, "entries_lost_from_ms", known_ms < from_ms ? known_ms : from_ms, err) != 0
+            ? -1
+            : exception_raise(r->db, r->config, &about, lost, now_ms, err,
+                              "the audit log's retention removed %" PRId64 " entries before they were "
+                              "counted, the last of them %" PRIu64 "-%" PRIu64 ": windows of that time stay pending",
+                              lost, r->counted, oldest - 1);
+    r->counted = oldest;
+    r->lost_open = true;
+    return status;
+}
+
+/* Up to when entries may be of the time that was lost: the first one behind it was written then. */
+static int lost_end(struct recon *r, const struct log_item *item, struct err *err) {
+    r->lost_open = false;
+    if (db_meta_set(r->db, "entries_lost_to_ms", item->written_us / 1000, err) != 0) return -1;
+    judge_lost(r->judge, db_meta_get(r->db, "entries_lost_from_ms", 0), item->written_us / 1000);
+    return 0;
+}
+
 static int entry_take(struct recon *r, const struct log_item *item, struct err *err) {
     struct count_result result = {0};
     if (item->sequence >= r->counted) {
-        if (begin(r, err) != 0 || count_entry(r->count, item, &result, err) != 0) return -1;
+        if (begin(r, err) != 0 || (r->lost_open && lost_end(r, item, err) != 0) ||
+            count_entry(r->count, item, &result, err) != 0)
+            return -1;
         if (item->segment != r->segment && segment_note(r, item->segment, err) != 0) return -1;
         r->counted = item->sequence + 1;
         r->read_us = item->written_us;
@@ -343,22 +383,6 @@ static int entry_take(struct recon *r, const struct log_item *item, struct err *
         if (result.partition != NULL) scan_logged(r->scan, result.partition, result.start_ms, item);
     }
     return live_apply(r->live, item, err);
-}
-
-static int gone(struct recon *r, int64_t now_ms, struct err *err) {
-    uint64_t oldest = log_reader_sequence(r->reader);
-    if (oldest <= r->counted) return 0; /* what was wanted again is not there: only digests for a scan */
-    if (begin(r, err) != 0) return -1;
-    log_error("recon.entries_lost",
-              "the audit log's retention removed entries %" PRIu64 "-%" PRIu64 " before they were counted", r->counted,
-              oldest - 1);
-    char subject[64];
-    snprintf(subject, sizeof subject, "entries %" PRIu64 "-%" PRIu64, r->counted, oldest - 1);
-    const struct exception_about about = {EXCEPTION_EVIDENCE_LOST, "", -1, subject};
-    int status = exception_raise(r->db, r->config, &about, (int64_t)(oldest - r->counted), now_ms, err,
-                                 "the audit log's retention removed %s before they were counted", subject);
-    r->counted = oldest;
-    return status;
 }
 
 /* Reads the log until its end, or as much as belongs in one transaction. */

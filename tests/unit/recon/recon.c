@@ -887,3 +887,43 @@ Test(recon, anchors_that_are_taken_away_are_told) {
     rig_says(r, "SELECT kind, subject FROM exception", "evidence_lost|anchors");
     rig_drop(r);
 }
+
+/* One thing has happened, however many windows it concerns: it is told once, and of those nothing is claimed. */
+Test(recon, entries_that_retention_removed_before_they_were_counted_are_one_exception) {
+    struct rig *r = rig_make(EVIDENCE_MANIFEST);
+    struct err err = {0};
+    r->b->config.recon.segment_bytes = 1;
+    publish(r, 1, 10, RIG_START);
+    log_range(r, 0, 10);
+    rig_pass(r, 1);
+    recon_close(r->recon);
+    for (int w = 1; w <= 3; w++) { /* windows that nobody counts */
+        r->b->wall_ms = RIG_START + w * RIG_WINDOW_MS;
+        publish(r, 1 + 10 * (uint64_t)w, 10, RIG_START + w * RIG_WINDOW_MS);
+        log_range(r, 10 * w, 10 * w + 10);
+        rig_commit(r);
+    }
+    r->b->wall_ms = RIG_START + 40 * RIG_WINDOW_MS;
+    publish(r, 41, 20, RIG_START + 40 * RIG_WINDOW_MS);
+    log_range(r, 40, 50);
+    rig_commit(r);
+    while (r->b->writer.closed_count > 0) cr_assert_eq(log_writer_remove(&r->b->writer, &r->b->err), 0);
+    r->recon = recon_open(&r->worker, &r->port, &err);
+    cr_assert_not_null(r->recon, "%s", err.text);
+    r->committed = 60;
+    for (int w = 0; w <= 3; w++)
+        rig_manifest(r, 1 + 10 * (uint64_t)w, 10 + 10 * (uint64_t)w, RIG_START + w * RIG_WINDOW_MS);
+    rig_manifest(r, 41, 60, RIG_START + 40 * RIG_WINDOW_MS);
+    rig_pass(r, 20);
+    rig_says(r, "SELECT kind, subject, count FROM exception WHERE kind = 'evidence_lost'", "evidence_lost|entries|30");
+    rig_says(r, "SELECT DISTINCT reason FROM window WHERE unexplained > 0 AND state = 0",
+             "entries of this time were removed before they were counted");
+    /* What is missing at another time is missing all the same, and counted without what else is wrong. */
+    rig_says(r, "SELECT kind, count FROM exception WHERE kind <> 'evidence_lost' ORDER BY kind",
+             "unexplained|10\nwindow_mismatch|10");
+    recon_close(r->recon);
+    rig_open(r);
+    rig_pass(r, 3);
+    rig_says(r, "SELECT count(*) FROM exception WHERE cleared_ms = 0", "3");
+    rig_drop(r);
+}
