@@ -504,8 +504,10 @@ static int end_send(struct feed *f, bool complete, struct err *err) {
     static struct manifest_place places[PARTITIONS_MAX];
     int n = outbox_places(f->set.outbox, f->load->number, places, PARTITIONS_MAX, err);
     if (n < 0) return -1;
-    size_t len = manifest_end(&f->names, &f->load->sum, complete, places, (size_t)n, f->text);
-    return control_send(f, len, err);
+    const struct manifest_place *place = places;
+    for (; n > MANIFEST_PLACES_MAX; place += MANIFEST_PLACES_MAX, n -= MANIFEST_PLACES_MAX)
+        if (control_send(f, manifest_places(&f->names, place, MANIFEST_PLACES_MAX, f->text), err) != 0) return -1;
+    return control_send(f, manifest_end(&f->names, &f->load->sum, complete, place, (size_t)n, f->text), err);
 }
 
 int feed_finish(struct feed *f, bool complete, struct err *err) {

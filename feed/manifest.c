@@ -83,17 +83,29 @@ size_t manifest_begin(const struct manifest_load *l, char out[MANIFEST_BYTES_MAX
     return t.len;
 }
 
+static void put_places(struct text *t, const struct manifest_place *place, size_t places) {
+    CHECK(places <= MANIFEST_PLACES_MAX);
+    put(t, ",\"first_offsets\":{");
+    for (size_t i = 0; i < places; i++)
+        put(t, "%s\"%" PRId32 "\":%" PRId64, i > 0 ? "," : "", place[i].partition, place[i].first_offset);
+    put(t, "}}");
+}
+
+size_t manifest_places(const struct manifest_load *l, const struct manifest_place *place, size_t places,
+                       char out[MANIFEST_BYTES_MAX]) {
+    struct text t = {out, 0};
+    put_load(&t, l, "load_places", true);
+    put_places(&t, place, places);
+    return t.len;
+}
+
 size_t manifest_end(const struct manifest_load *l, const struct manifest *sum, bool complete,
                     const struct manifest_place *place, size_t places, char out[MANIFEST_BYTES_MAX]) {
     struct text t = {out, 0};
     put_load(&t, l, "load_end", true);
     put_sums(&t, l, sum);
     put(&t, ",\"state\":\"%s\",\"snapshot\":%s", complete ? "complete" : "aborted", l->snapshot ? "true" : "false");
-    bool told = places <= MANIFEST_PLACES_MAX;
-    if (told) put(&t, ",\"first_offsets\":{");
-    for (size_t i = 0; told && i < places; i++)
-        put(&t, "%s\"%" PRId32 "\":%" PRId64, i > 0 ? "," : "", place[i].partition, place[i].first_offset);
-    put(&t, told ? "}}" : "}");
+    put_places(&t, place, places);
     return t.len;
 }
 

@@ -47,10 +47,12 @@ struct manifest_place {
     int64_t first_offset;
 };
 
-/* These write the message, NUL-terminated, to out and return its length. More places than MANIFEST_PLACES_MAX are left
- * out, all of them: readers take what is not there for a partition without records. */
+/* These write the message, NUL-terminated, to out and return its length. places: [0, MANIFEST_PLACES_MAX]; what is more
+ * goes before the end in messages of their own, so that a reader has them all by then. */
 size_t manifest_window(const struct manifest_load *l, const struct manifest *m, char out[MANIFEST_BYTES_MAX]);
 size_t manifest_begin(const struct manifest_load *l, char out[MANIFEST_BYTES_MAX]);
+size_t manifest_places(const struct manifest_load *l, const struct manifest_place *place, size_t places,
+                       char out[MANIFEST_BYTES_MAX]);
 size_t manifest_end(const struct manifest_load *l, const struct manifest *sum, bool complete,
                     const struct manifest_place *place, size_t places, char out[MANIFEST_BYTES_MAX]);
 

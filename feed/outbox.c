@@ -237,7 +237,10 @@ static struct outbox *outbox_new(void) {
 struct outbox *outbox_open(const char *path, struct err *err) {
     struct outbox *o = outbox_new();
     if (lock_take(o, path, err) == 0 && database_open(o, path, SQLITE_OPEN_READWRITE, err) == 0 &&
-        execute(o, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32768", err) == 0 &&
+        execute(o,
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32768; "
+                "PRAGMA secure_delete=ON",
+                err) == 0 &&
         statements_make(o, err) == 0 && next_find(o, err) == 0)
         return o;
     outbox_close(o);

@@ -100,6 +100,11 @@ static int object_get(yajl_val o, struct manifest *m, struct err *err) {
         return -1;
     if (strcmp(type, "window") == 0) return m->type = MANIFEST_WINDOW, window_get(o, m, err);
     if (strcmp(type, "load_begin") == 0) return m->type = MANIFEST_LOAD_BEGIN, begin_get(o, m, err);
+    if (strcmp(type, "load_places") == 0) {
+        m->type = MANIFEST_LOAD_PLACES;
+        places_get(o, m);
+        return load_get(o, m, err);
+    }
     if (strcmp(type, "load_end") == 0) return m->type = MANIFEST_LOAD_END, end_get(o, m, err);
     return err_set(err, EX_DATAERR, "type is unknown");
 }
@@ -265,6 +270,7 @@ int manifest_store(sqlite3 *db, struct count *count, const struct config *config
     switch (m->type) {
     case MANIFEST_WINDOW: return window_store(db, count, config, m, topic, producer, now_ms, err);
     case MANIFEST_LOAD_BEGIN: return begin_store(db, m, topic, producer, now_ms, err);
+    case MANIFEST_LOAD_PLACES: return places_store(db, m, topic, err) != 0 ? -1 : m->places > 0;
     case MANIFEST_LOAD_END:
         if (places_store(db, m, topic, err) != 0) return -1;
         return end_store(db, m, topic, producer, now_ms, err);

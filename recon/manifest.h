@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "recon/count.h"
 
-enum manifest_type { MANIFEST_WINDOW, MANIFEST_LOAD_BEGIN, MANIFEST_LOAD_END };
+enum manifest_type { MANIFEST_WINDOW, MANIFEST_LOAD_BEGIN, MANIFEST_LOAD_PLACES, MANIFEST_LOAD_END };
 
 struct manifest {
     enum manifest_type type;
@@ -25,7 +25,7 @@ struct manifest {
     uint8_t digest_sum[DIGEST_BYTES];
     uint8_t load[16];
     bool snapshot, aborted;
-    uint32_t places; /* of a load's end: partitions that its records went to */
+    uint32_t places; /* of a load's places and end: partitions that its records went to */
     struct {
         int32_t partition;
         int64_t first_offset;

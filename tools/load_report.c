@@ -1,8 +1,10 @@
 #include "tools/load_report.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/grouped.h"
@@ -111,16 +113,19 @@ int load_list(const char *path, bool json, bool all) {
     struct err err = {0};
     struct outbox_load l = {0};
     struct outbox_attempts attempts;
-    uint64_t waiting, bytes;
+    uint64_t waiting, bytes, listed = 0;
     int got = -1;
-    struct outbox *o = outbox_open_read(path, &err);
+    struct outbox *o = access(path, F_OK) == 0 || errno != ENOENT ? outbox_open_read(path, &err) : NULL;
+    if (o == NULL && err.code == 0) got = 0; /* nothing was ever loaded */
     while (o != NULL && (got = outbox_load_next(o, l.number, &l, &err)) == 1) {
         if (l.state >= OUTBOX_COMPLETE && !all) continue;
         if (outbox_count(o, l.number, &waiting, &bytes, &err) != 0 ||
             outbox_attempts(o, l.number, &attempts, &err) != 0)
             break;
         (json ? list_json : list_text)(&l, waiting, &attempts);
+        listed++;
     }
+    if (got == 0 && listed == 0 && !json) puts(all ? "nothing was loaded yet" : "nothing waits");
     outbox_close(o);
     if (got == 0) return 0;
     fprintf(stderr, "millrace load: %s\n", err.text);

@@ -155,6 +155,8 @@ def test_a_file_becomes_records_with_everything_that_proves_them(rig):
     assert {h["op"] for _, h in last} == {b"update"} and b"n\xc3\xa4me 1" in {r.key for r, _ in last}
     assert not list((rig.millrace.data_dir / "feed").glob("*.input")), "what was copied is gone"
     assert rig.load("--resume").stdout == "nothing to resume\n"
+    never = str(rig.space.folder / "never.db")
+    assert rig.load("--list", "--outbox", never).stdout == "nothing waits\n" and not os.path.exists(never)
 
 
 def test_rows_that_cannot_be_used_are_refused_before_anything_is_published(rig):
@@ -271,7 +273,7 @@ def test_a_broker_that_does_not_answer_is_reported_and_the_load_resumed(rig):
         rig.broker.resume()
     rig.load("--resume", load)
     rig.check("p", [value_of(r) for r in rows])
-    assert rig.load("--list").stdout == "" and "complete" in rig.load("--list", "--all").stdout
+    assert rig.load("--list").stdout == "nothing waits\n" and "complete" in rig.load("--list", "--all").stdout
     assert "this load is over" in rig.load("--resume", load, status=64).stderr
 
 

@@ -169,3 +169,17 @@ Test(manifest, of_more_producers_loads_and_windows_than_are_kept_is_refused, .in
     cr_assert(strstr(err.text, "too many loads") != NULL, "%s", err.text);
     cr_assert_eq(number("SELECT count(*) FROM load"), 1);
 }
+
+Test(manifest, places_of_more_partitions_than_a_message_holds_come_before_the_end, .init = begin, .fini = end) {
+    static const char one[] = "{\"type\":\"load_places\",\"load\":\"01020304-0506-0708-090a-0b0c0d0e0f10\","
+                              "\"producer\":\"p1\",\"topic\":\"cards\",\"first_offsets\":{\"0\":17,\"3\":0}}";
+    static const char none[] = "{\"type\":\"load_places\",\"producer\":\"p1\",\"topic\":\"cards\","
+                               "\"first_offsets\":{\"0\":17}}";
+    cr_assert_eq(manifest_parse(one, sizeof one - 1, &m, &err), 0, "%s", err.text);
+    cr_assert(m.type == MANIFEST_LOAD_PLACES && m.places == 2);
+    cr_assert_eq(store(), 1);
+    m.place[0].partition = 90;
+    cr_assert_eq(store(), 1);
+    cr_assert_eq(number("SELECT count(*) FROM load_place"), 3);
+    cr_assert_eq(manifest_parse(none, sizeof none - 1, &m, &err), -1, "of no load");
+}
