@@ -29,9 +29,8 @@ const char exception_schema[] =
     "CREATE INDEX IF NOT EXISTS delivery_due ON delivery(channel, next_ms) WHERE done_ms = 0;";
 
 const char *exception_kind_name(enum exception_kind kind) {
-    static const char *const names[] = {"window_mismatch",    "window_late",     "unexplained",
-                                        "audit_cannot_write", "load_incomplete", "evidence_lost",
-                                        "limit_reached"};
+    static const char *const names[] = {"window_mismatch", "window_late",   "unexplained",  "audit_cannot_write",
+                                        "load_incomplete", "evidence_lost", "limit_reached"};
     static_assert(sizeof names / sizeof names[0] == EXCEPTION_KIND_COUNT, "a name for each");
     return kind < EXCEPTION_KIND_COUNT ? names[kind] : "?";
 }

@@ -140,11 +140,12 @@ static void result_print(const struct report *report, const struct verify_plan *
                r->anchors_confirmed, r->anchored, r->unfinished_bytes);
         return;
     }
-    printf("%s: %" PRIu64 " segments, %" PRIu64 " batches, %" PRIu64 " entries (%" PRIu64 " to %" PRIu64 ")\n",
-           plan->dir, r->segments, r->batches, r->entries, r->first, r->last);
-    printf("%s checked; %" PRIu64 " anchors, signatures %s, %" PRIu64 " confirmed, up to entry %" PRIu64 "\n",
-           plan->key != NULL ? "macs" : "hashes", r->anchors, plan->anchor_key != NULL ? "checked" : "not checked",
-           r->anchors_confirmed, r->anchored);
+    printf("%s: %" PRIu64 " segment%s, %" PRIu64 " batch%s, %" PRIu64 " entr%s (%" PRIu64 " to %" PRIu64 ")\n",
+           plan->dir, r->segments, r->segments == 1 ? "" : "s", r->batches, r->batches == 1 ? "" : "es", r->entries,
+           r->entries == 1 ? "y" : "ies", r->first, r->last);
+    printf("%s checked; %" PRIu64 " anchor%s, signatures %s, %" PRIu64 " confirmed, up to entry %" PRIu64 "\n",
+           plan->key != NULL ? "macs" : "hashes", r->anchors, r->anchors == 1 ? "" : "s",
+           plan->anchor_key != NULL ? "checked" : "not checked", r->anchors_confirmed, r->anchored);
     if (r->unfinished_bytes > 0) printf("%" PRIu64 " bytes behind the end are being written\n", r->unfinished_bytes);
     if (r->findings == 0 && plan->key != NULL)
         puts("nothing was found: every entry is as it was written");
@@ -271,7 +272,7 @@ static void item_row(const struct log_item *item) {
     char id[37], time[32];
     record_id_format(e->id, id);
     utc_text(time, item->written_us, 3);
-    printf("%10" PRIu64 "  %s  %-10s %-7s %s  %s/%" PRId32 "@%" PRId64, item->sequence, time,
+    printf("%10" PRIu64 "  %s  %-10s %-7s %s  %s/%" PRId32 "/%" PRId64, item->sequence, time,
            entry_outcome_name(e->outcome), record_op_name(e->op), id, item->topic, e->partition, e->offset);
     if (e->reason != REASON_NONE) printf("  %s", record_reason_name(e->reason));
     if (e->flags != 0) {
@@ -338,6 +339,8 @@ static int show(struct options *o) {
     if (s == NULL) return complain("show", &err);
     for (uint64_t n = 0; o->count == 0 || n < o->count; n++) {
         if ((what = log_search_next(s, &item, &err)) != LOG_ITEM) break;
+        if (n == 0 && !o->json)
+            printf("%10s  %-24s  %-10s %-7s %-36s  %s\n", "entry", "written", "outcome", "op", "id", "place");
         if (o->json)
             item_json(&item);
         else

@@ -66,11 +66,13 @@ static_assert(WINDOW_PENDING == 0 && WINDOW_MATCHED == 1 && WINDOW_LATE == 2 && 
     " AND (?3 OR w.state <> 1 OR w.start_ms >= (SELECT min(start_ms) FROM (SELECT DISTINCT start_ms FROM window "      \
     "ORDER BY start_ms DESC LIMIT 20)))"
 
+#define WINDOW_REASON "CASE WHEN w.checked_ms = 0 THEN 'not judged yet' ELSE w.reason END reason"
+
 static const char windows_sql[] =
     "SELECT p.name topic, w.start_ms window, " WINDOW_STATE
     " state, CASE w.evidence WHEN 0 THEN 'manifest' WHEN 1 THEN "
     "'scan' ELSE 'offsets' END evidence, CASE WHEN w.published < 0 THEN NULL ELSE w.published END published, "
-    "sum(t.seen) seen, " CLASSES ", w.in_flight, w.unexplained, w.unpublished, " ATTRIBUTES ", w.reason "
+    "sum(t.seen) seen, " CLASSES ", w.in_flight, w.unexplained, w.unpublished, " ATTRIBUTES ", " WINDOW_REASON " "
     "FROM window w JOIN topic p ON p.id = w.topic LEFT JOIN tally t ON t.topic = w.topic AND t.start_ms = w.start_ms "
     "WHERE " SHOWN " GROUP BY w.topic, w.start_ms ORDER BY w.start_ms, p.name";
 
@@ -78,7 +80,7 @@ static const char short_sql[] =
     "SELECT p.name topic, w.start_ms window, " WINDOW_STATE
     " state, CASE w.evidence WHEN 0 THEN 'manifest' WHEN 1 THEN "
     "'scan' ELSE 'offsets' END evidence, CASE WHEN w.published < 0 THEN NULL ELSE w.published END published, "
-    "w.seen logged, w.in_flight, w.unexplained, w.unpublished, w.reason "
+    "w.seen logged, w.in_flight, w.unexplained, w.unpublished, " WINDOW_REASON " "
     "FROM window w JOIN topic p ON p.id = w.topic WHERE " SHOWN " ORDER BY w.start_ms, p.name";
 
 static const char partitions_sql[] =

@@ -90,12 +90,12 @@ static int list(sqlite3 *db, bool all, bool json) {
         return complain(&err);
     }
     sqlite3_bind_int(s, 1, all);
-    if (json) putchar('[');
+    if (json) fputs("{\"exceptions\":[", stdout);
     for (; (r = db_step(s, &err)) == 1; n++) {
         if (json && n > 0) fputs(",\n ", stdout);
         json ? row_json(s) : row_table(s);
     }
-    if (json) puts("]");
+    if (json) puts("]}");
     if (!json && n == 0 && r == 0) puts(all ? "there have been no exceptions" : "no exceptions are open");
     sqlite3_finalize(s);
     if (r == 0) return EX_OK;

@@ -18,7 +18,7 @@ static void row_print(const struct view *v, const char *topic, const struct live
         printf(",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"created\":\"%s\"}", row->partition, row->offset,
                event);
     } else {
-        printf("%s  %s  %s/%" PRId32 "@%" PRId64 "\n", key, event, topic, row->partition, row->offset);
+        printf("%s  %s  %s/%" PRId32 "/%" PRId64 "\n", key, event, topic, row->partition, row->offset);
     }
 }
 

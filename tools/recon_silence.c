@@ -142,5 +142,9 @@ int command_recon_silence(int argc, char **argv) {
     if (item.window_ms % (int64_t)config->recon.window_ms != 0)
         return command_misuse("recon", "no window begins there: recon.window is %u s", config->recon.window_ms / 1000);
     item.until_ms = duration_ms > 0 ? now_ms() + duration_ms : 0;
-    return put(path, &item, &err) == 0 ? EX_OK : complain(&err);
+    if (put(path, &item, &err) != 0) return complain(&err);
+    time_print(item.window_ms, duration_ms > 0 ? "  is silent until " : "  is not silent any more, ");
+    if (duration_ms > 0) time_print(item.until_ms, "  ");
+    puts(topic == NULL ? "every topic" : topic);
+    return EX_OK;
 }

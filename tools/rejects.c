@@ -145,7 +145,7 @@ static void row_print(const struct rejects_record *r) {
     char id[37], time[32];
     record_id_format(r->head.id, id);
     utc_text_ms(time, r->head.timestamp_ms, 3);
-    printf("%s  %-13s %10zu %-6s  %-24s  %s/%" PRId32 "@%" PRId64 "\n", id, record_reason_name(r->head.reason),
+    printf("%s  %-13s %10zu %-6s  %-24s  %s/%" PRId32 "/%" PRId64 "\n", id, record_reason_name(r->head.reason),
            content_bytes(&r->head), content_kind(&r->head), time, r->topic, r->head.partition, r->head.offset);
 }
 
@@ -204,7 +204,7 @@ static void record_show(struct run *run, const struct rejects_record *r) {
         if (!run->options.export) fputs(run->shown == 0 ? "[" : ",\n ", stdout);
         metadata_print(r);
         if (run->options.reveal && content_print(r, run->keys, &err) != 0) {
-            fprintf(stderr, "millrace rejects: %s/%" PRId32 "@%" PRId64 ": %s\n", r->topic, r->head.partition,
+            fprintf(stderr, "millrace rejects: %s/%" PRId32 "/%" PRId64 ": %s\n", r->topic, r->head.partition,
                     r->head.offset, err.text);
             run->undecrypted++;
         }

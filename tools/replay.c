@@ -202,7 +202,7 @@ static void record_print(const struct replay_set *s, const struct replay_record 
     }
     printf("%-8s %s  %-12s ", why, r->sequence != 0 ? id : "-                                   ", outcome);
     time_print(r->sequence != 0 ? r->created_ms : -1);
-    printf("  %s/%" PRId32 "@%" PRId64 "\n", topic, r->partition, r->offset);
+    printf("  %s/%" PRId32 "/%" PRId64 "\n", topic, r->partition, r->offset);
 }
 
 static void keyless_print(const struct replay_set *s) {
@@ -253,7 +253,7 @@ static void screen_clear(struct screen *s) {
 
 static void missing_told(void *context, const char *topic, int32_t partition, int64_t offset) {
     const struct screen *s = context;
-    fprintf(stderr, "millrace replay: %s/%" PRId32 "@%" PRId64 " is not %s\n", topic, partition, offset,
+    fprintf(stderr, "millrace replay: %s/%" PRId32 "/%" PRId64 " is not %s\n", topic, partition, offset,
             s->from_log ? "in the log with its content (reconcile: full)" : "in Kafka any more");
 }
 

@@ -206,7 +206,7 @@ void replay_feed_print(FILE *out, const struct replay_feed *f, const struct repl
     if (f->covered > 0) fprintf(out, ", %" PRIu64 " more with what was read again anyway", f->covered);
     fputc('\n', out);
     for (uint64_t i = 0; i < f->gone; i++)
-        fprintf(out, "%s/%" PRId32 "@%" PRId64 " %s\n", f->missing[i].topic, f->missing[i].partition,
+        fprintf(out, "%s/%" PRId32 "/%" PRId64 " %s\n", f->missing[i].topic, f->missing[i].partition,
                 f->missing[i].offset,
                 f->missing[i].gone ? "is no longer in Kafka (retention)" : "is no longer in Kafka (compaction)");
     if (f->elsewhere > 0)

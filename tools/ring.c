@@ -261,7 +261,7 @@ static void tail_put(bool altered, uint32_t content_bytes) {
 /* The key's place holds the beginning of its digest, by which the record's other entries are found. */
 static void entry_row(const struct subject *u, const struct ring_item *item, const struct entry *e) {
     char topic[TOPIC_BYTES], place[TOPIC_BYTES + 40], key[DIGEST_HEX_BYTES];
-    snprintf(place, sizeof place, "%s/%" PRId32 "@%" PRId64, topic_name(u, e->topic, topic), e->partition, e->offset);
+    snprintf(place, sizeof place, "%s/%" PRId32 "/%" PRId64, topic_name(u, e->topic, topic), e->partition, e->offset);
     digest_hex(e->digest_key, key);
     printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  #%-13.12s %9" PRIu32, item->number,
            entry_outcome_name((enum entry_outcome)e->outcome), place, e->epoch, key, e->stored_bytes);
@@ -274,7 +274,7 @@ static void peek_row(const struct subject *u, const struct ring_item *item, cons
     char topic[TOPIC_BYTES], place[TOPIC_BYTES + 40], masked[40];
     size_t key_bytes;
     const uint8_t *key = key_of(v, &key_bytes);
-    snprintf(place, sizeof place, "%s/%" PRId32 "@%" PRId64, topic_name(u, r->topic, topic), r->partition, r->offset);
+    snprintf(place, sizeof place, "%s/%" PRId32 "/%" PRId64, topic_name(u, r->topic, topic), r->partition, r->offset);
     mask(key, key_bytes, masked);
     printf("%12" PRIu64 " %-7s %-32s %6" PRIu32 "  %-14s %9" PRIu32 "%s%s%s", item->number,
            record_op_name((enum record_op)r->op), place, r->epoch, masked, r->value_bytes,
@@ -367,7 +367,7 @@ static int peek_one(const struct subject *u, uint32_t i, const struct request *q
     } else {
         printf("%s%s: %" PRIu64 " records not released\n", *first ? "" : "\n", u->rings.one[i].name, waiting);
         if (waiting > 0)
-            printf("%12s %-7s %-32s %6s  %-14s %9s\n", "NUMBER", "OP", "TOPIC/PARTITION@OFFSET", "EPOCH", "KEY",
+            printf("%12s %-7s %-32s %6s  %-14s %9s\n", "NUMBER", "OP", "TOPIC/PARTITION/OFFSET", "EPOCH", "KEY",
                    "VALUE");
         *first = false;
     }

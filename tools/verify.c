@@ -42,9 +42,9 @@ static const char help[] =
     "  --repair=orphans     the same, and deletes the keys that no record has written\n"
     "  --format FORMAT      table (default) or json\n"
     "  --report FILE        writes every finding to FILE, a line of JSON each\n"
-    "Exit status: 0 nothing is wrong; 1 something is, or could not be repaired; 66 there is no audit log; 69 Redis "
-    "was\n"
-    "not reached; 75 the pipeline does not go on, or asked to leave: go on with --resume; 77 access denied; 78 the\n"
+    "Exit status: 0 nothing is wrong; 1 something is, or could not be repaired; 66 there is no audit log, or\n"
+    "nothing was ever published to a key of --key; 69 Redis was not reached; 75 the pipeline does not go on, or asked "
+    "to leave: go on with --resume; 77 access denied; 78 the\n"
     "configuration.\n";
 
 enum { NICE = 3 };
@@ -187,6 +187,10 @@ static int64_t compare(struct verify *v, struct verify_notes *notes, struct err 
     if (verify_count(v, err) < 0 || look_for_evictions(v, notes, err) != 0) return -1;
     int64_t n = verify_count(v, err);
     note_limits(v, notes);
+    for (uint64_t i = 0; i < v->count; i++)
+        if (v->candidate[i].class == VERIFY_UNKNOWN)
+            verify_note(notes, "%s: no record that the log tells of has written this key, and Redis does not have it",
+                        v->candidate[i].name);
     return n;
 }
 
@@ -256,7 +260,8 @@ static int run(struct verify *v) {
         err_prefix(&repair_err, "not repaired");
         return complain(&repair_err);
     }
-    return found > 0 ? 1 : 0;
+    if (found > 0) return 1;
+    return v->tally[VERIFY_UNKNOWN] > 0 ? EX_NOINPUT : EX_OK;
 }
 
 /* -- arguments --------------------------------------------------------------------------------- */

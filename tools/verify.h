@@ -24,6 +24,7 @@ enum { VERIFY_CANDIDATES_MAX = 1000000, VERIFY_PAGE_KEYS = 64, VERIFY_DETAIL_BYT
 enum verify_class {
     VERIFY_RIGHT,
     VERIFY_MOVING,    /* changed each time it was looked at: nothing is claimed */
+    VERIFY_UNKNOWN,   /* of --key: Redis does not have it, and no record that the log tells of has written it */
     VERIFY_ELSEWHERE, /* a key without a row, and this instance's log does not tell of all records: nothing is claimed
                        */
     VERIFY_MISSING,   /* should be there and is not */

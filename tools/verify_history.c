@@ -11,6 +11,7 @@ enum { BY_INDEX_MAX = 16 };
 static void learn(struct verify *v, struct candidate *c, const struct log_item *item) {
     const struct entry *e = item->entry;
     if (memcmp(e->digest_key, c->key, DIGEST_BYTES) != 0) return;
+    if (c->class == VERIFY_UNKNOWN) c->class = VERIFY_RIGHT; /* a record has deleted it, or its time was over */
     if (!c->has_row) {
         c->was_deleted = e->outcome == ENTRY_DELETED || e->outcome == ENTRY_EXPIRED;
         return;
@@ -30,7 +31,7 @@ static void learn(struct verify *v, struct candidate *c, const struct log_item *
     c->stale_offset = e->offset;
 }
 
-static bool wanted(const struct candidate *c) { return verify_is_finding(c->class); }
+static bool wanted(const struct candidate *c) { return verify_is_finding(c->class) || c->class == VERIFY_UNKNOWN; }
 
 static int by_index(struct verify *v, const char *dir, struct err *err) {
     struct log_item item;

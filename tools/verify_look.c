@@ -117,7 +117,8 @@ static enum verify_type type_of(const redisReply *reply) {
 static enum verify_class verdict(const struct verify *v, const struct candidate *c) {
     enum { GRACE_MS = 2000 };
     int64_t now = clock_wall_ms(&clock_real);
-    if (!c->has_row) return c->type == TYPE_NONE ? VERIFY_RIGHT : VERIFY_ORPHAN;
+    if (!c->has_row && c->type == TYPE_NONE) return v->options.key_count > 0 ? VERIFY_UNKNOWN : VERIFY_RIGHT;
+    if (!c->has_row) return VERIFY_ORPHAN;
     bool timed = c->row.expire_at_ms != 0;
     if (c->type == TYPE_NONE) {
         if (timed && c->row.expire_at_ms <= now + GRACE_MS) return VERIFY_RIGHT;

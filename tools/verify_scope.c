@@ -7,17 +7,10 @@
 #include "tools/verify.h"
 
 static const char *const class_names[VERIFY_CLASS_COUNT] = {
-    [VERIFY_RIGHT] = "right",
-    [VERIFY_MOVING] = "moving",
-    [VERIFY_ELSEWHERE] = "elsewhere",
-    [VERIFY_MISSING] = "missing",
-    [VERIFY_EXPIRED_EARLY] = "expired_early",
-    [VERIFY_EVICTED] = "evicted",
-    [VERIFY_ALTERED] = "altered",
-    [VERIFY_STALE] = "stale",
-    [VERIFY_WRONG_TYPE] = "wrong_type",
-    [VERIFY_EXPIRY] = "expiry",
-    [VERIFY_ORPHAN] = "orphan",
+    [VERIFY_RIGHT] = "right",           [VERIFY_MOVING] = "moving",   [VERIFY_UNKNOWN] = "unknown",
+    [VERIFY_ELSEWHERE] = "elsewhere",   [VERIFY_MISSING] = "missing", [VERIFY_EXPIRED_EARLY] = "expired_early",
+    [VERIFY_EVICTED] = "evicted",       [VERIFY_ALTERED] = "altered", [VERIFY_STALE] = "stale",
+    [VERIFY_WRONG_TYPE] = "wrong_type", [VERIFY_EXPIRY] = "expiry",   [VERIFY_ORPHAN] = "orphan",
 };
 
 const char *verify_class_name(enum verify_class c) { return c < VERIFY_CLASS_COUNT ? class_names[c] : "?"; }

@@ -352,6 +352,11 @@ def test_an_instance_that_was_there_before_is_known_without_its_accounts(space, 
     common = {"group": f"pair{space.number}", "audit": "on", "recon": {"keys": str(keys)}}
     first = space.millrace("first", instance="node1", **common).start_ready()
     first.wait_drained(produce(space, topic, [(str(i), b"one %d" % i) for i in range(40)]))
+    done = first.run_command("verify", "--key", "k:tpyo", "--key", "k:1", timeout=60)
+    assert done.returncode == 66 and "k:tpyo: no record" in done.stdout + done.stderr, f"{done.stdout}\n{done.stderr}"
+    produce(space, topic, [("39", None)])
+    wait_until(lambda: values(redis)[39] is None, 20, "the last one to be deleted")
+    assert verify(first, "--key", "k:39", status=0)[0]["classes"]["right"] == 1, "it is right that it is gone"
     assert first.drain() == 0
     second = space.millrace("second", instance="node2", **common).start_ready()
     produce(space, topic, [(str(i), b"two %d" % i) for i in range(20)])

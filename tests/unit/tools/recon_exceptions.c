@@ -62,6 +62,8 @@ Test(recon_exceptions, lists_what_is_open_and_how_far_telling_has_come) {
     exception_clear(db, &load, 1773527002000, &err);
     cr_assert_eq(RUN(command_recon_exceptions, "--format", "json", "-c", file()), EX_OK);
     cr_assert_null(strstr(done.out, "load_incomplete"));
+    cr_assert_eq(strncmp(done.out, "{\"exceptions\":[{\"id\":", 21), 0, "%s", done.out);
+    cr_assert_str_eq(done.out + strlen(done.out) - 3, "]}\n");
     cr_assert_not_null(strstr(done.out, "\"kind\":\"unexplained\",\"state\":\"open\",\"topic\":\"cards.change\","
                                         "\"window\":\"2026-03-14T22:20:00Z\",\"subject\":null,\"count\":3,"));
     cr_assert_eq(RUN(command_recon_exceptions, "--all", "--format", "json", "-c", file()), EX_OK);

@@ -28,6 +28,8 @@ static struct silences *silences(void) {
 Test(recon_silence, holds_for_an_hour_and_every_topic_unless_told) {
     int64_t now = clock_wall_ms(&clock_real), window = 1773526800000; /* 2026-03-14T22:20:00Z */
     cr_assert_eq(RUN(command_recon_silence, "2026-03-14T22:20:00Z", "-c", config()), EX_OK, "%s", done.err);
+    cr_assert_not_null(strstr(done.out, "2026-03-14T22:20:00Z  is silent until "), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "  every topic\n"));
     int64_t until = silences_until(silences(), "cards.change", window, now);
     cr_assert(until >= now + 3600000 && until < now + 3660000);
     cr_assert_eq(RUN(command_recon_silence, "1773526800000", "--topic", "cards.change", "--for", "2d", "-c", config()),
@@ -38,6 +40,7 @@ Test(recon_silence, holds_for_an_hour_and_every_topic_unless_told) {
     cr_assert_not_null(strstr(done.out, "2026-03-14T22:20:00Z  until "), "%s", done.out);
     cr_assert_not_null(strstr(done.out, "every topic"));
     cr_assert_eq(RUN(command_recon_silence, "2026-03-14T22:20:00.000Z", "--for", "0", "-c", config()), EX_OK);
+    cr_assert_str_eq(done.out, "2026-03-14T22:20:00Z  is not silent any more, every topic\n");
     cr_assert_eq(silences()->count, 1, "the other one is still there");
 }
 

@@ -77,7 +77,7 @@ Test(rejects, lists_what_is_stored_without_content) {
     cr_assert_null(strstr(done.out, "CANARY"));
     cr_assert_null(strstr(done.out, "Q0FOQVJZ"), "nor its base64");
     cr_assert_eq(RUN(command_rejects, "list", "-c", config()), EX_OK);
-    cr_assert_not_null(strstr(done.out, "2026-01-01T00:00:00.123Z  t/3@5\n"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "2026-01-01T00:00:00.123Z  t/3/5\n"), "%s", done.out);
     cr_assert_null(strstr(done.out, "CANARY"));
 }
 
@@ -157,7 +157,7 @@ Test(rejects, sealed_content_needs_the_key_file) {
     cr_assert_eq(RUN(command_rejects, "export", "--reveal", "-c", config()), EX_CONFIG);
     cr_assert_eq(RUN(command_keygen, (char *)(uintptr_t)in_folder("keys")), EX_OK);
     cr_assert_eq(RUN(command_rejects, "export", "--reveal", "-c", config()), EX_DATAERR, "another key");
-    cr_assert_not_null(strstr(done.err, "t/3@9"), "%s", done.err);
+    cr_assert_not_null(strstr(done.err, "t/3/9"), "%s", done.err);
     cr_assert_eq(count(done.out, "\n"), 1, "it is still named");
     cr_assert_eq(RUN(command_rejects, "list", "-c", config()), EX_OK, "a list needs no key");
 }
@@ -193,7 +193,7 @@ Test(rejects, a_torn_end_is_passed_over_and_damage_is_reported) {
     fclose(f);
     cr_assert_eq(RUN(command_rejects, "list", "-c", config()), EX_DATAERR, "in a segment that nobody writes any more");
     cr_assert_not_null(strstr(done.err, "damaged"), "%s", done.err);
-    cr_assert_eq(count(done.out, "t/3@1"), 1);
+    cr_assert_eq(count(done.out, "t/3/1"), 1);
 }
 
 Test(rejects, explains_itself) {

@@ -109,8 +109,8 @@ Test(replay, refuses_arguments_that_mean_nothing) {
 Test(replay, dry_run_tells_what_is_chosen_and_what_follows) {
     cr_assert_eq(REPLAY("--offsets", "cards/1/2", "--dry-run"), 0, "%s", done.err);
     cr_assert(says("1 chosen, 2 following; nothing was sent"), "%s", done.out);
-    cr_assert(says("chosen") && says("applied") && says("2023-11-14T22:13:20Z  cards/1@2\n"), "%s", done.out);
-    cr_assert(says("cards/1@4\n") && says("limits/3@100\n") && !says("cards/1@3"), "%s", done.out);
+    cr_assert(says("chosen") && says("applied") && says("2023-11-14T22:13:20Z  cards/1/2\n"), "%s", done.out);
+    cr_assert(says("cards/1/4\n") && says("limits/3/100\n") && !says("cards/1/3"), "%s", done.out);
 }
 
 Test(replay, dry_run_has_json) {

@@ -98,10 +98,10 @@ Test(ring_command, list_says_how_far_both_ends_have_come, .init = instance_make,
 Test(ring_command, peek_shows_what_a_record_is_and_keeps_its_content, .init = instance_make, .fini = folder_remove) {
     cr_assert_eq(RUN(command_ring, "peek", "ingest", LIVE, "-n", "2"), EX_OK, "%s", done.err);
     cr_assert_not_null(strstr(done.out, "ingest[0]: 12 records not released\n"), "%s", done.out);
-    cr_assert_not_null(strstr(done.out, "cards.change/3@500"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "cards.change/3/500"), "%s", done.out);
     cr_assert_not_null(strstr(done.out, "se*** (10)"), "%s", done.out);
-    cr_assert_not_null(strstr(done.out, "cards.change/3@501"));
-    cr_assert_null(strstr(done.out, "cards.change/3@502"), "only two were asked for");
+    cr_assert_not_null(strstr(done.out, "cards.change/3/501"));
+    cr_assert_null(strstr(done.out, "cards.change/3/502"), "only two were asked for");
     cr_assert_null(strstr(done.out, "secret"));
     cr_assert_null(strstr(done.out, "transform[0]"));
     cr_assert_eq(RUN(command_ring, "peek", LIVE, "--format", "json"), EX_OK);
@@ -186,10 +186,10 @@ Test(ring_command, saved_rings_are_read_when_nothing_runs, .init = instance_make
     cr_assert_eq(RUN(command_ring, "verify", "--dir", dir), EX_OK, "%s", done.err);
     cr_assert_not_null(strstr(done.out, "ingest[0]      good: 12 records\n"), "%s", done.out);
     cr_assert_eq(RUN(command_ring, "peek", "transform", "--dir", dir), EX_OK, "%s", done.err);
-    cr_assert_not_null(strstr(done.out, "cards.change/3@499"), "the saved statistics name the topic\n%s", done.out);
+    cr_assert_not_null(strstr(done.out, "cards.change/3/499"), "the saved statistics name the topic\n%s", done.out);
     unlink(in_folder("saved/cards.stats"));
     cr_assert_eq(RUN(command_ring, "peek", "transform", "--dir", dir), EX_OK, "%s", done.err);
-    cr_assert_not_null(strstr(done.out, "topic 1/3@499"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "topic 1/3/499"), "%s", done.out);
 }
 
 Test(ring_command, a_file_that_is_no_ring_is_status_65, .init = instance_make, .fini = folder_remove) {
@@ -271,10 +271,10 @@ static void audited_make(void) {
 Test(ring_command, entries_and_traces_are_shown_for_what_they_are, .init = audited_make, .fini = folder_remove) {
     cr_assert_eq(RUN(command_ring, "peek", "sink", "transform", LIVE), EX_OK, "%s", done.err);
     cr_assert_lt(strstr(done.out, "transform[0]: 2 records"), strstr(done.out, "sink[0]: 2 records"));
-    cr_assert_not_null(strstr(done.out, "           1 applied cards.change/3@497                    "
+    cr_assert_not_null(strstr(done.out, "           1 applied cards.change/3/497                    "
                                         "7  #abababababab         33\n"),
                        "%s", done.out);
-    cr_assert_not_null(strstr(done.out, "rejected cards.change/3@498"), "%s", done.out);
+    cr_assert_not_null(strstr(done.out, "rejected cards.change/3/498"), "%s", done.out);
     cr_assert_not_null(strstr(done.out, "reason key_null"), "%s", done.out);
     cr_assert_not_null(strstr(done.out, " traced altered content 5\n"), "%s", done.out);
     cr_assert_eq(RUN(command_ring, "peek", "sink", "transform", LIVE, "--format", "json"), EX_OK, "%s", done.err);
