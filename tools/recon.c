@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/utc.h"
 #include "recon/db.h"
 #include "shm/record.h"
 #include "tools/command.h"
@@ -271,7 +272,7 @@ static int option_take(int which, struct options *o) {
     switch (which) {
     case 'c': o->file = optarg; return 0;
     case OPTION_TOPIC: o->topic = optarg; return 0;
-    case OPTION_WINDOW: return view_time_parse(optarg, &o->window);
+    case OPTION_WINDOW: return (o->window = utc_read(optarg, strlen(optarg))) >= 0 ? 0 : -1;
     case OPTION_PARTITION: return number(optarg, INT32_MAX, &o->partition);
     case OPTION_RECORDS: o->records = true; return 0;
     case OPTION_ALL: o->all = true; return 0;

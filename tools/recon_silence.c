@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -27,20 +26,6 @@ static const char help[] =
     "Exit status: 65 the file of silences is damaged, 69 recon has never run here, 73 it cannot be written.\n";
 
 static int64_t now_ms(void) { return clock_wall_ms(&clock_real); }
-
-static int window_parse(const char *text, int64_t *ms) {
-    struct tm utc = {0};
-    char *end;
-    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &utc);
-    if (rest != NULL) {
-        if (*rest == '.') rest += 1 + strspn(rest + 1, "0");
-        *ms = (int64_t)timegm(&utc) * 1000;
-        return strcmp(rest, "Z") == 0 ? 0 : -1;
-    }
-    errno = 0;
-    *ms = strtoll(text, &end, 10);
-    return end != text && *end == '\0' && errno == 0 && *ms >= 0 ? 0 : -1;
-}
 
 static int duration_parse(const char *text, int64_t *ms) {
     static const struct {
@@ -130,7 +115,8 @@ int command_recon_silence(int argc, char **argv) {
         default: return command_misuse("recon", "unknown option or missing argument: %s", argv[optind - 1]);
         }
     if (argc - optind != (listing ? 0 : 1)) return command_misuse("recon", "silence needs one WINDOW, or --list");
-    if (!listing && window_parse(argv[optind], &item.window_ms) != 0)
+    if (!listing) item.window_ms = utc_read(argv[optind], strlen(argv[optind]));
+    if (!listing && item.window_ms < 0)
         return command_misuse("recon", "%s is neither a time (2026-03-14T22:20:00Z) nor milliseconds", argv[optind]);
     const struct config *config = command_config(file, &status);
     if (config == NULL) return status;

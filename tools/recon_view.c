@@ -1,12 +1,10 @@
 #include "tools/recon_view.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "audit/log.h"
 #include "base/digest.h"
@@ -18,25 +16,6 @@
 enum { COLUMNS_MAX = 32, CELL_BYTES = 256 };
 
 void view_time(char out[VIEW_TIME_BYTES], int64_t ms) { utc_text_ms(out, ms > 0 ? ms : -1, 3); }
-
-int view_time_parse(const char *text, int64_t *ms) {
-    struct tm utc = {0};
-    char *end;
-    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &utc);
-    errno = 0;
-    if (rest == NULL) {
-        *ms = strtoll(text, &end, 10);
-        return end != text && *end == 0 && errno == 0 && *ms >= 0 ? 0 : -1;
-    }
-    long milliseconds = 0;
-    if (*rest == '.') {
-        milliseconds = strtol(rest + 1, &end, 10);
-        if (end != rest + 4) return -1;
-        rest = end;
-    }
-    *ms = (int64_t)timegm(&utc) * 1000 + milliseconds;
-    return strcmp(rest, "Z") == 0 ? 0 : -1;
-}
 
 /* -- the database ------------------------------------------------------------------------------ */
 

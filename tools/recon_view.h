@@ -42,9 +42,7 @@ sqlite3_stmt *view_prepare(const struct view *v, const char *sql, const int64_t 
 /* view_number: the first number of the first row, `none` without one. */
 int64_t view_number(const struct view *v, const char *sql, const int64_t *number, int n, int64_t none);
 
-/* view_time writes "2026-03-14T22:20:00.000Z", or "-" below 0. view_time_parse reads that (milliseconds may be missing)
- * or milliseconds since 1970. 0, or -1. */
+/* view_time writes "2026-03-14T22:20:00.000Z", or "-" below 0. */
 void view_time(char out[VIEW_TIME_BYTES], int64_t ms);
-int view_time_parse(const char *text, int64_t *ms);
 
 #endif

@@ -84,34 +84,11 @@ static int64_t number_take(const char **at) {
     return errno == 0 && n < 1LL << 62 ? n : -1;
 }
 
-/* 2026-03-14T22:20:00Z, seconds and their fraction may be missing; or milliseconds. -1: neither. */
-static int64_t time_take(const char **at) {
-    struct tm tm = {0};
-    int64_t ms = 0;
-    const char *rest = strptime(*at, "%Y-%m-%dT%H:%M", &tm);
-    if (rest == NULL) return number_take(at);
-    if (*rest == ':') {
-        const char *seconds = strptime(rest + 1, "%S", &tm);
-        if (seconds == NULL) return -1;
-        rest = seconds;
-    }
-    if (*rest == '.') {
-        int64_t unit = 100;
-        for (rest++; *rest >= '0' && *rest <= '9'; rest++, unit /= 10) ms += (*rest - '0') * unit;
-    }
-    if (*rest != 'Z') return -1;
-    *at = rest + 1;
-    return (int64_t)timegm(&tm) * 1000 + ms;
-}
-
 static int window_read(struct arguments *a, const struct config *c) {
-    const char *at = a->window;
-    int64_t from = time_take(&at), to = from + c->recon.window_ms;
-    if (from >= 0 && *at == '/') {
-        at++;
-        to = time_take(&at);
-    }
-    if (from < 0 || to <= from || *at != 0)
+    const char *slash = strchr(a->window, '/');
+    int64_t from = utc_read(a->window, slash != NULL ? (size_t)(slash - a->window) : strlen(a->window));
+    int64_t to = slash != NULL ? utc_read(slash + 1, strlen(slash + 1)) : from + c->recon.window_ms;
+    if (from < 0 || to <= from)
         return command_misuse("replay", "--window takes FROM or FROM/TO, as 2026-03-14T22:20:00Z or milliseconds");
     a->query.created_from_ms = from;
     a->query.created_to_ms = to;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/audit_keys.h"
+#include "base/utc.h"
 #include "tools/command.h"
 #include "tools/verify_history.h"
 #include "tools/verify_kafka.h"
@@ -32,7 +33,7 @@ static const char help[] =
     "  --topic T            keys that were last written by a record of this topic\n"
     "  --key-pattern GLOB   keys whose names match; * ? [a-z] and \\\\\n"
     "  --key KEY            this key; may be given several times\n"
-    "  --window FROM/TO     records with an event time in [FROM, TO): 2026-01-31T10:00:00 (UTC) or milliseconds\n"
+    "  --window FROM/TO     records with an event time in [FROM, TO): 2026-01-31T10:00:00Z or milliseconds\n"
     "  --sample N%          so many of the keys, the same ones each time\n"
     "How:\n"
     "  --rounds N           looks at a key before it is called wrong, with growing pauses (default 3, at least 2)\n"
@@ -266,28 +267,11 @@ static int run(struct verify *v) {
 
 /* -- arguments --------------------------------------------------------------------------------- */
 
-static int parse_time(const char *text, size_t len, int64_t *out) {
-    char copy[40], *end;
-    struct tm tm = {0};
-    if (len == 0 || len >= sizeof copy) return -1;
-    memcpy(copy, text, len);
-    copy[len] = '\0';
-    *out = strtoll(copy, &end, 10);
-    if (*end == '\0') return 0;
-    end = strptime(copy, "%Y-%m-%dT%H:%M:%S", &tm);
-    if (end == NULL) {
-        memset(&tm, 0, sizeof tm);
-        end = strptime(copy, "%Y-%m-%dT%H:%M", &tm);
-    }
-    if (end == NULL || (end[0] != '\0' && strcmp(end, "Z") != 0)) return -1;
-    *out = timegm(&tm) * 1000;
-    return 0;
-}
-
 static int parse_window(struct verify_options *o, const char *text) {
     const char *slash = strchr(text, '/');
-    if (slash == NULL || parse_time(text, (size_t)(slash - text), &o->from_ms) != 0 ||
-        parse_time(slash + 1, strlen(slash + 1), &o->to_ms) != 0 || o->from_ms < 0 || o->to_ms <= o->from_ms)
+    if (slash != NULL) o->from_ms = utc_read(text, (size_t)(slash - text));
+    if (slash != NULL) o->to_ms = utc_read(slash + 1, strlen(slash + 1));
+    if (slash == NULL || o->from_ms < 0 || o->to_ms <= o->from_ms)
         return command_misuse("verify", "--window wants FROM/TO, two times, the first the earlier");
     return 0;
 }

@@ -180,7 +180,7 @@ def test_faults_are_found_by_name_and_repaired(space):
     assert found == {f"plain:{i}": faults.expected[f"plain:{i}"] for i in range(6)}
     report, found = verify(m, "--key", "plain:1", "--key", "rows:3", "--key", "timed:9", "--rounds", "2", status=1)
     assert found == {"plain:1": "altered", "rows:3": "missing"}
-    assert verify(m, "--window", "2020-01-01T00:00/2020-01-02T00:00Z", status=0)[0]["keys"] == 0
+    assert verify(m, "--window", "2020-01-01T00:00Z/2020-01-02T00:00Z", status=0)[0]["keys"] == 0
 
     report, found = verify(m, "--repair", "--rounds", "2", status=1)
     orphans = {k: v for k, v in faults.expected.items() if v == "orphan"}

@@ -161,16 +161,3 @@ Test(recon_command, explains_what_it_cannot_do, .init = begin, .fini = end) {
     cr_assert_eq(done.status, EX_NOINPUT);
     cr_assert_not_null(strstr(done.err, "has recon ever run here"));
 }
-
-Test(recon_command, times_are_read_as_they_are_written) {
-    char text[VIEW_TIME_BYTES];
-    int64_t ms;
-    for (int64_t at = 1; at < 4102444800000; at += 98765432109) {
-        view_time(text, at);
-        cr_assert(view_time_parse(text, &ms) == 0 && ms == at, "%s", text);
-    }
-    cr_assert(view_time_parse("2026-03-14T22:20:00Z", &ms) == 0 && ms == 1773526800000);
-    cr_assert(view_time_parse("2026-03-14T22:20:00.5Z", &ms) == -1 &&
-              view_time_parse("2026-03-14T22:20:00", &ms) == -1 && view_time_parse("-1", &ms) == -1 &&
-              view_time_parse("", &ms) == -1);
-}
