@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/write_all.h"
+
 #define OFFSET_MAX ((1LL << 62) - 1)
 #define FILE_BYTES_MAX                                                                                                 \
     (sizeof(struct refeed_head) + PARTITIONS_MAX * sizeof(struct refeed_partition) +                                   \
@@ -151,17 +153,6 @@ static void *request_encode(struct refeed_request *r, size_t *len) {
     return bytes;
 }
 
-static int write_all(int fd, const uint8_t *bytes, size_t len) {
-    while (len > 0) {
-        ssize_t n = write(fd, bytes, len);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return -1;
-        bytes += n;
-        len -= (size_t)n;
-    }
-    return fsync(fd);
-}
-
 /* A file that is there whole or not at all, in the folder of refeeds, which is made when it is missing. */
 static int file_put(const char *data_dir, const char *id, const char *suffix, const void *bytes, size_t len,
                     struct err *err) {
@@ -173,7 +164,10 @@ static int file_put(const char *data_dir, const char *id, const char *suffix, co
         return err_set(err, EX_CANTCREAT, "%s: %s", folder, strerror(errno));
     int at = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int fd = open(made, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    int r = at >= 0 && fd >= 0 && write_all(fd, bytes, len) == 0 && rename(made, path) == 0 && fsync(at) == 0 ? 0 : -1;
+    int r = at >= 0 && fd >= 0 && write_all(fd, bytes, len) == 0 && fsync(fd) == 0 && rename(made, path) == 0 &&
+                    fsync(at) == 0
+                ? 0
+                : -1;
     if (r != 0) err_set(err, EX_CANTCREAT, "%s: %s", path, strerror(errno));
     if (fd >= 0) close(fd);
     if (at >= 0) close(at);

@@ -4,10 +4,10 @@
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
-#include <yajl/yajl_tree.h>
 
 #include "base/err.h"
 #include "base/json_text.h"
+#include "recon/json_member.h"
 #include "shm/record.h"
 
 static const char *const type_names[] = {"tally", "origin", "load", "offsets", "sequences", "retracted", "beat"};
@@ -81,26 +81,22 @@ size_t account_write(const struct account *a, const struct digest_key *key, char
 
 /* -- reading ----------------------------------------------------------------------------------- */
 
-static yajl_val member(yajl_val o, const char *name, yajl_type type) {
-    return yajl_tree_get(o, (const char *[]){name, NULL}, type);
-}
-
 static int text_get(yajl_val o, const char *name, char *out, size_t room) {
-    const char *text = YAJL_GET_STRING(member(o, name, yajl_t_string));
+    const char *text = YAJL_GET_STRING(json_member(o, name, yajl_t_string));
     if (text == NULL || text[0] == '\0' || strlen(text) >= room) return -1;
     memcpy(out, text, strlen(text) + 1);
     return 0;
 }
 
 static int number_get(yajl_val o, const char *name, int64_t *out) {
-    yajl_val v = member(o, name, yajl_t_number);
+    yajl_val v = json_member(o, name, yajl_t_number);
     if (v == NULL || !YAJL_IS_INTEGER(v)) return -1;
     *out = YAJL_GET_INTEGER(v);
     return 0;
 }
 
 static yajl_val array_get(yajl_val o, const char *name, size_t max) {
-    yajl_val v = member(o, name, yajl_t_array);
+    yajl_val v = json_member(o, name, yajl_t_array);
     return v != NULL && YAJL_GET_ARRAY(v)->len <= max ? v : NULL;
 }
 
@@ -144,7 +140,7 @@ static int ranges_get(yajl_val o, struct account *a) {
 static int beat_get(yajl_val o, struct account *a) {
     yajl_val seen = array_get(o, "seen", ACCOUNT_SEEN_MAX);
     if (seen == NULL || number_get(o, "number", &a->number) != 0) return -1;
-    a->left = YAJL_IS_TRUE(member(o, "left", yajl_t_any));
+    a->left = YAJL_IS_TRUE(json_member(o, "left", yajl_t_any));
     a->seens = YAJL_GET_ARRAY(seen)->len;
     for (size_t i = 0; i < a->seens; i++) {
         yajl_val v = YAJL_GET_ARRAY(seen)->values[i];
@@ -158,7 +154,7 @@ static int beat_get(yajl_val o, struct account *a) {
 }
 
 static int type_get(yajl_val o, enum account_type *out) {
-    const char *name = YAJL_GET_STRING(member(o, "type", yajl_t_string));
+    const char *name = YAJL_GET_STRING(json_member(o, "type", yajl_t_string));
     for (size_t i = 0; name != NULL && i < sizeof type_names / sizeof type_names[0]; i++)
         if (strcmp(name, type_names[i]) == 0) {
             *out = (enum account_type)i;
@@ -171,7 +167,8 @@ static int object_get(yajl_val o, struct account *a) {
     if (type_get(o, &a->type) != 0 || text_get(o, "group", a->group, sizeof a->group) != 0 ||
         text_get(o, "instance", a->instance, sizeof a->instance) != 0 || text_get(o, "log", a->log, sizeof a->log) != 0)
         return -1;
-    if (member(o, "order", yajl_t_any) != NULL && (number_get(o, "order", &a->order) != 0 || a->order < 0)) return -1;
+    if (json_member(o, "order", yajl_t_any) != NULL && (number_get(o, "order", &a->order) != 0 || a->order < 0))
+        return -1;
     if (a->type == ACCOUNT_BEAT) return beat_get(o, a);
     if (text_get(o, "topic", a->topic, sizeof a->topic) != 0 || number_get(o, "where", &a->where) != 0) return -1;
     return a->type <= ACCOUNT_LOAD ? rows_get(o, a) : ranges_get(o, a);

@@ -4,20 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <yajl/yajl_tree.h>
 
+#include "recon/json_member.h"
 #include "shm/record.h"
 
 enum { TEXT_BYTES = 65536 }; /* an end of a load names the places of all its partitions */
 
 /* -- reading ----------------------------------------------------------------------------------- */
 
-static yajl_val member(yajl_val object, const char *name, yajl_type type) {
-    return yajl_tree_get(object, (const char *[]){name, NULL}, type);
-}
-
 static int text_get(yajl_val o, const char *name, char *out, size_t room, struct err *err) {
-    const char *text = YAJL_GET_STRING(member(o, name, yajl_t_string));
+    const char *text = YAJL_GET_STRING(json_member(o, name, yajl_t_string));
     if (text == NULL || text[0] == 0) return err_set(err, EX_DATAERR, "%s is missing", name);
     if (strlen(text) >= room) return err_set(err, EX_DATAERR, "%s is too long", name);
     memcpy(out, text, strlen(text) + 1);
@@ -26,7 +22,7 @@ static int text_get(yajl_val o, const char *name, char *out, size_t room, struct
 
 /* Beyond 2^62 nobody counts, and sums and ends of ranges would not fit. */
 static int number_get(yajl_val o, const char *name, int64_t min, int64_t *out, struct err *err) {
-    yajl_val v = member(o, name, yajl_t_number);
+    yajl_val v = json_member(o, name, yajl_t_number);
     if (v == NULL || !YAJL_IS_INTEGER(v)) return err_set(err, EX_DATAERR, "%s is missing or not an integer", name);
     *out = YAJL_GET_INTEGER(v);
     return *out >= min && *out <= INT64_C(1) << 62 ? 0 : err_set(err, EX_DATAERR, "%s is out of range", name);
@@ -39,10 +35,10 @@ static int load_get(yajl_val o, struct manifest *m, struct err *err) {
 }
 
 static int sums_get(yajl_val o, struct manifest *m, struct err *err) {
-    const char *digest = YAJL_GET_STRING(member(o, "digest_sum", yajl_t_string));
+    const char *digest = YAJL_GET_STRING(json_member(o, "digest_sum", yajl_t_string));
     if (number_get(o, "count", 0, &m->count, err) != 0 || number_get(o, "bytes", 0, &m->bytes, err) != 0) return -1;
     /* Sums of other digests than the log's cannot be compared with it. */
-    const char *algorithm = YAJL_GET_STRING(member(o, "digest", yajl_t_string));
+    const char *algorithm = YAJL_GET_STRING(json_member(o, "digest", yajl_t_string));
     m->summed = digest != NULL && (algorithm == NULL || strcmp(algorithm, "hmac") == 0);
     if (digest != NULL && digest_parse(m->digest_sum, digest, strlen(digest)) != 0)
         return err_set(err, EX_DATAERR, "digest_sum is not 32 hexadecimal digits");
@@ -63,13 +59,13 @@ static int window_get(yajl_val o, struct manifest *m, struct err *err) {
 }
 
 static int begin_get(yajl_val o, struct manifest *m, struct err *err) {
-    m->snapshot = YAJL_IS_TRUE(member(o, "snapshot", yajl_t_any));
+    m->snapshot = YAJL_IS_TRUE(json_member(o, "snapshot", yajl_t_any));
     return load_get(o, m, err) != 0 || number_get(o, "created_ms", 0, &m->created_ms, err) != 0 ? -1 : 0;
 }
 
 /* What is not a place is passed over: without places, a load makes up for nothing. */
 static void places_get(yajl_val o, struct manifest *m) {
-    yajl_val v = member(o, "first_offsets", yajl_t_object);
+    yajl_val v = json_member(o, "first_offsets", yajl_t_object);
     for (size_t i = 0; v != NULL && i < v->u.object.len && m->places < PARTITIONS_MAX; i++) {
         char *end;
         long partition = strtol(v->u.object.keys[i], &end, 10);

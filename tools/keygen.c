@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/keys.h"
+#include "base/write_all.h"
 #include "tools/command.h"
 
 static const char help[] =
@@ -49,17 +50,6 @@ static void key_make(struct key *key, uint32_t id) {
 
 /* -- writing ----------------------------------------------------------------------------------- */
 
-static bool write_all(int fd, const char *text, size_t len) {
-    while (len > 0) {
-        ssize_t n = write(fd, text, len);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return false;
-        text += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 static bool folder_sync(const char *path) {
     char folder[PATH_BYTES];
     const char *slash = strrchr(path, '/');
@@ -80,7 +70,7 @@ static bool folder_sync(const char *path) {
 static int file_make(const char *path, const char *text, size_t len, const struct stat *like) {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return complain_errno(path);
-    bool ok = write_all(fd, text, len);
+    bool ok = write_all(fd, text, len) == 0;
     if (like != NULL && (like->st_uid != geteuid() || like->st_gid != getegid()))
         ok = ok && fchown(fd, like->st_uid, like->st_gid) == 0; /* the service that reads it may be another user */
     ok = ok && fchmod(fd, like != NULL ? like->st_mode & 0777 : 0600) == 0 && fsync(fd) == 0;
