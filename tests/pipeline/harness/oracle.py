@@ -41,13 +41,24 @@ def read_log(broker, topics, partitions, timeout=120):
             for m in consumer.consume(5000, 0.2):
                 if m.error():
                     assert m.error().code() == KafkaError._PARTITION_EOF, m.error()
-                    open_ends.pop((m.topic(), m.partition()), None)
+                    place = m.topic(), m.partition()
+                    assert m.offset() >= ends[place], f"{place} ends at {m.offset()}, and ended at {ends[place]} before"
+                    open_ends.pop(place, None)
                     continue
                 records.append(Record(m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(),
                                       tuple(m.headers() or ())))
     finally:
         consumer.close()
     return records, ends
+
+
+def not_read(records, ends):
+    """{(topic, partition): the first offsets that are in no record}"""
+    read = {}
+    for r in records:
+        read.setdefault((r.topic, r.partition), set()).add(r.offset)
+    gaps = {place: sorted(set(range(end)) - read.get(place, set()))[:5] for place, end in ends.items()}
+    return {place: offsets for place, offsets in gaps.items() if offsets}
 
 
 @dataclasses.dataclass
@@ -105,7 +116,8 @@ def judge(broker, topics, partitions, redis_server, key_file=None, produced=None
     """Fails unless Redis holds exactly what the log says. Returns (store, rejects) as expected."""
     records, ends = read_log(broker, [t.name for t in topics], partitions)
     if produced is not None:
-        assert len(records) == produced, f"{produced} records were produced, the log has {len(records)}"
+        assert len(records) == produced, \
+            f"{produced} records were produced, the log has {len(records)}; not read: {not_read(records, ends)}"
     expected, rejects = reference.fold(topics, records)
     with redis_server.client() as client:
         difference = compare(expected, read_redis(client, Decoder(topics, key_file)))
