@@ -305,20 +305,26 @@ def out_of_turn(seen):
 
 
 def test_commands_of_an_old_connection_never_come_after_those_of_the_new(space):
-    """Redis stands still, or the network does with commands in it, for longer than the sink waits; then both go on."""
+    """Redis stands still, or holds back what writes, or the network stands still with commands in it, for longer than the
+    sink waits; then all go on."""
     server = RedisServer(space.folder / "redis").start()
     space.topic(evidence="scan")
     load = endless(space, 500, keys=200)
     trial = Trial(space, server, Proxy(server), redis={"response_timeout": "250ms"}).begin()
     monitor = Monitor(server)
     monitor.start()
-    for n in range(6 * TIMES):
+    client = server.client()
+    for n in range(9 * TIMES):
         connects = trial.m.metric("sink_redis_connect")
-        if n % 2:
+        if n % 3 == 2:
             server.pause()
             time.sleep(trial.random.uniform(0.4, 1.0))
             server.resume()
             trial.m.wait_for(trial.running, 15, "the lanes to go on", 0.02)
+        elif n % 3 == 1:
+            client.execute_command("CLIENT", "PAUSE", trial.random.randrange(400, 1000), "WRITE")
+            trial.m.wait_for(lambda s, c=connects: trial.m.metric("sink_redis_connect", s) >= c + 2 and trial.running(s),
+                             15, "both lanes to have a new connection", 0.02)
         else:
             let_go = trial.address.stall()
             trial.m.wait_for(lambda s, c=connects: trial.m.metric("sink_redis_connect", s) >= c + 2 and trial.running(s),

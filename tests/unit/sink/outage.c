@@ -128,10 +128,11 @@ Test(outage, permission_taken_away_later_blocks_and_does_not_stop_for_good) {
     redisFree(admin);
 }
 
-/* A stream in which the next answer of one kind is an error: Redis, or what is before it, says what it likes. */
+/* A stream in which the next answer of one kind is another: Redis, or what is before it, says what it likes. */
 static struct {
     struct stream_port real;
     const char *instead_of, *error; /* error NULL: nothing, or done */
+    bool raw;                       /* it is no error, but a whole answer */
 } lie;
 
 static ssize_t lie_read(void *context, void *out, size_t len, struct err *err) {
@@ -140,7 +141,8 @@ static ssize_t lie_read(void *context, void *out, size_t len, struct err *err) {
     char *at = n > 0 && lie.error != NULL ? memmem(out, (size_t)n, lie.instead_of, strlen(lie.instead_of)) : NULL;
     if (at == NULL) return n;
     char line[ROOM];
-    size_t was = strlen(lie.instead_of), is = (size_t)snprintf(line, sizeof line, "-%s\r\n", lie.error);
+    size_t was = strlen(lie.instead_of),
+           is = (size_t)snprintf(line, sizeof line, lie.raw ? "%s\r\n" : "-%s\r\n", lie.error);
     memmove(at + is, at + was, (size_t)n - (size_t)(at - (char *)out) - was);
     memcpy(at, line, is);
     lie.error = NULL;
@@ -210,6 +212,26 @@ Test(outage, every_error_in_any_answer_has_its_action_and_skips_nothing) {
         cr_assert_eq(rig_count(&rig, M_sink_redis_error_reply), errors + 1, "%s", error);
         RIG_UNTIL(&rig, 5000, rig_state(&rig) == STATE_RUNNING);
     }
+}
+
+Test(outage, answers_that_fit_no_command_make_a_new_connection) {
+    static const char *const instead[][2] = {{"+OK\r\n", ":1"},          {"+OK\r\n", "+QUEUED"}, {"+OK\r\n", "$-1"},
+                                             {"+OK\r\n", "nonsense"},    {"+QUEUED\r\n", "+OK"}, {"+QUEUED\r\n", "*-1"},
+                                             {"+QUEUED\r\n", "$2\r\nOK"}};
+    int n = 0;
+    lie_install();
+    for (size_t i = 0; i < sizeof instead / sizeof instead[0]; i++) {
+        uint64_t connects = rig_count(&rig, M_sink_redis_connect);
+        lie.instead_of = instead[i][0];
+        lie.error = instead[i][1];
+        lie.raw = true;
+        mixed(n, 20);
+        n += 20;
+        RIG_UNTIL(&rig, 5000, rig_done(&rig));
+        expect_mixed(n);
+        cr_assert_eq(rig_count(&rig, M_sink_redis_connect), connects + 1, "%s", instead[i][1]);
+    }
+    cr_assert_eq(rig_count(&rig, M_sink_redis_error_reply), 0);
 }
 
 Test(outage, errors_of_the_configuration_end_a_first_start_and_others_do_not) {
