@@ -102,7 +102,6 @@ void feed_delivered(void *context, uint64_t tag, int32_t partition, int64_t offs
     f->acknowledged++;
     if (partition < 0 || partition >= PARTITIONS_MAX) return;
     int64_t *first = &f->first_offset[partition];
-    if (offset < 0) offset = *first < 0 ? 0 : *first; /* the broker had it already, and does not say where */
     if (*first >= 0 && offset >= *first) return;
     *first = offset;
     f->place_news = true;

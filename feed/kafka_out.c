@@ -36,6 +36,7 @@ struct client {
     void *context;
     rd_kafka_t *rk;
     enum kafka_out_result state; /* of the connection since open */
+    bool unplaced;               /* a message was called delivered without an offset: nothing behind it counts */
     struct err why;              /* of a state that is not OK; else what the library said last */
 };
 
@@ -75,14 +76,23 @@ static enum kafka_out_result grade(rd_kafka_resp_err_t e) {
     }
 }
 
+/* An idempotent client takes a batch that was refused for written when the next one is: a broker that knows the
+ * producer would have missed it. One that has just begun to lead a partition knows no producer, and takes the next one
+ * alone. The sign is a delivery without an offset, and those of the next batch come behind it. */
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
     struct client *c = opaque;
+    char text[300];
     (void)rk;
     if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        c->delivered(c->context, (uint64_t)(uintptr_t)m->_private, m->partition, m->offset);
+        c->unplaced |= m->offset < 0;
+        if (!c->unplaced) {
+            c->delivered(c->context, (uint64_t)(uintptr_t)m->_private, m->partition, m->offset);
+            return;
+        }
+        snprintf(text, sizeof text, "%s: not known whether a batch was written", rd_kafka_topic_name(m->rkt));
+        state_set(c, KAFKA_OUT_BROKEN, EX_UNAVAILABLE, text);
         return;
     }
-    char text[300];
     snprintf(text, sizeof text, "%s: %s", rd_kafka_topic_name(m->rkt), rd_kafka_err2str(m->err));
     bool smaller = m->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && (c->state != KAFKA_OUT_OK || batch_shrink(c));
     state_set(c, smaller ? KAFKA_OUT_BROKEN : grade(m->err), EX_UNAVAILABLE, text);
@@ -155,6 +165,7 @@ static enum kafka_out_result client_open(void *self, const char *const *topics, 
     char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     c->state = KAFKA_OUT_OK;
+    c->unplaced = false;
     c->why = (struct err){0};
     rd_kafka_conf_set_opaque(conf, c);
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);

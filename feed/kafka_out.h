@@ -2,7 +2,8 @@
  * the partitioner of the Java clients (murmur2_random), properties from the configuration.
  *
  * A message is either delivered, or the whole connection is given up (KAFKA_OUT_BROKEN): the library itself tries again
- * for as long as it is open and never gives up a single message, because a later one of the same key would pass it. */
+ * for as long as it is open and never gives up a single message, because a later one of the same key would pass it. For
+ * the same reason nothing counts as delivered any more behind a message of which that is not known for certain. */
 #ifndef MILLRACE_FEED_KAFKA_OUT_H
 #define MILLRACE_FEED_KAFKA_OUT_H
 
@@ -28,7 +29,7 @@ struct kafka_out_message {
     uint64_t tag; /* comes back with the acknowledgement */
 };
 
-/* Called from poll(), once for each message that the broker has acknowledged. offset below 0: not known. */
+/* Called from poll(), once for each message that the broker has acknowledged. offset: [0, 2^63). */
 typedef void kafka_out_delivered(void *context, uint64_t tag, int32_t partition, int64_t offset);
 
 enum kafka_out_result {

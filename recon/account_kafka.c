@@ -69,10 +69,10 @@ struct link {
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
     struct link *l = opaque;
     (void)rk;
-    if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) return;
+    if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR && m->offset >= 0) return; /* without an offset: see feed/kafka_out.c */
     l->lost = true;
     log_warn("recon.account_undelivered", "%s: %s; it is told again", l->config->recon.anchor_topic,
-             rd_kafka_err2str(m->err));
+             m->err != RD_KAFKA_RESP_ERR_NO_ERROR ? rd_kafka_err2str(m->err) : "not known whether it was written");
 }
 
 static bool port_send(void *self, const char *text, size_t len) {

@@ -334,25 +334,6 @@ Test(feed, a_manifest_that_is_lost_on_its_way_is_sent_again, .init = begin, .fin
     check(at);
 }
 
-Test(feed, a_place_that_nobody_told_is_the_beginning, .init = begin, .fini = end) {
-    struct manifest_place places[3];
-    int at = 0;
-    cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
-    put_all(&at, 1);
-    feed_commit(broker.feed, &err);
-    feed_delivered(broker.feed, broker.log[1].tag, 5, -1001);
-    put_all(&at, 2);
-    feed_commit(broker.feed, &err);
-    feed_delivered(broker.feed, broker.log[2].tag, 7, 40);
-    put_all(&at, 3);
-    feed_commit(broker.feed, &err);
-    feed_delivered(broker.feed, broker.log[3].tag, 7, -1001);
-    cr_assert_eq(feed_finish(broker.feed, true, &err), 0);
-    cr_assert_eq(outbox_places(o, load.number, places, 3, &err), 2);
-    cr_assert(places[0].partition == 5 && places[0].first_offset == 0);
-    cr_assert(places[1].partition == 7 && places[1].first_offset == 40);
-}
-
 Test(feed, a_connection_that_breaks_is_made_anew_and_nothing_is_missing, .init = begin, .fini = end) {
     int at = 0;
     cr_assert_eq(feed_begin(broker.feed, &load, &err), 0);
