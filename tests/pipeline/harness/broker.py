@@ -49,6 +49,14 @@ class Broker(Server):
             return all(n in topics and len(topics[n].partitions) == partitions for n in names)
         wait_until(known, 20, f"topics {names}")
 
+        def led():
+            try:
+                return all(self.watermarks(n, partitions) for n in names)
+            except KafkaException:
+                return False
+        # A leader that is named does not lead yet. See Load.delivered for what becomes of a batch that comes too early.
+        wait_until(led, 20, f"leaders of {names}")
+
     def delete_topic(self, name):
         admin = self.admin()
         for future in admin.delete_topics([name]).values():
