@@ -39,6 +39,9 @@ endif
 
 CFLAGS   += -std=gnu17 $(OPT) $(WARN) $(HARDEN) -ffunction-sections -fdata-sections
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -MMD -MP
+ifeq ($(VARIANT),tsan)
+CPPFLAGS += -Itests/plain# what stands in for Criterion there
+endif
 LDFLAGS  += $(LINK)
 PRODUCT  := -Wl,--gc-sections# not for tests: Criterion finds them in a section that nothing refers to
 ifneq ($(filter asan tsan coverage,$(VARIANT)),)

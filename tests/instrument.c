@@ -33,7 +33,76 @@ static void before_exit(void) { __lsan_do_leak_check(); }
 #elif defined(__SANITIZE_THREAD__)
 const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) { return "die_after_fork=0:second_deadlock_stack=1"; }
+const char *__tsan_default_suppressions(void);
+/* librdkafka counts who uses a thing by atomics that are invisible here, and destroys its locks when nobody does. */
+const char *__tsan_default_suppressions(void) { return "race:pthread_rwlock_destroy\nrace:pthread_mutex_destroy\n"; }
 static void before_exit(void) {}
+
+/* librdkafka uses the threads of C11, which this sanitizer does not know and dies of; in glibc they are POSIX threads
+ * by another name, so here they get that name back. */
+#include <errno.h>
+#include <pthread.h>
+#include <threads.h>
+
+_Static_assert(sizeof(mtx_t) == sizeof(pthread_mutex_t) && sizeof(cnd_t) == sizeof(pthread_cond_t) &&
+                   sizeof(thrd_t) == sizeof(pthread_t),
+               "the threads of C11 are those of POSIX");
+
+static int c11_result(int code) {
+    return code == 0           ? thrd_success
+           : code == EBUSY     ? thrd_busy
+           : code == ETIMEDOUT ? thrd_timedout
+           : code == ENOMEM    ? thrd_nomem
+                               : thrd_error;
+}
+
+struct c11_start {
+    thrd_start_t body;
+    void *argument;
+};
+
+static void *c11_run(void *start) {
+    struct c11_start s = *(struct c11_start *)start;
+    free(start);
+    return (void *)(intptr_t)s.body(s.argument);
+}
+
+int thrd_create(thrd_t *thread, thrd_start_t body, void *argument) {
+    struct c11_start *s = malloc(sizeof *s);
+    if (s == NULL) return thrd_nomem;
+    *s = (struct c11_start){body, argument};
+    int code = pthread_create(thread, NULL, c11_run, s);
+    if (code != 0) free(s);
+    return c11_result(code);
+}
+
+int thrd_join(thrd_t thread, int *result) {
+    void *value;
+    int code = pthread_join(thread, &value);
+    if (code == 0 && result != NULL) *result = (int)(intptr_t)value;
+    return c11_result(code);
+}
+
+int mtx_init(mtx_t *m, int type) {
+    pthread_mutexattr_t how;
+    pthread_mutexattr_init(&how);
+    pthread_mutexattr_settype(&how, (type & mtx_recursive) != 0 ? PTHREAD_MUTEX_RECURSIVE : PTHREAD_MUTEX_NORMAL);
+    return c11_result(pthread_mutex_init((pthread_mutex_t *)m, &how));
+}
+
+int thrd_detach(thrd_t thread) { return c11_result(pthread_detach(thread)); }
+void mtx_destroy(mtx_t *m) { pthread_mutex_destroy((pthread_mutex_t *)m); }
+int mtx_lock(mtx_t *m) { return c11_result(pthread_mutex_lock((pthread_mutex_t *)m)); }
+int mtx_trylock(mtx_t *m) { return c11_result(pthread_mutex_trylock((pthread_mutex_t *)m)); }
+int mtx_unlock(mtx_t *m) { return c11_result(pthread_mutex_unlock((pthread_mutex_t *)m)); }
+int cnd_init(cnd_t *c) { return c11_result(pthread_cond_init((pthread_cond_t *)c, NULL)); }
+void cnd_destroy(cnd_t *c) { pthread_cond_destroy((pthread_cond_t *)c); }
+int cnd_signal(cnd_t *c) { return c11_result(pthread_cond_signal((pthread_cond_t *)c)); }
+int cnd_broadcast(cnd_t *c) { return c11_result(pthread_cond_broadcast((pthread_cond_t *)c)); }
+int cnd_wait(cnd_t *c, mtx_t *m) { return c11_result(pthread_cond_wait((pthread_cond_t *)c, (pthread_mutex_t *)m)); }
+int cnd_timedwait(cnd_t *c, mtx_t *m, const struct timespec *until) {
+    return c11_result(pthread_cond_timedwait((pthread_cond_t *)c, (pthread_mutex_t *)m, until));
+}
 #else
 void __gcov_dump(void);
 static void before_exit(void) { __gcov_dump(); }

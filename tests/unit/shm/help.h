@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "shm/ring.h"
-#include "tests/unit/shm/plain.h"
+#include <criterion/criterion.h>
 
 enum { SMALL = 4096 }; /* the smallest ring there is: wraps often */
 

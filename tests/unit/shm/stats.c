@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "shm/record.h"
-#include "tests/unit/shm/plain.h"
+#include <criterion/criterion.h>
 
 static char folder[] = "/tmp/millrace-unit-stats-XXXXXX";
 static struct config config; /* too large for a stack */

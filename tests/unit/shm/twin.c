@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tests/unit/shm/plain.h"
+#include <criterion/criterion.h>
 
 static_assert(sizeof(struct twin) == 48, "twin ABI");
 static_assert(offsetof(struct twin, copy) == 8, "twin ABI");
