@@ -86,7 +86,7 @@ void index_close(struct index *x);
 /* index_find calls found with the ordinal of each entry that may be it, in ascending order. 0, or -1: the part of the
  * table where they would stand was changed, and nothing is known. */
 int index_find(const struct index *x, enum index_table table, uint64_t hash,
-                void (*found)(void *context, uint32_t ordinal), void *context);
+               void (*found)(void *context, uint32_t ordinal), void *context);
 
 static inline const struct index_block *index_blocks(const struct index *x) {
     return (const struct index_block *)(const void *)((const char *)x->head + x->head->blocks_at);

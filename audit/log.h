@@ -7,11 +7,11 @@
  *             mac[64] | batch | batch | …
  *   batch     struct log_batch | struct log_lane … | entries (shm/entry.h, padded to 8) | mac[64]
  *
- * A batch is what one write and one fdatasync made durable. A mac is the SHA-256 over the hash before it and the bytes
- * since then, and the HMAC of that hash under the chain key; the head's follows the last mac of the segment before
- * (log_head.previous). So nothing before the end of the log can be changed, left out or put in without breaking the
- * chain; that its end was not cut off, and without the key that it is the chain that was written, is what anchors are
- * for (audit/anchor.h).
+ * A batch is what one write and one fdatasync made durable. A mac is a hash over the hash before it and the bytes since
+ * then, and the HMAC of that hash under the chain key (audit/mac.h); the head's follows the last mac of the segment
+ * before (log_head.previous). So nothing before the end of the log can be changed, left out or put in without breaking
+ * the chain; that its end was not cut off, and without the key that it is the chain that was written, is what anchors
+ * are for (audit/anchor.h).
  *
  * Batches are written in whole blocks of LOG_BLOCK_BYTES, past the page cache: zeros follow the last batch up to the
  * end of its block, and the next batch is written over them, with what its first block held before.
@@ -39,7 +39,7 @@
 #define LOG_MARK_MAGIC 0x6b72616d6c6c6dULL    /* "mllmark" */
 #define LOG_MARK_NAME "durable"
 enum {
-    LOG_VERSION = 1,
+    LOG_VERSION = 2,
     LOG_HASH_BYTES = 32,
     LOG_MAC_BYTES = LOG_HASH_BYTES + 32, /* audit/mac.h */
     LOG_TOPIC_BYTES = 256,

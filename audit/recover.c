@@ -131,11 +131,8 @@ static int page_missing(const struct log_writer *w, const struct segment *s, uin
 
 static bool mac_is(const struct log_writer *w, const uint8_t previous[LOG_MAC_BYTES], const void *bytes, size_t len,
                    const uint8_t mac[LOG_MAC_BYTES]) {
-    struct log_mac m;
     uint8_t made[LOG_MAC_BYTES];
-    log_mac_begin(&m, previous);
-    log_mac_add(&m, bytes, len);
-    log_mac_end(&m, &w->key, made);
+    log_mac_make(&w->key, previous, bytes, len, made);
     return memcmp(made, mac, sizeof made) == 0;
 }
 

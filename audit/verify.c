@@ -56,10 +56,7 @@ __attribute__((format(printf, 5, 6))) static void found(struct verifying *v, enu
 
 static void mac_make(const struct verifying *v, const uint8_t previous[LOG_MAC_BYTES], const void *bytes, size_t len,
                      uint8_t out[LOG_MAC_BYTES]) {
-    struct log_mac m;
-    log_mac_begin(&m, previous);
-    log_mac_add(&m, bytes, len);
-    log_mac_end(&m, v->plan->key, out);
+    log_mac_make(v->plan->key, previous, bytes, len, out);
 }
 
 /* Without the key, of two macs only the hashes can be compared. */

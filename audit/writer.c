@@ -112,7 +112,6 @@ static struct log_head head_make(const struct log_writer *w) {
  * are left out: they begin in this segment. */
 static uint8_t *head_build(const struct log_writer *w, size_t *len, uint8_t mac[LOG_MAC_BYTES]) {
     struct log_head h = head_make(w);
-    struct log_mac m;
     uint8_t *out = calloc(1, sizeof h + sizeof w->topic + sizeof w->place + sizeof w->lane + LOG_MAC_BYTES);
     CHECK(out != NULL);
     uint8_t *p = out + sizeof h;
@@ -131,9 +130,7 @@ static uint8_t *head_build(const struct log_writer *w, size_t *len, uint8_t mac[
         h.lane_count++;
     }
     memcpy(out, &h, sizeof h);
-    log_mac_begin(&m, h.previous);
-    log_mac_add(&m, out, (size_t)(p - out));
-    log_mac_end(&m, &w->key, mac);
+    log_mac_make(&w->key, h.previous, out, (size_t)(p - out), mac);
     memcpy(p, mac, LOG_MAC_BYTES);
     *len = (size_t)(p - out) + LOG_MAC_BYTES;
     return out;
@@ -245,7 +242,6 @@ static int removed_check(struct log_writer *w, struct err *err) {
 static size_t batch_build(struct log_writer *w, uint8_t mac[LOG_MAC_BYTES]) {
     struct log_lane lane[LANES_MAX];
     uint32_t lanes = 0;
-    struct log_mac m;
     for (uint32_t i = 0; i < LANES_MAX; i++)
         if ((w->lanes_in_batch & 1U << i) != 0) lane[lanes++] = w->pending[i];
     const struct log_batch head = {.magic = LOG_BATCH_MAGIC,
@@ -261,9 +257,7 @@ static size_t batch_build(struct log_writer *w, uint8_t mac[LOG_MAC_BYTES]) {
     memcpy(w->area, w->tail, w->end % LOG_BLOCK_BYTES);
     memcpy(batch, &head, sizeof head);
     memcpy(batch + sizeof head, lane, lanes * sizeof *lane);
-    log_mac_begin(&m, w->mac);
-    log_mac_add(&m, batch, (size_t)(behind - batch));
-    log_mac_end(&m, &w->key, mac);
+    log_mac_make(&w->key, w->mac, batch, (size_t)(behind - batch), mac);
     memcpy(behind, mac, LOG_MAC_BYTES);
     return head.bytes;
 }

@@ -1,5 +1,7 @@
 #include "base/sha256_pair.h"
 
+#include <stdatomic.h>
+
 #include "base/err.h"
 
 #ifdef __x86_64__
@@ -94,3 +96,12 @@ void sha256_pair(uint32_t state[2][SHA256_WORDS], const uint8_t *const data[2], 
 }
 
 #endif
+
+bool sha256_pair_known(void) {
+    static _Atomic(int) known; /* 0 not yet, 1 no, 2 yes */
+    int k = atomic_load_explicit(&known, memory_order_relaxed);
+    if (k != 0) return k == 2;
+    bool there = sha256_pair_there();
+    atomic_store_explicit(&known, there ? 2 : 1, memory_order_relaxed);
+    return there;
+}

@@ -13,7 +13,7 @@
 #include "recon/recon.h"
 #include "recon/vigil.h"
 
-enum { NICE = 10 }; /* what is in the chain comes first: recon may fall behind, and says how far it is */
+enum { NICE = 19 }; /* what is in the chain comes first: recon may fall behind, and says how far it is */
 
 static struct worker worker;
 

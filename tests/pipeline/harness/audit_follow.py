@@ -47,7 +47,7 @@ class AuditLog:
             return False
         data = path.read_bytes()
         magic, version, _, first, _, _, topics, places, lanes, *_ = HEAD.unpack_from(data)
-        assert (magic.to_bytes(8, "little"), version, first) == (b"mllaudt1", 1, self.next), path
+        assert (magic.to_bytes(8, "little"), version, first) == (b"mllaudt1", 2, self.next), path
         names = [text(data[HEAD.size + i * TOPIC_BYTES:][:TOPIC_BYTES]) for i in range(topics)]
         at = HEAD.size + topics * TOPIC_BYTES + places * PLACE_BYTES + lanes * LANE_BYTES + MAC_BYTES
         self.segment = [first, path, at, names]

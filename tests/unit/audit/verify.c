@@ -382,16 +382,13 @@ static void rehash(struct bench *b, uint64_t first, uint64_t changed) {
     int fd = file_open(b, first);
     struct segment s;
     struct segment_batch batch;
-    struct log_mac m;
     uint8_t mac[LOG_MAC_BYTES];
     segment_init(&s);
     cr_assert_eq(segment_open(&s, b->writer.folder_fd, first, &b->err), 0);
     memcpy(mac, s.mac, sizeof mac);
     for (uint64_t at = s.body; segment_batch_at(&s, at, &batch, &b->err) == SEGMENT_BATCH; at += batch.head.bytes) {
         if (at >= changed) {
-            log_mac_begin(&m, mac);
-            log_mac_add(&m, batch.bytes, batch.head.bytes - LOG_MAC_BYTES);
-            log_mac_end(&m, NULL, mac);
+            log_mac_make(NULL, mac, batch.bytes, batch.head.bytes - LOG_MAC_BYTES, mac);
             cr_assert_eq(pwrite(fd, mac, LOG_HASH_BYTES, (off_t)(at + batch.head.bytes - LOG_MAC_BYTES)),
                          LOG_HASH_BYTES);
         } else {
