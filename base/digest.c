@@ -3,6 +3,7 @@
 #include "base/digest.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL /* the whole of it is in the header: the size of its state is not ABI */
@@ -74,8 +75,9 @@ struct side { /* one of the two messages under way */
     uint8_t buffer[2 * BLOCK_BYTES]; /* the end of a message with its padding */
 };
 
-static void put_be(uint8_t *at, uint64_t value, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> (8 * (bytes - 1 - i)));
+static void put_be32(uint8_t *at, uint32_t value) {
+    value = htobe32(value);
+    memcpy(at, &value, sizeof value);
 }
 
 /* Padding behind `len` bytes in the buffer, of a message of `total` bytes. */
@@ -83,7 +85,9 @@ static void side_pad(struct side *s, size_t len, uint64_t total) {
     s->blocks = len + 9 <= BLOCK_BYTES ? 1 : 2;
     memset(s->buffer + len, 0, s->blocks * BLOCK_BYTES - len);
     s->buffer[len] = 0x80;
-    put_be(s->buffer + s->blocks * BLOCK_BYTES - 8, total * 8, 8);
+    uint8_t *bits = s->buffer + s->blocks * BLOCK_BYTES - 8;
+    put_be32(bits, (uint32_t)(total >> 29));
+    put_be32(bits + 4, (uint32_t)(total << 3));
     s->at = s->buffer;
 }
 
@@ -99,7 +103,7 @@ static bool side_next(struct side *s, const struct digest_key *k, uint32_t state
     }
     uint8_t *to = s->phase == PHASE_TAIL ? s->buffer : job->out;
     for (int i = 0; i < (s->phase == PHASE_TAIL ? SHA256_WORDS : DIGEST_BYTES / 4); i++)
-        put_be(to + 4 * i, state[i], 4);
+        put_be32(to + 4 * i, state[i]);
     if (s->phase == PHASE_OUTER) return false;
     memcpy(state, k->outer.h, sizeof k->outer.h);
     side_pad(s, SHA256_DIGEST_LENGTH, BLOCK_BYTES + SHA256_DIGEST_LENGTH);

@@ -38,7 +38,7 @@ def text(field):
 def batches(data):
     """(first sequence number, entries' bytes, count) of each whole batch of a segment, and its topics."""
     head = HEAD.unpack_from(data)
-    assert head[0].to_bytes(8, "little") == b"mllaudt1" and head[1:3] == (1, 1), head
+    assert head[0].to_bytes(8, "little") == b"mllaudt1" and head[1:3] == (2, 1), head
     topics, places, lanes = head[6:9]
     at = HEAD.size
     names = [text(data[at + i * TOPIC_BYTES:at + (i + 1) * TOPIC_BYTES]) for i in range(topics)]
