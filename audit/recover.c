@@ -373,6 +373,7 @@ int log_writer_open(struct log_writer *w, const struct log_writer_plan *plan, st
                              .key = *plan->key,
                              .key_id = plan->key_id,
                              .sequence = 1};
+    w->ahead_us = clock_wall_ms(w->clock) * 1000 - (int64_t)(clock_boot_ns(w->clock) / 1000);
     w->entry_bytes_max = plan->entry_bytes_max;
     w->area = aligned_alloc(LOG_BLOCK_BYTES, log_writer_area(plan->entry_bytes_max));
     CHECK(w->area != NULL);

@@ -48,6 +48,11 @@ static void anchor_last(struct scribe *s, const struct writer_last *last) {
 static void expire(struct scribe *s) {
     struct anchor a = {.removed = true};
     struct err err;
+    bool set = log_writer_clock_set(&s->log);
+    if (set && !s->clock_told)
+        log_warn("audit.clock_set", "the clock was set by more than an hour: segments are removed by size alone until "
+                                    "audit is started again");
+    s->clock_told = set;
     const struct writer_segment *old = log_writer_expired(&s->log);
     if (old == NULL) return;
     a.segment = old->first;

@@ -33,6 +33,7 @@ struct scribe {
     bool anchors_gone; /* there was none when the log was opened, though it has entries */
     EVP_PKEY *anchor_key;
     uint64_t anchored_ns;
+    bool clock_told;     /* that the wall clock was set */
     uint64_t signed_for; /* the segment whose removal was signed for last; 0 none */
     bool last;           /* the errand is the last one: an anchor is due whenever something was written */
     struct scribe_result result;

@@ -14,6 +14,7 @@
 
 #define SEGMENT_NEW "segment.new" /* becomes the next segment once its head is durable */
 enum { US_PER_MS = 1000 };
+#define CLOCK_SET_US (3600LL * 1000000) /* more than any slow correction comes to while a process lives */
 
 static int64_t wall_us(const struct log_writer *w) { return clock_wall_ms(w->clock) * US_PER_MS; }
 
@@ -295,10 +296,16 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
 
 /* -- retention --------------------------------------------------------------------------------- */
 
+bool log_writer_clock_set(const struct log_writer *w) {
+    int64_t moved = wall_us(w) - (int64_t)(clock_boot_ns(w->clock) / 1000) - w->ahead_us;
+    return llabs(moved) > CLOCK_SET_US;
+}
+
 const struct writer_segment *log_writer_expired(const struct log_writer *w) {
     if (w->closed_count == 0) return NULL;
     const struct writer_segment *s = &w->closed[0];
-    bool old = wall_us(w) - s->closed_us > (int64_t)w->config->recon.retention_ms * US_PER_MS;
+    bool old =
+        !log_writer_clock_set(w) && wall_us(w) - s->closed_us > (int64_t)w->config->recon.retention_ms * US_PER_MS;
     return old || w->closed_bytes + w->end > w->config->recon.retention_bytes ? s : NULL;
 }
 

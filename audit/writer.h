@@ -73,6 +73,7 @@ struct log_writer {
     size_t used;                        /* bytes of entries */
     uint32_t count;
     uint32_t repeats;              /* of them */
+    int64_t ahead_us;              /* the wall clock over CLOCK_BOOTTIME, when the log was opened */
     int64_t written_us;            /* when it was tried first: tried again, it is the same bytes; 0 not yet */
     struct writer_segment *closed; /* ascending */
     size_t closed_count, closed_room;
@@ -108,6 +109,10 @@ bool log_writer_add(struct log_writer *w, uint32_t lane, uint64_t incarnation, u
 /* log_writer_commit makes the batch durable; nothing to do when it is empty. 0, or -1 with err (an errno): nothing has
  * changed, and the same call may be tried again. May take as long as the disk does. */
 int log_writer_commit(struct log_writer *w, struct err *err);
+
+/* log_writer_clock_set: the wall clock was set, by more than an hour, since the log was opened: it says nothing of how
+ * old a segment is, and a log is not removed because a clock is wrong. */
+bool log_writer_clock_set(const struct log_writer *w);
 
 /* log_writer_expired returns the oldest closed segment when it is to be removed by recon.retention or
  * recon.retention_bytes, else NULL. The last one is never removed. */

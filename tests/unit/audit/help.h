@@ -25,7 +25,7 @@ struct bench {
     struct config config;
     struct audit_keys keys;
     struct clock_port clock;
-    int64_t wall_ms;
+    int64_t wall_ms, set_ms; /* set_ms: by how much it was set, which no other clock sees */
     struct log_files files;
     struct log_writer writer;
     struct err err;
@@ -36,7 +36,10 @@ static inline uint32_t random_below(uint64_t *seed, uint32_t n) {
     return (uint32_t)((*seed >> 33) % n);
 }
 
-static int64_t bench_wall_ms(void *context) { return ((struct bench *)context)->wall_ms; }
+static int64_t bench_wall_ms(void *context) {
+    const struct bench *b = context;
+    return b->wall_ms + b->set_ms;
+}
 static uint64_t bench_ns(void *context) { return (uint64_t)((struct bench *)context)->wall_ms * NS_PER_MS; }
 
 static inline void bench_topics(struct bench *b, int n, const char *const *names) {

@@ -482,6 +482,26 @@ Test(log_writer, segments_are_removed_by_age_and_by_size_the_oldest_first_and_ne
     bench_drop(b);
 }
 
+Test(log_writer, a_clock_that_was_set_makes_no_segment_old) {
+    struct bench *b = bench_make();
+    const int64_t years_ms = 10 * 31557600000;
+    b->config.recon.segment_bytes = 1;
+    cr_assert_eq(bench_open(b), 0);
+    log_fill(b, 1, 4, 1);
+    b->set_ms = years_ms;
+    cr_assert(log_writer_clock_set(&b->writer) && log_writer_expired(&b->writer) == NULL);
+    b->wall_ms += (int64_t)b->config.recon.retention_ms + 1;
+    cr_assert_null(log_writer_expired(&b->writer), "how old it is nobody knows");
+    b->set_ms = -years_ms;
+    cr_assert_null(log_writer_expired(&b->writer));
+    b->config.recon.retention_bytes = 1;
+    cr_assert_eq(log_writer_expired(&b->writer)->first, 1, "by size");
+    b->config.recon.retention_bytes = 1ULL << 40;
+    b->set_ms = 60000;
+    cr_assert(!log_writer_clock_set(&b->writer) && log_writer_expired(&b->writer)->first == 1, "it was put right");
+    bench_drop(b);
+}
+
 /* Retention signs for what it removes, so nobody else may have it do that. */
 Test(log_writer, a_time_that_was_changed_in_a_segment_removes_nothing) {
     struct bench *b = bench_make();
