@@ -177,6 +177,10 @@ $(SIM)/sim: $(patsubst tests/sim/%.c,$(SIM)/world/%.o,$(wildcard tests/sim/*.c))
 sim: $(SIM)/sim ## the whole instance in one process against a simulated world: 2,000 seeds (SEED= TIMES=)
 	@tests/run-sim $(SIM)/sim
 
+.PHONY: model
+model: deps ## check the ring's protocol in every state it can come to (TIMES=2: larger ones)
+	@tests/run-model
+
 # -- the benchmark: a program per file of tests/bench/ but bench.c, which they share -----------------------------------
 BENCH     ?= full
 BENCH_SRC := $(filter-out tests/bench/bench.c,$(wildcard tests/bench/*.c))
