@@ -28,7 +28,7 @@ else ifeq ($(VARIANT),tsan)
 OPT := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 else ifeq ($(VARIANT),fuzz)
 OPT := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
-       -Wno-format-nonliteral
+       -w # gcc warns, which builds the rest
 else ifeq ($(VARIANT),coverage)
 OPT := -O1 -g --coverage -fprofile-update=atomic -DMILLRACE_COVERAGE
 else
