@@ -158,6 +158,12 @@ static bool accept_one(struct ingest *g, uint32_t slot, const struct acceptance 
     }
     log_warn_at("ingest.loss_accepted", &where, "offsets [%lld,%lld) are %s; goes on at %lld", (long long)from,
                 (long long)to, a->by_load ? "made up for by a new load" : "given up", (long long)target);
+    if (g->audited != NULL && !found && target < p->next)
+        log_warn_at(
+            "ingest.offsets_restarted", &where,
+            "the offsets from %lld on were other records before: reconciliation has counted them, and takes these "
+            "for repeats",
+            (long long)target);
     stats_add(g->stats, M_ingest_offset_lost, (uint64_t)(to - from));
     origin_move(g, slot, from, target, a->by_load);
     /* Not a first start: a Redis that has nothing at all is another matter, unless the origin has moved. */

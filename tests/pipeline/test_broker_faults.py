@@ -5,6 +5,7 @@ import collections
 import datetime
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -501,3 +502,34 @@ def writes_after_waking(space, connections, wake):
                 times.append(seen["time"])
         client.delete("millrace:mark:tick")
     return woken, times
+
+
+def test_topic_made_anew_gets_a_log_of_its_own(space, linked):
+    """With audit: the same offsets are other records now. The instance gets a new log, and counts the new topic whole."""
+    instance = over_the_link(space, linked)
+    t = space.topic(raw, "raw", partitions=1, reconcile="digest")
+    m = instance(audit="on", kafka=SHORT_SESSION).start_ready()
+    publish(linked, t, range(100), keys=50)
+    m.wait_drained({(t.name, 0): 100})
+    linked.delete_topic(t.name)
+    wait_until(lambda: "ingest.topic_gone" in m.log_text(), 20, "the topic to be missed")
+    linked.create_topics([t.name], 1)
+    publish(linked, t, range(1000, 1200), keys=10)
+    m.wait_for(lost_of, 10, "the topic to be taken for another one")
+    assert m.drain() == 0
+    (m.data_dir / "audit").rename(m.data_dir / "audit.before")
+    shutil.rmtree(m.data_dir / "recon")
+    m.start_ready()
+    m.wait_for(lost_of, 20, "what is lost to be known as before")
+    accept(m)
+    assert "ingest.offsets_restarted" in m.log_text()
+    m.wait_drained({(t.name, 0): 200})
+    done = m.run_command("verify", "--rounds", "2", timeout=60)
+    assert done.returncode == 1 and "orphan" in done.stdout, done.stdout  # keys that only the old topic had
+    done = m.run_command("verify", "--repair=orphans", "--rounds", "2", timeout=60)
+    done = m.run_command("verify", "--rounds", "2", timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert store(space, t) == folded(range(1000, 1200), 10)
+    assert m.run_command("audit", "verify").returncode == 0
+    assert m.run_command("audit", "verify", m.data_dir / "audit.before").returncode == 0
+    assert m.drain() == 0
