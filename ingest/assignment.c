@@ -371,14 +371,18 @@ static enum step event_take(struct ingest *g, const struct kafka_event *e) {
         snprintf(g->kafka_error, sizeof g->kafka_error, "%s", e->text);
         g->kafka_denied = e->denied;
         break;
-    case KAFKA_FATAL: return worker_fail(g->worker, "ingest.kafka_fatal", "%s", e->text);
+    case KAFKA_FATAL:
+        if (!e->lost) return worker_fail(g->worker, "ingest.kafka_fatal", "%s", e->text);
+        log_warn("ingest.kafka_again", "%s, after the group had left this instance out: joining anew", e->text);
+        return STEP_AGAIN;
     }
     return STEP_BUSY;
 }
 
 enum step assignment_step(struct ingest *g) {
+    enum step step;
     for (int i = 0; i < EVENTS_PER_STEP && g->kafka.poll(g->kafka.self, &g->event); i++)
-        if (event_take(g, &g->event) == STEP_FAILED) return STEP_FAILED;
+        if ((step = event_take(g, &g->event)) != STEP_BUSY) return step;
     if (g->membership == MEMBER_ASSIGNING) return assign_carry_out(g);
     if (g->membership == MEMBER_REVOKING) return revoke_carry_out(g);
     return STEP_IDLE;

@@ -85,7 +85,7 @@ enum step ingest_step(void *self) {
     enum control_mode mode = worker_mode(g->worker);
     bool blocked = false;
     enum step step = assignment_step(g);
-    if (step == STEP_FAILED) return step;
+    if (step == STEP_FAILED || step == STEP_AGAIN) return step;
     bool busy = keep_step(g);
     if (g->broken) return STEP_BROKEN;
     rewind_step(g);

@@ -126,7 +126,8 @@ int ingest_wants(void *self, struct pollfd *fds, int max, int *timeout_ms);
 
 /* -- the parts of the step, one file each ------------------------------------------------------ */
 
-/* assignment.c: events of the consumer group, and where each partition begins. STEP_FAILED when it cannot go on. */
+/* assignment.c: events of the consumer group, and where each partition begins. STEP_FAILED when it cannot go on,
+ * STEP_AGAIN when another process can. */
 enum step assignment_step(struct ingest *g);
 bool assignment_again(struct ingest *g, struct err *err); /* the client begins every partition anew, where we are */
 void assignment_restore(struct ingest *g);                /* partitions as a predecessor left them in the ledger */

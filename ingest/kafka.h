@@ -26,7 +26,8 @@ enum kafka_event_type {
     KAFKA_REVOKE, /* list: partitions taken away; answer with unassign(). lost: somebody else may have them already */
     KAFKA_COMMITTED, /* list: commits the broker has acknowledged; ok false: others, or all, failed (text) */
     KAFKA_TROUBLE,   /* a passing error, for the log (text); "": a connection ended, or none is left */
-    KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text) */
+    KAFKA_FATAL,     /* this client can never go on (fenced by a namesake): the instance stops (text). lost: it may
+                        have been fenced by a belated request of its own, so another client may go on */
 };
 
 struct kafka_event {

@@ -54,6 +54,7 @@ struct client {
     int doorbell;
     enum { SUBSCRIBED, REJOIN_WANTED, REJOIN_LEAVING } rejoin;
     uint64_t rejoin_due_ns;
+    uint64_t own_fence_ns;   /* until then a fence may be our own doing */
     bool partition_gone;     /* told by the queue that is being read */
     bool noted;              /* the group knows the topics, and that is on the disk */
     bool scram;              /* the mechanism is one of SCRAM */
@@ -162,6 +163,9 @@ static void rebalance_event(struct client *c, rd_kafka_event_t *ev, struct kafka
     out->lost =
         out->type == KAFKA_REVOKE && (e != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(c->rk));
     list_from_library(c, rd_kafka_event_topic_partition_list(ev), out);
+    /* A commit that waits in the library for the coordinator, for up to a session, is sent with the membership of then;
+     * as that of a static member without one it is refused as a namesake's. */
+    if (out->lost) c->own_fence_ns = clock_ns(&clock_real) + 2 * c->config->kafka.session_timeout_ms * NS_PER_MS;
 }
 
 /* Of a commit that some partitions failed in, the others are told all the same. */
@@ -195,10 +199,11 @@ static void error_event(struct client *c, rd_kafka_event_t *ev, struct kafka_eve
     out->type = KAFKA_TROUBLE;
     out->count = 0;
     out->denied = kafka_error_explain(&error, out->text, sizeof out->text);
-    if (rd_kafka_event_error(ev) != RD_KAFKA_RESP_ERR__FATAL) return;
+    if (!rd_kafka_event_error_is_fatal(ev)) return;
     char text[200];
     rd_kafka_resp_err_t e = rd_kafka_fatal_error(c->rk, text, sizeof text);
     out->type = KAFKA_FATAL;
+    out->lost = e == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID && clock_ns(&clock_real) < c->own_fence_ns;
     snprintf(out->text, sizeof out->text, "%s: %s", rd_kafka_err2name(e), text);
 }
 

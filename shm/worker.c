@@ -252,8 +252,9 @@ int worker_run(struct worker *w, const struct worker_body *body) {
             idle_since = 0;
             continue;
         }
-        if (step == STEP_DONE || step == STEP_FAILED || step == STEP_BROKEN) {
+        if (step == STEP_DONE || step == STEP_FAILED || step == STEP_AGAIN || step == STEP_BROKEN) {
             stats_flush(&w->local);
+            if (step == STEP_AGAIN) return EXIT_FAILURE;
             return step == STEP_DONE ? EXIT_ASKED : step == STEP_FAILED ? EXIT_DONT_RESTART : EXIT_RING_BROKEN;
         }
         if (idle_since == 0) idle_since = now;

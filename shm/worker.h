@@ -43,8 +43,8 @@ struct control { /* ABI */
         _Atomic int64_t first;    /* of a load: where in the partition it begins; -1 it has nothing there */
         _Atomic uint64_t load[2]; /* the bytes of its id; zero: an operator accepts */
     } accept[CONTROL_ACCEPTS];
-    _Atomic uint64_t refeed;      /* raised by one when there may be a new request in data_dir/refeed */
-    uint64_t run;                 /* this supervisor with this Redis, over all lives; never 0 */
+    _Atomic uint64_t refeed; /* raised by one when there may be a new request in data_dir/refeed */
+    uint64_t run;            /* this supervisor with this Redis, over all lives; never 0 */
 };
 
 /* Index of the topic, UINT32_MAX all, and the partition, -1 all. */
@@ -103,6 +103,7 @@ enum step {
     STEP_BLOCKED, /* has work and cannot go on (full ring, Redis away): wait as for STEP_IDLE */
     STEP_DONE,    /* asked to leave and has nothing left to do: exit 0 */
     STEP_FAILED,  /* exit EXIT_DONT_RESTART; the reason is in the stats block and the log */
+    STEP_AGAIN,   /* exit EXIT_FAILURE: this process cannot go on, its successor can; the log says why */
     STEP_BROKEN,  /* exit EXIT_RING_BROKEN: a ring fails its checks, and the supervisor makes the rings anew */
 };
 

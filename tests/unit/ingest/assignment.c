@@ -552,6 +552,15 @@ Test(assignment, ends_with_a_client_that_can_never_go_on) {
     bench_drop(b);
 }
 
+Test(assignment, client_that_may_have_fenced_itself_makes_room_for_another) {
+    struct bench *b = bench_first(START_EARLIEST, 1);
+    begin(b, 1);
+    settle(b);
+    sim_event(&b->kafka, KAFKA_FATAL)->lost = true;
+    cr_assert_eq(step(b), STEP_AGAIN);
+    bench_drop(b);
+}
+
 /* What the sink then takes for a loss, whatever redis.when_marks_missing says. */
 Test(assignment, partition_of_this_run_had_its_mark_before_the_rings_were_made_anew) {
     struct bench *b = bench_reading(1, RING, 1, 20);

@@ -194,3 +194,30 @@ Test(kafka_client, goes_on_reading_as_soon_as_a_queue_full_of_bytes_has_room) {
 Test(kafka_client, goes_on_reading_as_soon_as_a_queue_full_of_messages_has_room) {
     cr_assert_lt(seconds_with("queued.min.messages", "40"), 8.0);
 }
+
+static void wait_event(struct kafka_port *port, enum kafka_event_type type, struct kafka_event *e) {
+    uint64_t began = clock_ns(&clock_real);
+    do cr_assert_lt(clock_ns(&clock_real) - began, 30 * NS_PER_S, "event %d does not come", type);
+    while (!port->poll(port->self, e) || e->type != type);
+}
+
+Test(kafka_client, fence_ends_it_and_is_not_taken_for_a_passing_error) {
+    static struct kafka_event e;
+    struct kafka_port port;
+    struct err err = {0};
+    void *handle;
+    rd_kafka_t *owner = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(), NULL, 0);
+    rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(owner, 1);
+    cr_assert_eq(rd_kafka_mock_topic_create(cluster, "bulk", 1, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
+    struct config *c = config_make();
+    property(c, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster), false);
+    cr_assert_eq(kafka_client_open(&port, c, eventfd(0, EFD_NONBLOCK), &err), 0, "%s", err.text);
+    wait_event(&port, KAFKA_ASSIGN, &e);
+    struct kafka_partition at = {.offset = 0};
+    cr_assert_eq(port.assign(port.self, &at, 1, &handle, &err), 0, "%s", err.text);
+    rd_kafka_mock_push_request_errors(cluster, 8 /* OffsetCommit */, 1, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    cr_assert_eq(port.commit(port.self, &at, 1, 1, &err), 0, "%s", err.text);
+    wait_event(&port, KAFKA_FATAL, &e);
+    cr_assert_not(e.lost, "it was in the group: it is a namesake's doing");
+    cr_assert_not_null(strstr(e.text, "FENCED_INSTANCE_ID"), "%s", e.text);
+}
