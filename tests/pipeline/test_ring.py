@@ -31,7 +31,7 @@ def test_rings_of_a_lane_that_waits_are_seen_and_saved(space):
     assert all(0 < r["bytes"] < r["capacity"] for r in before if r["name"].startswith("transform"))
     assert "good" in ring(m, "verify") and "CORRUPT" not in ring(m, "verify")
     peeked = ring(m, "peek", "transform-1", "-n", "3")
-    rows = re.findall(rf"^ +\d+ (add|update|delete) +{re.escape(space.topics[0].name)}/(\d+)@(\d+) ", peeked, re.M)
+    rows = re.findall(rf"^ +\d+ (add|update|delete) +{re.escape(space.topics[0].name)}/(\d+)/(\d+) ", peeked, re.M)
     assert len(rows) == 3 and all(int(p) % 2 == 1 for _, p, _ in rows), peeked
     folder = m.folder / "saved"
     assert "6 of 6 rings saved" in ring(m, "save", folder)
