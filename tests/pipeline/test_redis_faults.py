@@ -35,8 +35,8 @@ class Trial:
         self.name, self.lost, self.rounds, self.failure = name, 0, [], None
         self.random = random.Random(f"{SEED} {name}")
         more = {**more, "redis": {"url": self.address.url(), **OFTEN, **more.pop("redis", {})}}
-        if more.get("audit") == "on":
-            more["recon"] = {**RECON, **more.get("recon", {})}
+        if more.get("audit", os.environ.get("MILLRACE_AUDIT")) == "on":
+            more["recon"] = RECON
         space.redis = self.address
         self.m = space.millrace(f"t{space.number}{name}", f"group{space.number}{name}", lanes=2, **more)
         print(f"SEED={SEED} TIMES={TIMES} {name}")
