@@ -128,11 +128,18 @@ $(BUILD)/tests/unit/%: tests/unit/%.c $(BUILD)/libtools.a $(BUILD)/libsupervisor
 	$(call say,LD)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $< $(filter %.a %.o,$^) $(LIBS_ALL) -lcriterion -o $@
 
 # -- fuzzing: a program per file of tests/fuzz/, with the folders it needs; built by clang, VARIANT=fuzz ---------------
-FUZZ_ring_attach := shm base
-FUZZ_ring_peek   := shm base
+FUZZ_ring_attach    := libshm.a
+FUZZ_ring_peek      := libshm.a
+FUZZ_record_open    := libshm.a
+FUZZ_json_record    := obj/transform/json.o libshm.a
+FUZZ_resp_replies   := obj/sink/resp.o
+FUZZ_refeed_request :=
+FUZZ_config_text    :=
+FUZZ_manifest_text  := librecon.a libaudit.a libshm.a
+FUZZ_audit_segment  := libaudit.a libshm.a
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
 define fuzz_target
-$(BUILD)/fuzz/$(1): tests/fuzz/$(1).c $(FUZZ_$(1):%=$(BUILD)/lib%.a)
+$(BUILD)/fuzz/$(1): tests/fuzz/$(1).c $(FUZZ_$(1):%=$(BUILD)/%) $(BUILD)/libbase.a
 	@mkdir -p $$(@D)
 	$$(call say,LD)$$(CC) $$(CPPFLAGS) $$(CFLAGS) -fsanitize=fuzzer $$(LDFLAGS) $$^ $$(LIBS_ALL) -o $$@
 endef

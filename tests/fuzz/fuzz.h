@@ -46,6 +46,12 @@ static inline uint8_t input_u8(struct input *in) {
     return value;
 }
 
+/* A path below TMPDIR, which tests/run-fuzz makes and removes. */
+static inline void fuzz_path(char *out, size_t size, const char *name) {
+    const char *folder = getenv("TMPDIR");
+    snprintf(out, size, "%s/%s", folder != NULL ? folder : "/tmp", name);
+}
+
 /* Reads every byte, so that a sanitizer sees which ones they are. */
 extern uint64_t read_sum;
 static inline void read_all(const uint8_t *bytes, size_t n) {

@@ -15,7 +15,8 @@ static struct ring_consumer_page *own;
 static uint8_t *data;
 
 static struct ring_consumer consumer_make(struct input *in) {
-    uint64_t at = input_u64(in) & ~(uint64_t)(RING_ALIGN - 1), number = input_u64(in);
+    uint64_t at = input_u64(in) & ~(uint64_t)(RING_ALIGN - 1);
+    uint64_t number = input_u64(in) % (UINT64_MAX / RING_HEADER_BYTES); /* attach accepts none beyond */
     atomic_store(&page->tail, at + input_u64(in));
     return (struct ring_consumer){.page = own,
                                   .peer = page,
