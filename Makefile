@@ -23,7 +23,7 @@ OPT := -O2 -g -D_FORTIFY_SOURCE=3
 else ifeq ($(VARIANT),fault)
 OPT := -O2 -g -D_FORTIFY_SOURCE=3 -DMILLRACE_FAULT
 else ifeq ($(VARIANT),asan)
-OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -DMILLRACE_FAULT
 else ifeq ($(VARIANT),tsan)
 OPT := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 else ifeq ($(VARIANT),fuzz)
@@ -229,14 +229,19 @@ ASAN_UNIT := $(UNIT_SRC:%.c=build-asan/%)
 TSAN_UNIT := $(THREADED:%=build-tsan/tests/unit/%)
 VALGRIND  := valgrind -q --trace-children=yes --log-file=REPORT.%p --leak-check=full --show-leak-kinds=definite \
              --suppressions=tests/valgrind.supp
-.PHONY: asan tsan asan-pipeline tsan-pipeline valgrind coverage soak
+.PHONY: asan tsan asan-pipeline asan-faults tsan-pipeline valgrind coverage soak
 asan: ## run the unit tests under AddressSanitizer, with its leak checker, and UBSan
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build-asan VARIANT=asan $(ASAN_UNIT)
 	@NAME="unit tests, address" tests/run-unit $(ASAN_UNIT)
 
 asan-pipeline: ## run some pipeline tests with every process under AddressSanitizer and UBSan (TESTS=all: all)
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build-asan VARIANT=asan all
-	@NAME="pipeline, address" MILLRACE_BUILD=build-asan tests/run-pipeline $(if $(filter all,$(TESTS)),,-m sanitized)
+	@NAME="pipeline, address" MILLRACE_BUILD=build-asan tests/run-pipeline $(if $(filter all,$(TESTS)),-k "not test_released_build",-m sanitized)
+
+asan-faults: ## a sample of the fault points with every process under AddressSanitizer and UBSan (SEED= TIMES=)
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build-asan VARIANT=asan all
+	@NAME="fault points, address" MILLRACE_BUILD=build-asan TIMES=$(or $(TIMES),0.1) \
+	    tests/run-pipeline tests/pipeline/test_fault_points.py
 
 tsan: ## run the unit tests of what has threads under ThreadSanitizer
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build-tsan VARIANT=tsan $(TSAN_UNIT)
