@@ -54,14 +54,16 @@ def over_the_link(space, linked):
 def test_topic_made_anew_while_it_is_read(space, linked, numbers):
     instance = over_the_link(space, linked)
     t = space.topic(raw, "raw", partitions=1)
-    m = instance(kafka=SHORT_SESSION).start_ready()
+    m = instance(kafka={"session.timeout.ms": 45000}).start_ready()
     publish(linked, t, range(100), keys=10)
     m.wait_drained({(t.name, 0): 100})
     linked.delete_topic(t.name)
     wait_until(lambda: "ingest.topic_gone" in m.log_text(), 20, "the topic to be missed")
+    linked.link.cut()  # so that it does not see the new topic while that is still small
     linked.create_topics([t.name], 1)
     publish(linked, t, range(1000, 1000 + numbers), keys=10)
-    stats = m.wait_for(lost_of, 10, "the topic to be taken for another one, or its end to be missed")
+    linked.link.mend()
+    stats = m.wait_for(lost_of, 30, "the topic to be taken for another one, or its end to be missed")
     assert m.worker("ingest", stats=stats)["state"] == "blocked"
     begin, end = lost_of(stats)[t.name, 0]
     assert end == 100 and begin < 100
@@ -225,7 +227,7 @@ def test_storms_of_errors(space, mock):
         pushed[api] += len(pairs)
 
     def disturb(dice, topic, m):
-        for _ in range(24 * TIMES):
+        for _ in range(16 * TIMES):
             push(dice.choice(mock.brokers), FETCH, dice)
             api = dice.choice([a for a in sorted(STORM) if a != LIST_OFFSETS])  # most are for one broker only, the group's coordinator
             for broker in mock.brokers:
@@ -255,7 +257,7 @@ def test_leaders_and_coordinators_move(space, mock):
     moves = []
 
     def disturb(dice, topic, m):
-        for _ in range(40 * TIMES):
+        for _ in range(28 * TIMES):
             partition, broker = dice.randrange(PARTITIONS), dice.choice((*mock.brokers, -1))
             mock.do("leader", topic.name, partition, broker)
             moves.append(broker)
@@ -270,7 +272,7 @@ def test_leaders_and_coordinators_move(space, mock):
         for partition in range(PARTITIONS):
             mock.do("leader", topic.name, partition, dice.choice(mock.brokers))
     read_over_the_mock(space, mock, disturb)
-    assert moves.count(-1) >= 5 * TIMES
+    assert moves.count(-1) >= 3 * TIMES
 
 
 # -- a real broker that goes, is slow, or has gaps ---------------------------------------------------------------------
