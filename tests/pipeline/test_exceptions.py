@@ -189,13 +189,14 @@ def test_a_recon_that_starts_on_a_full_disk_tells_it_all_the_same(space, fault_b
     till.publish(100).declare()
     m.start()
     wait_until(lambda: receiver.taken, 30, lambda: f"a word of it: {m.stats_or_none()}", 0.1)
-    (_, body), = receiver.taken
+    _, body = receiver.taken[0]
     assert body["kind"] == "audit_cannot_write" and "No space left" in body["text"], body
     recon = m.worker("recon")
     assert recon["state"] == "blocked" and recon["starts"] == 1 and "No space left" in recon["reason"], recon
     m.wait_for(lambda s: s["metrics"]["audit_entry"] == 100 and s["metrics"]["recon_entry"] == 100 and
                s["metrics"]["recon_exception_open"] == 0, 40, "both to go on")
-    assert len(receiver.taken) == 1 and m.worker("recon")["starts"] == 1
+    # At least once: what was sent from memory may be sent again from the store, under the same id.
+    assert len({i for i, _ in receiver.taken}) == 1 and m.worker("recon")["starts"] == 1
     assert "recon.store_open" in m.log_text()
     receiver.stop()
     assert m.drain() == 0
