@@ -37,7 +37,7 @@ struct anchor {
     uint8_t signature[ANCHOR_SIGNATURE_BYTES];
 };
 
-/* anchor_key_make returns the signing key of a seed, to be given to EVP_PKEY_free. NULL with err (EX_SOFTWARE). */
+/* anchor_key_make returns the signing key of a seed, to be given to EVP_PKEY_free. NULL with err (EX_OSERR). */
 EVP_PKEY *anchor_key_make(const uint8_t seed[AUDIT_KEY_BYTES], struct err *err);
 
 /* anchor_line writes the line of a, signed, with its newline and a NUL, and fills a->signature. Names come from c.

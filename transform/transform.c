@@ -372,13 +372,13 @@ static void flush(struct transform *t) {
     if (t->tracer.record_count > 0)
         stats_add(&t->port.worker->local, M_transform_record_altered, tracer_settle(&t->tracer));
     published_note(t);
-    FAULT("transform:publish");
+    if (t->done_number != 0) FAULT("transform:publish");
     ring_publish(t->port.rejects);
-    FAULT("transform:rejects_published");
+    if (t->done_number != 0) FAULT("transform:rejects_published");
     ring_publish(t->port.out);
-    FAULT("transform:published");
+    if (t->done_number != 0) FAULT("transform:published");
     if (t->done_number != 0) ring_release(t->port.in, t->done_end, t->done_number);
-    FAULT("transform:released");
+    if (t->done_number != 0) FAULT("transform:released");
     t->done_end = t->done_number = 0;
     stats_account(t);
 }
