@@ -24,9 +24,6 @@ const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
     return "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1";
 }
-const char *__lsan_default_suppressions(void);
-/* Of the test programs: what Criterion and its transport keep until the process ends. */
-const char *__lsan_default_suppressions(void) { return "leak:libcriterion\nleak:libnanomsg\n"; }
 const char *__ubsan_default_options(void);
 const char *__ubsan_default_options(void) { return "print_stacktrace=1"; }
 static void before_exit(void) { __lsan_do_leak_check(); }
