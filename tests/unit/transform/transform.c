@@ -709,11 +709,11 @@ Test(transform, a_record_that_crashed_the_sink_is_rejected_unread) {
 #ifdef MILLRACE_FAULT
 #include <sys/wait.h>
 Test(transform, a_record_that_kills_its_worker_is_in_hand_when_it_dies) {
+    setenv("MILLRACE_FAULT", "transform:parse=DEADLY", 1);
     lane_make(SMALL, SMALL, SMALL);
     transform_start();
     give_of(.value = "{\"id\":1}");
     give_of(.value = "{\"id\":2,\"x\":\"DEADLY\"}");
-    setenv("MILLRACE_FAULT", "transform:parse=DEADLY", 1);
     int status;
     pid_t child = fork();
     if (child == 0) {
