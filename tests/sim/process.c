@@ -13,6 +13,7 @@
 #include "shm/workspace.h"
 #include "sink/sink.h"
 #include "supervisor/spawn.h"
+#define SIM_QUIET /* what is looked at here is looked at in one moment */
 #include "tests/sim/hooks.h"
 #include "tests/sim/redis.h"
 #include "transform/transform.h"
@@ -40,6 +41,7 @@ static void ended(struct process *p, int code, int signal) {
     p->exit_signal = signal;
     p->reaped = false;
     p->fiber.state = FIBER_DEAD;
+    sim.ended_ns = sim.now_ns;
     sim_note(0xdead0000ULL + (uint64_t)(code * 256 + signal));
     sim_trace("%s ends: status %d, signal %d", process_name(p), code, signal);
     if (p->gone != NULL) p->gone(p);
@@ -108,7 +110,11 @@ int kernel_poll(struct pollfd *fds, nfds_t n, int timeout_ms) {
     bool ready = p->bell || writes || (n > 1 && redis_client_readable(p->stream.connection));
     fds[0].revents = 0;
     p->watches = n > 1;
-    if (!ready) fiber_sleep(sim.now_ns + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * NS_PER_MS, false);
+    if (!ready) {
+        fiber_sleep(sim.now_ns + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * NS_PER_MS, false);
+        bool stopped = sim.now_ns > p->fiber.wake_ns + 5 * NS_PER_MS;
+        if (timeout_ms == WAIT_MS_MAX && !p->bell && !stopped && p->overslept != NULL) p->overslept(p);
+    }
     if (p->bell) fds[0].revents = POLLIN;
     return 1;
 }
@@ -147,6 +153,25 @@ int kernel_waitid(idtype_t type, id_t id, siginfo_t *info, int options) {
 int kernel_cpuclock(pid_t pid, clockid_t *id) {
     (void)pid, (void)id;
     return ESRCH;
+}
+
+/* Whether the other end is done with what it was doing: it sleeps, and neither it nor one before it has died of late,
+ * for a death between a store and the bell costs a sleep. */
+static bool at_rest(enum role role, uint32_t lane) {
+    const struct process *p = &sim.process[stats_block_index(role, lane)];
+    return p->fiber.state == FIBER_ASLEEP && !p->fiber.blocks && sim.now_ns - sim.ended_ns > NS_PER_S;
+}
+
+static void input_overslept(const struct process *p, const struct ring_consumer *c, enum role from, uint32_t lane) {
+    bool armed = atomic_load(&c->page->waiting) != 0, work = atomic_load(&c->peer->tail) != c->cursor;
+    SIM_REQUIRE(!armed || !work || !at_rest(from, lane), "%s sleeps and was not woken for what has come",
+                process_name(p));
+}
+
+static void room_overslept(const struct process *p, const struct ring_producer *r, enum role to, uint32_t lane) {
+    bool armed = atomic_load(&r->page->waiting) != 0;
+    bool room = (int64_t)(atomic_load(&r->peer->head) - atomic_load(&r->page->wake_at)) >= 0;
+    SIM_REQUIRE(!armed || !room || !at_rest(to, lane), "%s sleeps and was not woken for room", process_name(p));
 }
 
 /* -- beginnings -------------------------------------------------------------------------------- */
@@ -203,7 +228,8 @@ static void ingest_gone(struct process *p) {
     if (g->store.fd >= 0) close(g->store.fd);
     if (g->store.folder_fd >= 0) close(g->store.folder_fd);
     sim_member_gone(&sim.kafka);
-    sim.member_here = false;
+    sim.member_here = sim.later = false;
+    sim.kafka.later->tag = 0; /* the brokers take nothing more from a member whose successor has come */
 }
 
 static void ingest_main(void *context) {
@@ -264,6 +290,12 @@ static void transform_main(void *context) {
     process_exit(worker_run(&p->worker, &body));
 }
 
+static void transform_overslept(struct process *p) {
+    const struct transform_life *t = p->memory;
+    input_overslept(p, &t->in, ROLE_INGEST, 0);
+    room_overslept(p, &t->out, ROLE_SINK, p->lane);
+}
+
 /* -- sink -- */
 
 struct sink_life {
@@ -318,6 +350,10 @@ static void sink_gone(struct process *p) {
     p->stream.connection = -1;
 }
 
+static void sink_overslept(struct process *p) {
+    input_overslept(p, &((struct sink_life *)p->memory)->in, ROLE_TRANSFORM, p->lane);
+}
+
 static void sink_main(void *context) {
     struct process *p = context;
     struct sink_life *s = p->memory;
@@ -356,6 +392,11 @@ static void audit_gone(struct process *p) {
     if (log->fd > 0) close(log->fd);
     if (log->mark != NULL) munmap(log->mark, sizeof *log->mark);
     free(log->area);
+}
+
+static void audit_overslept(struct process *p) {
+    struct audit_life *a = p->memory;
+    for (uint32_t i = 0; i < p->worker.config->lanes; i++) input_overslept(p, &a->ring[i], ROLE_SINK, i);
 }
 
 static void audit_main(void *context) {
@@ -405,12 +446,13 @@ pid_t spawn_worker(const char *folder, const struct config *config, enum role ro
     static const struct {
         void (*main)(void *context);
         void (*gone)(struct process *p);
+        void (*overslept)(struct process *p);
         size_t bytes;
-    } of[ROLE_COUNT] = {[ROLE_INGEST] = {ingest_main, ingest_gone, sizeof(struct ingest)},
-                        [ROLE_TRANSFORM] = {transform_main, NULL, sizeof(struct transform_life)},
-                        [ROLE_SINK] = {sink_main, sink_gone, sizeof(struct sink_life)},
-                        [ROLE_AUDIT] = {audit_main, audit_gone, sizeof(struct audit_life)},
-                        [ROLE_RECON] = {recon_main, NULL, 1}};
+    } of[ROLE_COUNT] = {[ROLE_INGEST] = {ingest_main, ingest_gone, NULL, sizeof(struct ingest)},
+                        [ROLE_TRANSFORM] = {transform_main, NULL, transform_overslept, sizeof(struct transform_life)},
+                        [ROLE_SINK] = {sink_main, sink_gone, sink_overslept, sizeof(struct sink_life)},
+                        [ROLE_AUDIT] = {audit_main, audit_gone, audit_overslept, sizeof(struct audit_life)},
+                        [ROLE_RECON] = {recon_main, NULL, NULL, 1}};
     (void)folder, (void)config, (void)starts, (void)err;
     struct process *p = &sim.process[stats_block_index(role, lane)];
     SIM_REQUIRE(p->pid == 0, "%s is started while one runs", process_name(p));
@@ -424,6 +466,7 @@ pid_t spawn_worker(const char *folder, const struct config *config, enum role ro
     p->stream = (struct sim_stream){.connection = -1};
     p->memory = calloc(1, of[role].bytes);
     p->gone = of[role].gone;
+    p->overslept = of[role].overslept;
     if (role == ROLE_INGEST)
         ((struct ingest *)p->memory)->store.fd = ((struct ingest *)p->memory)->store.folder_fd = -1;
     memcpy(p->fds, fds, (size_t)n * sizeof *fds);

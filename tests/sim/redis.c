@@ -496,7 +496,8 @@ void redis_crash(uint32_t lose, uint64_t down_ms) {
     sim.count.crashes++;
     for (uint32_t i = 0; i < CONNECTIONS; i++)
         if (r.connection[i].used && r.connection[i].server) server_ends(&r.connection[i]);
-    for (; lose > 0 && r.undone > 0; lose--) {
+    bool loses = lose > 0; /* never to the middle of what is sent again: docs/reliability.md */
+    for (; r.undone > 0 && (lose > 0 || (loses && !oracle_marks_fit())); lose -= lose > 0) {
         const struct undo *u = &r.undo[--r.undone];
         r.value[u->key].bytes = u->bytes;
         r.value[u->key].len = u->len;

@@ -74,8 +74,9 @@ struct process {
     int fds[WORKER_FDS_MAX];
     struct worker worker;
     struct sim_stream stream;
-    void *memory;                    /* of the body, from calloc: goes with the process */
-    void (*gone)(struct process *p); /* what the kernel gives back when it has ended */
+    void *memory;                         /* of the body, from calloc: goes with the process */
+    void (*gone)(struct process *p);      /* what the kernel gives back when it has ended */
+    void (*overslept)(struct process *p); /* it has slept as long as it may: there must be nothing to do */
 };
 
 /* Called by the product in place of fork and exec: supervisor/spawn.h. */
@@ -106,6 +107,7 @@ struct part { /* one partition */
 };
 
 void oracle_publish(uint32_t part);
+bool oracle_marks_fit(void);
 void oracle_forgot(uint32_t part); /* Redis has lost writes */
 void oracle_wrote(uint32_t part, int64_t offset, const char *key);
 void oracle_deleted(const char *key);
@@ -169,6 +171,7 @@ struct sim_world {
     uint32_t lives;
     uint64_t faults; /* a bit for each kind */
     uint32_t broker, pause_ms;
+    uint64_t ended_ns; /* when a process ended last */
     uint64_t begin_ns, tick_ns, publish_ns, fault_ns, storm_until_ns, give_ns, later_ns;
     bool given, later;
     struct sim_counts count;
