@@ -175,6 +175,7 @@ Test(session, every_rule_of_the_minimal_set_is_needed) {
         redis_is(&redis, "OK", "FLUSHALL");
         redisFree(old);
         rig_crash(&rig);
+        ring_producer_detach(&rig.producer);
     }
 }
 
@@ -244,6 +245,7 @@ Test(session, refused_client_commands_are_accepted_only_with_unsafe_reconnect) {
     traffic();
     RIG_UNTIL(&rig, 5000, rig_done(&rig));
     rig_crash(&rig);
+    ring_producer_detach(&rig.producer);
     rig_init(&rig, &redis, 1);
     as_user("-client|setname");
     expect_failed("redis.unsafe_reconnect");
@@ -326,6 +328,7 @@ Test(session, evicting_policy_is_refused_at_first_and_at_every_connect_unless_al
     rig_init(&rig, &redis, 1);
     expect_failed("maxmemory-policy is allkeys-lru");
     rig_crash(&rig);
+    ring_producer_detach(&rig.producer);
     rig_init(&rig, &redis, 1);
     rig.config.redis.allow_eviction = 1;
     traffic();
@@ -383,6 +386,7 @@ Test(session, every_address_of_a_host_name_is_tried) {
     uint16_t port = redis_listen_tcp(&redis);
     rig_init(&rig, &redis, 1);
     rig_crash(&rig);
+    ring_producer_detach(&rig.producer);
     rig.config.redis.scheme = REDIS_TCP;
     rig.config.redis.port = port;
     snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "localhost");
@@ -395,6 +399,7 @@ Test(session, every_address_of_a_host_name_is_tried) {
 Test(session, host_name_that_does_not_resolve_is_said_and_tried_again) {
     rig_init(&rig, &redis, 1);
     rig_crash(&rig);
+    ring_producer_detach(&rig.producer);
     rig.config.redis.scheme = REDIS_TCP;
     rig.config.redis.port = 1;
     snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "no-such-host.invalid");
