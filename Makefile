@@ -184,6 +184,10 @@ $(SIM)/sim: $(patsubst tests/sim/%.c,$(SIM)/world/%.o,$(wildcard tests/sim/*.c))
 sim: $(SIM)/sim ## the whole instance in one process against a simulated world: 2,000 seeds (SEED= TIMES=)
 	@tests/run-sim $(SIM)/sim
 
+.PHONY: sim-bugs
+sim-bugs: $(SIM)/sim ## put each mistake of tests/sim/bugs into the product: the simulator has to find it (SEED= TIMES=)
+	@tests/run-sim-bugs $(SIM)/sim $(SIM) $(CC) $(CPPFLAGS) $(CFLAGS)
+
 .PHONY: model
 model: deps ## check the ring's protocol in every state it can come to (TIMES=2: larger ones)
 	@tests/run-model
