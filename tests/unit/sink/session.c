@@ -386,7 +386,6 @@ Test(session, every_address_of_a_host_name_is_tried) {
     uint16_t port = redis_listen_tcp(&redis);
     rig_init(&rig, &redis, 1);
     rig_crash(&rig);
-    ring_producer_detach(&rig.producer);
     rig.config.redis.scheme = REDIS_TCP;
     rig.config.redis.port = port;
     snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "localhost");
@@ -399,7 +398,6 @@ Test(session, every_address_of_a_host_name_is_tried) {
 Test(session, host_name_that_does_not_resolve_is_said_and_tried_again) {
     rig_init(&rig, &redis, 1);
     rig_crash(&rig);
-    ring_producer_detach(&rig.producer);
     rig.config.redis.scheme = REDIS_TCP;
     rig.config.redis.port = 1;
     snprintf(rig.config.redis.host, sizeof rig.config.redis.host, "no-such-host.invalid");
