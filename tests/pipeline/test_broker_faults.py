@@ -416,6 +416,10 @@ def test_rebalances_with_records_in_flight(space, instances):
     for m in all_of_them:
         m.wait_ready()
     group, dice, moves = all_of_them[0].group, random.Random(SEED + instances), 5 * TIMES
+
+    def whole():
+        return sum(m.metric("ingest_partition_assigned") for m in all_of_them) == space.partitions
+    wait_until(lambda: whole() and all(m.metric("ingest_partition_assigned") for m in all_of_them), 40, "their shares")
     load = space.load(8000 * TIMES, 10 * TIMES, keys=1500, seed=SEED)
     checker = CommitChecker(space.broker, group, space.topics, space.partitions, space.redis, load.history, SEED)
     load.start()
@@ -426,9 +430,6 @@ def test_rebalances_with_records_in_flight(space, instances):
         guest.leave()
         time.sleep(dice.uniform(0, 0.5))
     load.finish()
-
-    def whole():
-        return sum(m.metric("ingest_partition_assigned") for m in all_of_them) == space.partitions
     wait_until(whole, 30, "the group to be whole again")
 
     def drained():
@@ -530,9 +531,11 @@ def test_topic_made_anew_gets_a_log_of_its_own(space, linked):
     m.wait_drained({(t.name, 0): 100})
     linked.delete_topic(t.name)
     wait_until(lambda: "ingest.topic_gone" in m.log_text(), 20, "the topic to be missed")
+    linked.link.cut()  # a client that connects anew looks for its topics at once
     linked.create_topics([t.name], 1)
     publish(linked, t, range(1000, 1200), keys=10)
-    m.wait_for(lost_of, 10, "the topic to be taken for another one")
+    linked.link.mend()
+    m.wait_for(lost_of, 30, "the topic to be taken for another one")
     assert m.drain() == 0
     (m.data_dir / "audit").rename(m.data_dir / "audit.before")
     shutil.rmtree(m.data_dir / "recon")
