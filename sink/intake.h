@@ -30,9 +30,7 @@ enum item_kind {
 struct intake_item {
     const uint8_t *body;
     uint64_t number, end;
-    int64_t
-        next; /* Kafka offset + 1; of one that was refed, or is done: how far the partition is, which it does not change
-               */
+    int64_t next; /* Kafka offset + 1; of one that was refed, or is done: how far the partition is, which stays so */
     uint32_t len;
     uint32_t room;  /* what it takes when encoded, at most, beside ENCODE_RECORD_OVERHEAD */
     uint32_t epoch; /* 0: of an earlier epoch than the partition's; it counts for nothing */
