@@ -121,8 +121,12 @@ Test(witness, record_that_is_gone_proves_nothing) {
     struct bench *b = bench_began(2, -1);
     b->kafka.partition[0].low = 18; /* retention */
     struct sim_partition *p = &b->kafka.partition[1];
+    struct sim_message *gone = p->log[NEXT - 1];
     for (uint32_t i = (uint32_t)NEXT - 1; i + 1 < p->count; i++) p->log[i] = p->log[i + 1]; /* compaction */
-    p->count--;
+    p->log[--p->count] = gone;
+    free(gone->key);
+    free(gone->value);
+    free(gone);
     establish(b, 0, NEXT, time_at(NEXT - 1));
     establish(b, 1, NEXT, time_at(NEXT - 1));
     for (int s = 0; s < 3; s++) {

@@ -10,8 +10,8 @@
 
 #include "shm/workspace.h"
 
-Test(ledger, layout_is_what_version_4_says) {
-    cr_assert_eq(LEDGER_VERSION, 4);
+Test(ledger, layout_is_what_version_5_says) {
+    cr_assert_eq(LEDGER_VERSION, 5);
     cr_assert_eq(offsetof(struct ledger_ingest, version), 8);
     cr_assert_eq(offsetof(struct ledger_ingest, count), 12);
     cr_assert_eq(offsetof(struct ledger_ingest, lease_until_ns), 16);
