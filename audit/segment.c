@@ -103,7 +103,8 @@ static void room_make(struct segment_blocks *b, size_t room) {
     CHECK(b->bytes != NULL);
 }
 
-/* len bytes: whole, or SEGMENT_TORN. Reads whole blocks, as O_DIRECT demands. */
+/* len bytes: whole, or SEGMENT_TORN. Reads whole blocks, as O_DIRECT demands. Behind bytes that somebody has taken out,
+ * batches stand where none is written: from such a place they are moved, for their structures have to be aligned. */
 static enum segment_read fetch(const struct segment *s, struct segment_blocks *b, uint64_t at, size_t len,
                                const uint8_t **out, struct err *err) {
     uint64_t from = at / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES, end = at + len;
@@ -120,6 +121,7 @@ static enum segment_read fetch(const struct segment *s, struct segment_blocks *b
         done += (size_t)n;
     }
     *out = b->bytes + (at - from);
+    if (at % LOG_ALIGN != 0) *out = memmove(b->bytes, *out, len);
     return SEGMENT_BATCH;
 }
 
