@@ -20,7 +20,7 @@ _Noreturn void __wrap_abort(void);
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>
-const char *__asan_default_options(void);
+__attribute__((weak)) const char *__asan_default_options(void); /* a test may have its own */
 const char *__asan_default_options(void) {
     return "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1";
 }

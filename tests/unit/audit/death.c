@@ -103,9 +103,10 @@ static int disk_open(void *c, int folder, const char *name, int flags) {
     place_to_die();
     if (failing()) return -1;
     int fd = log_files_real.open(c, folder, name, flags);
-    if (fd >= 0 && (flags & O_TRUNC) != 0) {
+    if (fd >= 0) {
         struct durable *d = durable_fd(fd, &size);
-        *d = (struct durable){.file = d->file};
+        /* Nothing of an empty file is durable; its inode may have been another's. */
+        if (size == 0) *d = (struct durable){.file = d->file};
     }
     place_to_die();
     return fd;

@@ -237,6 +237,7 @@ Test(outage, answers_that_fit_no_command_make_a_new_connection) {
 Test(outage, errors_of_the_configuration_end_a_first_start_and_others_do_not) {
     for (int i = 0; i < CONTRACT_ROWS; i++) {
         rig_crash(&rig);
+        ring_producer_detach(&rig.producer);
         redis_is(&redis, "OK", "FLUSHALL");
         rig_init(&rig, &redis, 2);
         lie_install();
