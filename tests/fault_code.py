@@ -68,7 +68,7 @@ def compare_list(listed, used):
 def without(text):
     """The source without its fault points; lines keep their numbers."""
     call = r'FAULT(?:_CORRUPT|_ON_CONTENT)?\((?:[^()]|\([^()]*\))*\);'
-    text = re.sub(call, lambda m: ";" + "\n" * m.group().count("\n"), text)
+    text = re.sub(call, lambda m: "((void)0);" + "\n" * m.group().count("\n"), text)
     fails = r'!?FAULT_FAILS\("[^"]+"\)\s*(?:\|\||&&|\?\s*-?\w+\s*:)'
     text = re.sub(fails, lambda m: "\n" * m.group().count("\n"), text)
     assert "FAULT" not in re.sub(r"/\*.*?\*/|#include.*|_FAULT\w*|PREFAULT|DEFAULT|\"[^\"]*\"", "", text, flags=re.S), text
