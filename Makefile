@@ -270,9 +270,9 @@ coverage: ## lines of shm/ and supervisor/ that their unit tests run, at least 9
 soak: deps ## everything random again and again with other seeds, SEED= HOURS= (ROWS=)
 	@tests/run-soak
 
-# As they are released run the unit tests of shm/, of which some are for speed, or for what sanitizers take away; all run
-# under AddressSanitizer. `make unit` has all of them as released.
-CHECK_UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/shm/*.c))
+# As they are released run the unit tests of shm/, of which some are for speed, or for what sanitizers take away, and
+# ingest's many deaths; all run under AddressSanitizer. `make unit` has all of them as released.
+CHECK_UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/shm/*.c)) $(BUILD)/tests/unit/ingest/death
 check: deps ## install what is needed, build, run every test, end with a line of counts
 	@$(MAKE) --no-print-directory -j$(JOBS) all $(CHECK_UNIT) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build-fault VARIANT=fault all

