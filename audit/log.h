@@ -47,6 +47,8 @@ enum {
     LOG_ALIGN = 8,
     LOG_BLOCK_BYTES = 4096,
 };
+static inline uint64_t log_block_down(uint64_t bytes) { return bytes / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES; }
+static inline uint64_t log_block_up(uint64_t bytes) { return log_block_down(bytes + LOG_BLOCK_BYTES - 1); }
 #define LOG_BATCH_BYTES_MAX (1U << 30) /* no batch is larger */
 
 struct log_head {

@@ -27,7 +27,7 @@ void log_mac_key_init(struct log_mac_key *k, const uint8_t key[AUDIT_KEY_BYTES])
 static void hash_two(const uint8_t *const data[2], const size_t len[2], uint8_t out[2][LOG_HASH_BYTES]) {
     SHA256_CTX state[2];
     uint32_t words[2][SHA256_WORDS];
-    size_t blocks = sha256_pair_known() ? len[0] / SHA256_BLOCK_BYTES : 0, done = blocks * SHA256_BLOCK_BYTES;
+    size_t blocks = sha256_pair_there() ? len[0] / SHA256_BLOCK_BYTES : 0, done = blocks * SHA256_BLOCK_BYTES;
     SHA256_Init(&state[0]);
     SHA256_Init(&state[1]);
     if (blocks > 0) {

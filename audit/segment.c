@@ -98,7 +98,7 @@ uint64_t segment_bytes(const struct segment *s) {
 static void room_make(struct segment_blocks *b, size_t room) {
     if (room <= b->room) return;
     free(b->bytes);
-    b->room = (room + room / 2 + LOG_BLOCK_BYTES) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    b->room = log_block_up(room + room / 2);
     b->bytes = aligned_alloc(LOG_BLOCK_BYTES, b->room);
     CHECK(b->bytes != NULL);
 }
@@ -107,8 +107,8 @@ static void room_make(struct segment_blocks *b, size_t room) {
  * batches stand where none is written: from such a place they are moved, for their structures have to be aligned. */
 static enum segment_read fetch(const struct segment *s, struct segment_blocks *b, uint64_t at, size_t len,
                                const uint8_t **out, struct err *err) {
-    uint64_t from = at / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES, end = at + len;
-    size_t blocks = (size_t)((end - from + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    uint64_t from = log_block_down(at), end = at + len;
+    size_t blocks = log_block_up(end - from);
     room_make(b, blocks);
     for (size_t done = 0; from + done < end;) {
         ssize_t n = pread(s->fd, b->bytes + done, blocks - done, (off_t)(from + done));
@@ -137,7 +137,7 @@ int segment_padding(struct segment *s, uint64_t at, struct err *err) {
     uint64_t size;
     if (segment_size(s, &size, err) != 0) return -1;
     if (at >= size) return at == size;
-    if (size > (at + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES) return 0;
+    if (size > log_block_up(at)) return 0;
     enum segment_read r = fetch(s, &s->other, at, (size_t)(size - at), &p, err);
     if (r != SEGMENT_BATCH) return r == SEGMENT_BAD ? -1 : 0;
     while (at < size && *p == 0) at++, p++;

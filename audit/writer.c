@@ -20,8 +20,6 @@ static int64_t wall_us(const struct log_writer *w) { return clock_wall_ms(w->clo
 
 /* -- the batch --------------------------------------------------------------------------------- */
 
-static size_t block_up(size_t bytes) { return (bytes + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES; }
-
 /* Where the entries of a batch of so many lanes stand in the area, when the batch follows what is durable now. */
 static size_t entries_place(const struct log_writer *w, uint32_t lanes) {
     return w->end % LOG_BLOCK_BYTES + sizeof(struct log_batch) + lanes * sizeof(struct log_lane);
@@ -62,7 +60,7 @@ static struct writer_place *place_of(struct log_writer *w, uint16_t slot, uint32
 size_t log_writer_area(uint32_t entry_bytes_max) {
     size_t most = (LOG_BLOCK_BYTES - 1) + sizeof(struct log_batch) + LANES_MAX * sizeof(struct log_lane) +
                   WRITER_BATCH_BYTES + entry_bytes_max + LOG_ALIGN + LOG_MAC_BYTES;
-    return block_up(most);
+    return log_block_up(most);
 }
 
 bool log_writer_add(struct log_writer *w, uint32_t lane, uint64_t incarnation, uint64_t number, const void *body) {
@@ -169,9 +167,13 @@ static void closed_note(struct log_writer *w, struct writer_segment s) {
     w->closed_bytes += s.bytes;
 }
 
+/* What a write or a sync that failed may have left behind the last durable batch. When it cannot be taken back either,
+ * the next write covers it: the batch is the same, or longer. */
+static void take_back(const struct log_writer *w) { (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); }
+
 void log_writer_leave(struct log_writer *w) {
     if (w->fd < 0) return;
-    (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); /* zeros there mean no harm */
+    take_back(w); /* the zeros; where they stay they mean no harm */
     close(w->fd);
     w->fd = -1;
 }
@@ -199,7 +201,7 @@ static int segment_begin(struct log_writer *w, struct err *err) {
     int fd = segment_write(w, name, head, len, err);
     if (fd >= 0) {
         segment_leave(w);
-        log_writer_goes_on(w, fd, w->sequence, len, head + len / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+        log_writer_goes_on(w, fd, w->sequence, len, head + log_block_down(len));
     }
     free(head);
     if (fd < 0) return -1;
@@ -208,10 +210,6 @@ static int segment_begin(struct log_writer *w, struct err *err) {
 }
 
 /* -- making it durable ------------------------------------------------------------------------- */
-
-/* What a write or a sync that failed may have left behind the last durable batch. When it cannot be taken back either,
- * the next write covers it: the batch is the same, or longer. */
-static void take_back(const struct log_writer *w) { (void)w->files->truncate(w->files->context, w->fd, (off_t)w->end); }
 
 static void committed(struct log_writer *w, uint64_t bytes, const uint8_t mac[LOG_MAC_BYTES]) {
     w->end += bytes;
@@ -265,8 +263,8 @@ static size_t batch_build(struct log_writer *w, uint8_t mac[LOG_MAC_BYTES]) {
 
 /* Writes the area, of which the first `len` bytes count, from the beginning of the block that holds the end. */
 static int area_write(struct log_writer *w, size_t len, struct err *err) {
-    size_t whole = block_up(len);
-    uint64_t at = w->end / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    size_t whole = log_block_up(len);
+    uint64_t at = log_block_down(w->end);
     memset(w->area + len, 0, whole - len);
     int bad = write_whole(w, w->fd, w->area, whole, at, err);
     if (bad != 0 && err->code == EINVAL && w->files->direct(w->files->context, w->fd, false) == 0)
@@ -289,7 +287,7 @@ int log_writer_commit(struct log_writer *w, struct err *err) {
     }
     if (removed_check(w, err) != 0) return -1;
     FAULT("audit:durable");
-    memcpy(w->tail, w->area + len / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES, len % LOG_BLOCK_BYTES);
+    memcpy(w->tail, w->area + log_block_down(len), len % LOG_BLOCK_BYTES);
     committed(w, bytes, mac);
     return 0;
 }

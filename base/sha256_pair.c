@@ -9,11 +9,22 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-bool sha256_pair_there(void) {
+static bool asked(void) {
     unsigned a, b, c, d, features;
     if (!__get_cpuid(1, &a, &b, &features, &d) || (features & bit_SSSE3) == 0 || (features & bit_SSE4_1) == 0)
         return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA) != 0;
+}
+
+bool sha256_pair_there(void) {
+    enum { UNKNOWN, NO, YES };
+    static _Atomic(int) known;
+    int k = atomic_load_explicit(&known, memory_order_relaxed);
+    if (k == UNKNOWN) {
+        k = asked() ? YES : NO;
+        atomic_store_explicit(&known, k, memory_order_relaxed);
+    }
+    return k == YES;
 }
 
 static const uint32_t constants[64] __attribute__((aligned(16))) = {
@@ -96,12 +107,3 @@ void sha256_pair(uint32_t state[2][SHA256_WORDS], const uint8_t *const data[2], 
 }
 
 #endif
-
-bool sha256_pair_known(void) {
-    static _Atomic(int) known; /* 0 not yet, 1 no, 2 yes */
-    int k = atomic_load_explicit(&known, memory_order_relaxed);
-    if (k != 0) return k == 2;
-    bool there = sha256_pair_there();
-    atomic_store_explicit(&known, there ? 2 : 1, memory_order_relaxed);
-    return there;
-}

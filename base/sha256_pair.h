@@ -9,12 +9,9 @@
 
 enum { SHA256_BLOCK_BYTES = 64, SHA256_WORDS = 8 };
 
-/* sha256_pair_there: whether this processor can (x86-64 with SHA extensions). Any thread. To be asked
- * once: in a virtual machine the question itself takes longer than many digests. */
+/* sha256_pair_there: whether this processor can (x86-64 with SHA extensions). Any thread. Remembers: in a virtual
+ * machine the question itself takes longer than many digests. */
 bool sha256_pair_there(void);
-
-/* sha256_pair_known asks once and remembers. Any thread. */
-bool sha256_pair_known(void);
 
 /* sha256_pair puts `blocks` blocks of 64 bytes of each message into its state. Only where sha256_pair_there. */
 void sha256_pair(uint32_t state[2][SHA256_WORDS], const uint8_t *const data[2], size_t blocks);

@@ -119,7 +119,7 @@ static void old_keep(int fd, off_t at, size_t total) {
     struct durable *d = durable_fd(fd, &size);
     d->old_stays = false;
     if (d->old_bytes > 0 || at >= d->bytes || total % LOG_BLOCK_BYTES != 0) return;
-    off_t last = (d->bytes - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    off_t last = (off_t)log_block_down((uint64_t)d->bytes - 1);
     d->over = at > last ? at : last;
     d->old_bytes = (size_t)(d->bytes - d->over);
     cr_assert_eq(pread(fd, d->old, d->old_bytes, d->over), (ssize_t)d->old_bytes);
@@ -228,7 +228,7 @@ static void hole_make(const char *path, off_t from, off_t to) {
 static void old_restore(const char *path, const struct durable *f) {
     static const char zeros[LOG_BLOCK_BYTES];
     struct stat st;
-    off_t end = f->over + (off_t)f->old_bytes, block = (end + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    off_t end = f->over + (off_t)f->old_bytes, block = (off_t)log_block_up((uint64_t)end);
     int fd = open(path, O_WRONLY);
     cr_assert(fd >= 0 && fstat(fd, &st) == 0);
     cr_assert_eq(pwrite(fd, f->old, f->old_bytes, f->over), (ssize_t)f->old_bytes);
